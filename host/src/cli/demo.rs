@@ -1,0 +1,142 @@
+//! `reverie demo`: the server up, and a picture made through it, the way a browser would.
+
+use std::{path::Path, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tokio_tungstenite::{client_async, tungstenite::Message};
+
+use super::serve;
+use crate::{config::Config, server::Server};
+
+const SAMPLE: &[u8] = include_bytes!("../../assets/sample.jpg");
+const BEFORE: &str = "reverie-data/demo-before.jpg";
+const AFTER: &str = "reverie-data/demo-after.png";
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Serves and makes one picture; goes on serving unless `once`.
+pub async fn demo(config: Config, once: bool) -> Result<(), String> {
+    let token = config.server.auth_token.clone();
+    let server = Server::bind(config).await?;
+    serve::ready(&server);
+    let mut address = server.address();
+    if address.ip().is_unspecified() {
+        address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    }
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    let serving = tokio::spawn(server.run(async move {
+        tokio::select! {
+            () = serve::stop() => {}
+            _ = ended => {}
+        }
+    }));
+    let made = tokio::time::timeout(PATIENCE, picture(&address.to_string(), &token)).await;
+    let made = made.unwrap_or_else(|_| Err("the picture was not made in time".into()));
+    match &made {
+        Ok(()) if !once => {
+            println!("The server goes on: open http://{address}/ in a browser, or press Ctrl-C to stop.");
+            // Kept, or its drop would end the server.
+            let _end = end;
+            serving.await.map_err(|e| e.to_string())?;
+        }
+        _ => {
+            drop(end);
+            let _ = serving.await;
+        }
+    }
+    made
+}
+
+async fn picture(address: &str, token: &str) -> Result<(), String> {
+    let began = std::time::Instant::now();
+    let form = multipart(SAMPLE);
+    let path = format!("/v1/upload?token={token}");
+    let uploaded =
+        http(address, "POST", &path, Some(("multipart/form-data; boundary=reverie-demo", form))).await?;
+    let uploaded: Value = serde_json::from_slice(&uploaded).map_err(|e| format!("upload: {e}"))?;
+    println!("uploaded  the sample photo, as {}", uploaded["fileRef"]);
+
+    let stream = TcpStream::connect(address).await.map_err(|e| e.to_string())?;
+    let url = format!("ws://{address}/v1/ws?token={token}");
+    let (mut socket, _) = client_async(url, stream).await.map_err(|e| format!("WebSocket: {e}"))?;
+    let submit = json!({"type": "job:submit", "id": "demo", "jobType": "sr", "fileRef": uploaded["fileRef"], "magnitude": 2});
+    socket.send(Message::text(submit.to_string())).await.map_err(|e| e.to_string())?;
+    let key = loop {
+        let message = socket.next().await.ok_or("the WebSocket closed")?.map_err(|e| e.to_string())?;
+        let Message::Text(text) = message else { continue };
+        let message: Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+        match message["type"].as_str().unwrap_or_default() {
+            "job:ack" => println!("submitted an 'sr' job over WebSocket: {}", message["jobId"]),
+            "job:progress" => {
+                println!(
+                    "progress  {:3.0} %",
+                    message["progress"]["fraction"].as_f64().unwrap_or(0.0) * 100.0
+                );
+            }
+            "job:complete" => break message["outputs"][0]["key"].as_str().unwrap_or_default().to_owned(),
+            "job:error" | "error" => return Err(format!("the job failed: {}", message["error"])),
+            _ => {}
+        }
+    };
+    let picture = http(address, "GET", &format!("/storage/{key}?token={token}"), None).await?;
+    for (path, content) in [(BEFORE, SAMPLE), (AFTER, &picture)] {
+        let folder = Path::new(path).parent().expect("has a folder");
+        let written = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(path, content));
+        written.map_err(|e| format!("{path}: {e}"))?;
+    }
+    let size = |content: &[u8]| -> String {
+        image::load_from_memory(content).map_or("?".into(), |i| format!("{}x{}", i.width(), i.height()))
+    };
+    println!("done in   {:.1} s", began.elapsed().as_secs_f32());
+    println!("before:   {BEFORE} ({})", size(SAMPLE));
+    println!("after:    {AFTER} ({})", size(&picture));
+    Ok(())
+}
+
+fn multipart(file: &[u8]) -> Bytes {
+    let mut body =
+        b"--reverie-demo\r\nContent-Disposition: form-data; name=\"file\"; filename=\"sample.jpg\"\r\n\
+                     Content-Type: image/jpeg\r\n\r\n"
+            .to_vec();
+    body.extend_from_slice(file);
+    body.extend_from_slice(b"\r\n--reverie-demo--\r\n");
+    body.into()
+}
+
+/// One HTTP/1.1 request on a connection of its own: all that the demo needs of a client.
+async fn http(
+    address: &str,
+    method: &str,
+    path: &str,
+    body: Option<(&str, Bytes)>,
+) -> Result<Vec<u8>, String> {
+    let (kind, body) = body.unwrap_or(("text/plain", Bytes::new()));
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    let exchange = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(head.as_bytes()).await?;
+        stream.write_all(&body).await?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await?;
+        Ok::<_, std::io::Error>(answer)
+    };
+    let answer = exchange.await.map_err(|e| format!("{method} {path}: {e}"))?;
+    let split = answer.windows(4).position(|w| w == b"\r\n\r\n").ok_or("an answer without a head")?;
+    let (head, content) = (String::from_utf8_lossy(&answer[..split]), &answer[split + 4..]);
+    if !head.starts_with("HTTP/1.1 200") {
+        return Err(format!(
+            "{method} {path}: {}: {}",
+            head.lines().next().unwrap_or_default(),
+            String::from_utf8_lossy(content)
+        ));
+    }
+    Ok(content.to_vec())
+}

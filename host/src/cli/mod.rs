@@ -1,0 +1,154 @@
+//! The command line.
+
+mod config;
+mod demo;
+mod plugins;
+mod serve;
+mod upscale;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, LogFormat, Sources};
+
+/// A plugin-hosted runtime for image generation.
+///
+/// Message handlers are WebAssembly components that are added, replaced and reloaded while clients stay connected.
+#[derive(Parser)]
+#[command(
+    name = "reverie",
+    version,
+    after_help = "First steps:\n  reverie demo               start the server and make a picture through it\n  reverie upscale IN OUT     upscale a picture without a server\n  reverie config --default   the configuration file with every key explained"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Args)]
+struct Common {
+    /// Configuration file; else $REVERIE_CONFIG, else ./reverie.toml if it exists
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Set any key of the configuration, such as --set hub.ping_interval_s=10
+    #[arg(long, global = true, value_name = "SECTION.KEY=VALUE")]
+    set: Vec<String>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start the server
+    Serve(Listen),
+    /// Start the server, upload a sample photo, upscale it over WebSocket, save it, and go on serving
+    Demo {
+        #[command(flatten)]
+        listen: Listen,
+        /// End after the picture is made
+        #[arg(long)]
+        once: bool,
+    },
+    /// Upscale a picture file
+    Upscale(upscale::Options),
+    /// List the plugins with their types, or say why one is refused
+    Plugins {
+        /// Check these component files instead of the configured ones
+        files: Vec<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the configuration in effect
+    Config {
+        /// Print the defaults with their explanations: a file to start from
+        #[arg(long)]
+        default: bool,
+    },
+}
+
+#[derive(Args)]
+struct Listen {
+    /// Address to listen on [default: server.host]
+    #[arg(long)]
+    host: Option<String>,
+    /// Port; 0 lets the system choose [default: server.port]
+    #[arg(long, short)]
+    port: Option<u16>,
+    /// Folder of plugins [default: plugin_runtime.dir]
+    #[arg(long, value_name = "DIR")]
+    plugins_dir: Option<String>,
+    /// human or json [default: log.format]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+}
+
+impl Listen {
+    fn settings(&self) -> Vec<String> {
+        let port = self.port.map(|port| port.to_string());
+        let given = [
+            ("server.host", &self.host),
+            ("server.port", &port),
+            ("plugin_runtime.dir", &self.plugins_dir),
+            ("log.format", &self.log_format),
+        ];
+        given.into_iter().filter_map(|(key, value)| value.as_ref().map(|v| format!("{key}={v}"))).collect()
+    }
+}
+
+/// Parses the arguments and runs the command.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("reverie: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), String> {
+    let mut sources =
+        Sources { file: cli.common.config, env: std::env::vars().collect(), set: cli.common.set };
+    if let Command::Serve(listen) | Command::Demo { listen, .. } = &cli.command {
+        sources.set.extend(listen.settings());
+    }
+    if let Command::Config { default: true } = cli.command {
+        print!("{}", crate::config::DEFAULTS);
+        return Ok(());
+    }
+    let config = crate::config::load(&sources)?;
+    match cli.command {
+        Command::Serve(_) => {
+            log_to_stderr(&config)?;
+            runtime()?.block_on(serve::serve(config))
+        }
+        Command::Demo { once, .. } => {
+            log_to_stderr(&config)?;
+            runtime()?.block_on(demo::demo(config, once))
+        }
+        Command::Upscale(options) => upscale::upscale(&config, &options),
+        Command::Plugins { files, json } => runtime()?.block_on(plugins::plugins(config, files, json)),
+        Command::Config { .. } => config::print(&config),
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, String> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| e.to_string())
+}
+
+fn log_to_stderr(config: &Config) -> Result<(), String> {
+    use std::io::IsTerminal;
+    use tracing_subscriber::EnvFilter;
+    // RUST_LOG is what Rust operators reach for.
+    let level = std::env::var("RUST_LOG").unwrap_or_else(|_| config.log.level.clone());
+    let filter = EnvFilter::try_new(&level).map_err(|e| format!("log.level '{level}': {e}"))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log.format {
+        LogFormat::Human => log.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+    Ok(())
+}

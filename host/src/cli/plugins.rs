@@ -1,0 +1,60 @@
+//! `reverie plugins`.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::{config::Config, plugins::Report, server};
+
+/// Lists the configured plugins, or loads files beside nothing else and says what they are.
+///
+/// # Errors
+/// When one of the files named is refused.
+pub async fn plugins(mut config: Config, files: Vec<PathBuf>, json: bool) -> Result<(), String> {
+    // Only looked at: the ledger and the outputs of a running server stay untouched.
+    config.jobs.ledger = PathBuf::new();
+    config.storage.location = "memory:".into();
+    if !files.is_empty() {
+        config.plugin_runtime.builtin = false;
+        config.plugin_runtime.dir = PathBuf::new();
+    }
+    let registry = server::registry(config).await?;
+    for file in &files {
+        if !file.exists() {
+            return Err(format!("{} does not exist", file.display()));
+        }
+        registry.load_file(file).await;
+    }
+    let reports = registry.reports().await;
+    if json {
+        let reports: Value = reports.iter().map(Report::to_json).collect();
+        println!("{reports:#}");
+    } else {
+        reports.iter().for_each(print);
+        if reports.is_empty() {
+            println!("no plugins");
+        }
+    }
+    let refused = reports.iter().filter(|r| r.last_error.is_some()).count();
+    if !files.is_empty() && refused > 0 { Err(format!("{refused} file(s) refused")) } else { Ok(()) }
+}
+
+fn print(report: &Report) {
+    match &report.plugin {
+        Some(plugin) => {
+            println!("{} {} ({}, {})", plugin.name, plugin.version, report.state, report.source);
+            println!("  {}", plugin.description);
+            for entry in plugin.jobs.values() {
+                println!("  job      {:20} {}", entry.name, entry.description);
+            }
+            for entry in plugin.messages.values() {
+                println!("  message  {:20} {}", entry.name, entry.description);
+            }
+            println!("  granted  {}", plugin.capabilities.join(", "));
+        }
+        None => println!("{} ({})", report.source, report.state),
+    }
+    if let Some(error) = &report.last_error {
+        println!("  refused: {error}");
+    }
+}

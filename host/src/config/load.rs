@@ -1,0 +1,160 @@
+//! Where a setting's value comes from: flag, environment, file, embedded default, in this order.
+
+use std::path::{Path, PathBuf};
+
+use toml::{Table, Value};
+
+use super::Config;
+
+/// The documented defaults.
+pub const DEFAULTS: &str = include_str!("../../reverie.toml");
+
+const FILE: &str = "reverie.toml";
+const ENV_PREFIX: &str = "REVERIE_";
+
+/// What the command line and the environment say.
+#[derive(Debug, Default, Clone)]
+pub struct Sources {
+    /// `--config FILE`, else `REVERIE_CONFIG`, else `./reverie.toml` if it exists.
+    pub file: Option<PathBuf>,
+    /// Names and values of environment variables; only those that begin with `REVERIE_` count.
+    pub env: Vec<(String, String)>,
+    /// `section.key=value`, as `--set` takes it.
+    pub set: Vec<String>,
+}
+
+/// Merges the sources into a checked configuration.
+///
+/// # Errors
+/// A message that names the source, the key and what is accepted.
+pub fn load(sources: &Sources) -> Result<Config, String> {
+    let defaults: Table = DEFAULTS.parse().map_err(|e| format!("embedded reverie.toml: {e}"))?;
+    let mut merged = defaults.clone();
+
+    let from_env = sources.env.iter().find(|(name, _)| name == "REVERIE_CONFIG").map(|(_, path)| path.into());
+    let named = sources.file.clone().or(from_env);
+    let path = named.clone().unwrap_or_else(|| FILE.into());
+    if named.is_some() || path.exists() {
+        let file = read(&path)?;
+        // Deserialised by itself first, so that the error shows the line in the operator's own file.
+        merge(&mut merged, file);
+        Config::deserialize_table(merged.clone()).map_err(|e| format!("{}: {e}", path.display()))?;
+    }
+    for (name, value) in &sources.env {
+        let Some(key) = name.strip_prefix(ENV_PREFIX).filter(|key| key.contains("__")) else { continue };
+        let keys: Vec<String> = key.split("__").map(str::to_lowercase).collect();
+        set(&mut merged, &defaults, &keys, value).map_err(|e| format!("environment variable {name}: {e}"))?;
+    }
+    for assignment in &sources.set {
+        let (key, value) = assignment.split_once('=').ok_or_else(|| {
+            format!("--set {assignment}: expected section.key=value, such as server.port=9000")
+        })?;
+        let keys: Vec<String> = key.split('.').map(str::to_owned).collect();
+        set(&mut merged, &defaults, &keys, value).map_err(|e| format!("--set {assignment}: {e}"))?;
+    }
+    let config = Config::deserialize_table(merged).map_err(|e| format!("configuration: {e}"))?;
+    config.check().map_err(|e| format!("configuration: {e}"))?;
+    Ok(config)
+}
+
+impl Config {
+    fn deserialize_table(table: Table) -> Result<Config, toml::de::Error> {
+        table.try_into()
+    }
+}
+
+fn read(path: &Path) -> Result<Table, String> {
+    let text = std::fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+    text.parse().map_err(|e| format!("{}: {e}", path.display()))
+}
+
+fn merge(into: &mut Table, from: Table) {
+    for (key, value) in from {
+        match (into.get_mut(&key), value) {
+            (Some(Value::Table(old)), Value::Table(new)) => merge(old, new),
+            (_, value) => {
+                into.insert(key, value);
+            }
+        }
+    }
+}
+
+fn set(into: &mut Table, defaults: &Table, keys: &[String], text: &str) -> Result<(), String> {
+    let (last, sections) = keys.split_last().filter(|(_, s)| !s.is_empty()).ok_or("expected section.key")?;
+    // The default's type decides how the text is read: a token of digits stays a string.
+    let mut known = Some(defaults);
+    let mut table = into;
+    for section in sections {
+        known = known.and_then(|t| t.get(section)).and_then(Value::as_table);
+        let entry = table.entry(section.clone()).or_insert_with(|| Value::Table(Table::new()));
+        table = entry.as_table_mut().ok_or_else(|| format!("'{section}' is not a section"))?;
+    }
+    let value = match known.and_then(|t| t.get(last)) {
+        Some(Value::String(_)) => Value::String(text.to_owned()),
+        Some(Value::Float(_)) => Value::Float(text.parse().map_err(|_| format!("'{text}' is not a number"))?),
+        _ => format!("v = {text}")
+            .parse::<Table>()
+            .ok()
+            .and_then(|mut t| t.remove("v"))
+            .unwrap_or_else(|| Value::String(text.to_owned())),
+    };
+    table.insert(last.clone(), value);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(env: &[(&str, &str)], set: &[&str]) -> Result<Config, String> {
+        load(&Sources {
+            file: None,
+            env: env.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
+            set: set.iter().map(|s| s.to_string()).collect(),
+        })
+    }
+
+    #[test]
+    fn every_key_has_a_documented_default() {
+        let config = with(&[], &[]).unwrap();
+        // What the file states is all there is: serialising the parsed defaults gives back the same keys.
+        let documented: Table = DEFAULTS.parse().unwrap();
+        let effective: Table = toml::to_string(&config).unwrap().parse().unwrap();
+        assert_eq!(documented, effective);
+    }
+
+    #[test]
+    fn flags_win_over_environment_which_wins_over_defaults() {
+        let config = with(&[("REVERIE_SERVER__PORT", "9000"), ("REVERIE_SERVER__HOST", "::1")], &[]).unwrap();
+        assert_eq!((config.server.port, config.server.host.as_str()), (9000, "::1"));
+        let config = with(&[("REVERIE_SERVER__PORT", "9000")], &["server.port=9001"]).unwrap();
+        assert_eq!(config.server.port, 9001);
+        let config = with(&[("REVERIE_SERVER__AUTH_TOKEN", "123")], &[]).unwrap();
+        assert_eq!(config.server.auth_token, "123");
+        assert_eq!(config.redacted().server.auth_token, "********");
+    }
+
+    #[test]
+    fn a_file_needs_only_what_differs() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("my.toml");
+        std::fs::write(&path, "[plugins.sr]\nmemory_mb = 32\n[plugins.mine]\ncapabilities = [\"hub\"]\n")
+            .unwrap();
+        let config = load(&Sources { file: Some(path), ..Default::default() }).unwrap();
+        assert_eq!(config.limits("sr").memory_mb, 32);
+        assert_eq!(config.plugins["sr"].capabilities.len(), 4);
+        assert_eq!(config.plugins["mine"].capabilities, ["hub"]);
+    }
+
+    #[test]
+    fn errors_name_the_key_and_what_is_accepted() {
+        let error = with(&[("REVERIE_SERVER__PROT", "1")], &[]).unwrap_err();
+        assert!(error.contains("prot") && error.contains("port"), "{error}");
+        let error = with(&[], &["execution.tile=7"]).unwrap_err();
+        assert!(error.contains("execution.tile") && error.contains("32 to 4096"), "{error}");
+        let error = with(&[], &["hub.ping_interval_s=soon"]).unwrap_err();
+        assert!(error.contains("not a number"), "{error}");
+        let error = load(&Sources { file: Some("/nowhere.toml".into()), ..Default::default() }).unwrap_err();
+        assert!(error.contains("/nowhere.toml"), "{error}");
+    }
+}

@@ -1,0 +1,263 @@
+//! What an operator can set. The defaults, with their explanation, are the file `host/reverie.toml`, which is embedded.
+
+mod load;
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+pub use load::{DEFAULTS, Sources, load};
+
+/// The effective configuration; see `host/reverie.toml` for every key's meaning, unit and default.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub server: Server,
+    pub hub: Hub,
+    pub jobs: Jobs,
+    pub uploads: Uploads,
+    pub storage: Storage,
+    pub images: Images,
+    pub execution: Execution,
+    pub plugin_runtime: PluginRuntime,
+    #[serde(default)]
+    pub plugins: BTreeMap<String, Plugin>,
+    pub log: Log,
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    pub host: String,
+    pub port: u16,
+    pub auth_token: String,
+    pub allowed_origins: Vec<String>,
+    pub shutdown_grace_s: u64,
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hub {
+    pub max_clients: usize,
+    pub max_message_bytes: usize,
+    pub outbound_queue: usize,
+    pub slow_client_grace_s: f64,
+    pub ping_interval_s: f64,
+    pub idle_timeout_s: f64,
+    pub status_interval_s: f64,
+    pub max_inflight: usize,
+    pub broadcast_job_events: bool,
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Jobs {
+    pub queue_limit: usize,
+    pub concurrency: usize,
+    pub max_attempts: u32,
+    pub keep_finished: usize,
+    pub keep_finished_hours: f64,
+    pub ledger: PathBuf,
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Uploads {
+    pub max_file_bytes: usize,
+    pub max_total_bytes: usize,
+    pub ttl_s: f64,
+    pub sweep_s: f64,
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Storage {
+    pub location: String,
+    pub max_put_bytes: usize,
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Images {
+    pub max_input_pixels: u64,
+    pub max_output_pixels: u64,
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Execution {
+    pub backend: Backend,
+    pub threads: usize,
+    pub tile: usize,
+    pub models_dir: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    Auto,
+    Cpu,
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct PluginRuntime {
+    pub dir: PathBuf,
+    pub hot_reload: bool,
+    pub builtin: bool,
+    pub cache_dir: PathBuf,
+    pub max_instances: u32,
+    pub threads: usize,
+    pub limits: Limits,
+}
+
+/// Limits of one plugin.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    pub memory_mb: usize,
+    pub table_elements: usize,
+    pub instances: usize,
+    pub message_concurrency: usize,
+    pub job_concurrency: usize,
+    pub message_cpu_ms: u64,
+    pub message_timeout_ms: u64,
+    pub job_cpu_ms: u64,
+    pub job_timeout_ms: u64,
+    pub cancel_grace_ms: u64,
+}
+
+/// What the operator grants to one plugin. A limit that is absent is that of `[plugin_runtime.limits]`.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plugin {
+    #[serde(default)]
+    pub capabilities: Vec<String>,
+    #[serde(default)]
+    pub config: toml::Table,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_mb: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub table_elements: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instances: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message_concurrency: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job_concurrency: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message_cpu_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message_timeout_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job_cpu_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job_timeout_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cancel_grace_ms: Option<u64>,
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    pub level: String,
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Human,
+    Json,
+}
+
+impl Config {
+    /// The limits of the plugin called `name`.
+    pub fn limits(&self, name: &str) -> Limits {
+        let all = &self.plugin_runtime.limits;
+        let own = self.plugins.get(name).cloned().unwrap_or_default();
+        Limits {
+            memory_mb: own.memory_mb.unwrap_or(all.memory_mb),
+            table_elements: own.table_elements.unwrap_or(all.table_elements),
+            instances: own.instances.unwrap_or(all.instances),
+            message_concurrency: own.message_concurrency.unwrap_or(all.message_concurrency),
+            job_concurrency: own.job_concurrency.unwrap_or(all.job_concurrency),
+            message_cpu_ms: own.message_cpu_ms.unwrap_or(all.message_cpu_ms),
+            message_timeout_ms: own.message_timeout_ms.unwrap_or(all.message_timeout_ms),
+            job_cpu_ms: own.job_cpu_ms.unwrap_or(all.job_cpu_ms),
+            job_timeout_ms: own.job_timeout_ms.unwrap_or(all.job_timeout_ms),
+            cancel_grace_ms: own.cancel_grace_ms.unwrap_or(all.cancel_grace_ms),
+        }
+    }
+
+    /// The same with secrets masked, for printing.
+    pub fn redacted(&self) -> Config {
+        let mut shown = self.clone();
+        if !shown.server.auth_token.is_empty() {
+            shown.server.auth_token = "********".into();
+        }
+        shown
+    }
+
+    /// Checks what the types can't say. The message names the key and what is accepted.
+    fn check(&self) -> Result<(), String> {
+        let positive = [
+            ("hub.max_clients", self.hub.max_clients),
+            ("hub.max_message_bytes", self.hub.max_message_bytes),
+            ("hub.max_inflight", self.hub.max_inflight),
+            ("jobs.queue_limit", self.jobs.queue_limit),
+            ("jobs.concurrency", self.jobs.concurrency),
+            ("jobs.max_attempts", self.jobs.max_attempts as usize),
+            ("uploads.max_file_bytes", self.uploads.max_file_bytes),
+            ("uploads.max_total_bytes", self.uploads.max_total_bytes),
+            ("storage.max_put_bytes", self.storage.max_put_bytes),
+            ("images.max_input_pixels", self.images.max_input_pixels as usize),
+            ("images.max_output_pixels", self.images.max_output_pixels as usize),
+            ("plugin_runtime.max_instances", self.plugin_runtime.max_instances as usize),
+        ];
+        for (key, value) in positive {
+            if value == 0 {
+                return Err(format!("{key} = 0: must be at least 1"));
+            }
+        }
+        let seconds = [
+            ("hub.slow_client_grace_s", self.hub.slow_client_grace_s),
+            ("hub.ping_interval_s", self.hub.ping_interval_s),
+            ("hub.idle_timeout_s", self.hub.idle_timeout_s),
+            ("hub.status_interval_s", self.hub.status_interval_s),
+            ("uploads.ttl_s", self.uploads.ttl_s),
+            ("uploads.sweep_s", self.uploads.sweep_s),
+        ];
+        for (key, value) in seconds {
+            if !(0.001..=1e9).contains(&value) {
+                return Err(format!("{key} = {value}: must be a number of seconds from 0.001 to 1e9"));
+            }
+        }
+        if !(0.0..=1e6).contains(&self.jobs.keep_finished_hours) {
+            return Err("jobs.keep_finished_hours: must be from 0 to 1e6".into());
+        }
+        if self.hub.outbound_queue < 8 {
+            return Err(format!("hub.outbound_queue = {}: must be at least 8", self.hub.outbound_queue));
+        }
+        if !(32..=4096).contains(&self.execution.tile) {
+            return Err(format!("execution.tile = {}: must be from 32 to 4096", self.execution.tile));
+        }
+        for name in self.plugins.keys().map(String::as_str).chain([""]) {
+            let limits = self.limits(name);
+            let table =
+                if name.is_empty() { "plugin_runtime.limits".into() } else { format!("plugins.{name}") };
+            if !(1..=1024).contains(&limits.memory_mb) {
+                return Err(format!("{table}.memory_mb = {}: must be from 1 to 1024", limits.memory_mb));
+            }
+            if limits.message_concurrency == 0 || limits.job_concurrency == 0 {
+                return Err(format!("{table}: message_concurrency and job_concurrency must be at least 1"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Seconds of a checked configuration value as a duration.
+pub fn seconds(value: f64) -> Duration {
+    Duration::from_secs_f64(value)
+}

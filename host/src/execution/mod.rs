@@ -1,0 +1,125 @@
+//! The device, shared: whoever computes holds it for one step (a tile), and the job with the highest priority, then the
+//! oldest, goes next. A running job of lower priority so gives way within one tile.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Condvar, Mutex},
+    time::Duration,
+};
+
+/// How often a waiting computation looks whether it was asked to stop.
+const STOP_POLL: Duration = Duration::from_millis(20);
+
+/// One device and those who wait for it.
+#[derive(Default)]
+pub struct Device {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    busy: bool,
+    /// Waiting computations by ticket, with their priorities.
+    waiting: BTreeMap<u64, i64>,
+    next: u64,
+}
+
+/// A computation's place in line, kept over all of its steps: among equals the one that came first finishes first.
+pub struct Ticket<'a> {
+    device: &'a Device,
+    number: u64,
+}
+
+/// The right to compute one step.
+pub struct Lease<'a> {
+    device: &'a Device,
+}
+
+impl Device {
+    pub fn ticket(&self) -> Ticket<'_> {
+        let mut state = self.state.lock().unwrap();
+        state.next += 1;
+        Ticket { device: self, number: state.next }
+    }
+
+    /// How many computations wait.
+    pub fn waiting(&self) -> usize {
+        self.state.lock().unwrap().waiting.len()
+    }
+}
+
+impl<'a> Ticket<'a> {
+    /// Blocks this thread until it is this computation's turn; none when `stop` says so first. `priority` is asked while
+    /// waiting, since it can change.
+    pub fn lease(&self, priority: impl Fn() -> i64, stop: impl Fn() -> bool) -> Option<Lease<'a>> {
+        let device = self.device;
+        let mut state = device.state.lock().unwrap();
+        loop {
+            if stop() {
+                state.waiting.remove(&self.number);
+                device.changed.notify_all();
+                return None;
+            }
+            state.waiting.insert(self.number, priority());
+            let first = state.waiting.iter().min_by_key(|(number, priority)| (-**priority, **number));
+            if !state.busy && first.is_some_and(|(number, _)| *number == self.number) {
+                state.waiting.remove(&self.number);
+                state.busy = true;
+                return Some(Lease { device });
+            }
+            state = device.changed.wait_timeout(state, STOP_POLL).unwrap().0;
+        }
+    }
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        self.device.state.lock().unwrap().busy = false;
+        self.device.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, mpsc};
+
+    use super::*;
+
+    #[test]
+    fn higher_priority_goes_next_and_equals_keep_their_order() {
+        let device = Arc::new(Device::default());
+        let held = device.ticket();
+        let lease = held.lease(|| 0, || false).unwrap();
+        let (order, finished) = mpsc::channel();
+        let mut threads = Vec::new();
+        for (name, priority) in [("first", 0), ("second", 0), ("urgent", 5)] {
+            let (device, order) = (device.clone(), order.clone());
+            let before = device.waiting();
+            let own = device.clone();
+            threads.push(std::thread::spawn(move || {
+                let ticket = own.ticket();
+                let _lease = ticket.lease(|| priority, || false).unwrap();
+                order.send(name).unwrap();
+            }));
+            while device.waiting() == before {
+                std::thread::yield_now();
+            }
+        }
+        drop(lease);
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        drop(order);
+        assert_eq!(finished.iter().collect::<Vec<_>>(), ["urgent", "first", "second"]);
+    }
+
+    #[test]
+    fn a_stopped_wait_leaves_the_line() {
+        let device = Device::default();
+        let ticket = device.ticket();
+        let _lease = ticket.lease(|| 0, || false).unwrap();
+        assert!(device.ticket().lease(|| 0, || true).is_none());
+        assert_eq!(device.waiting(), 0);
+    }
+}

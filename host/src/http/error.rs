@@ -1,0 +1,68 @@
+//! Errors as HTTP: a status and a JSON body `{error, code, detail}`. `detail` repeats `error` for clients of the FastAPI
+//! server that came before.
+
+use std::convert::Infallible;
+
+use serde_json::json;
+use warp::{
+    Rejection, Reply,
+    http::{HeaderValue, StatusCode, header},
+    reply::Response,
+};
+
+use crate::error::{Error, ErrorKind};
+
+/// What a full queue tells a client to wait, in seconds.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
+
+impl warp::reject::Reject for Error {}
+
+/// Turns an error into its answer.
+pub fn response(error: &Error) -> Response {
+    let body = json!({"error": error.message, "code": error.kind.code(), "detail": error.message});
+    let mut response = warp::reply::json(&body).into_response();
+    *response.status_mut() = StatusCode::from_u16(error.kind.status()).expect("a valid status");
+    if matches!(error.kind, ErrorKind::Busy | ErrorKind::Unavailable) {
+        response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+    }
+    if error.kind == ErrorKind::Unauthorized {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    response
+}
+
+/// An answer, or its error as one.
+pub fn or_error<T: Reply>(result: Result<T, Error>) -> Response {
+    match result {
+        Ok(reply) => reply.into_response(),
+        Err(error) => response(&error),
+    }
+}
+
+/// Turns every rejection into an answer. The order matters: warp collects the rejections of all routes, and the most
+/// telling one wins.
+pub async fn recover(rejection: Rejection) -> Result<Response, Infallible> {
+    let error = if let Some(error) = rejection.find::<Error>() {
+        error.clone()
+    } else if rejection.is_not_found() {
+        Error::not_found("no such resource")
+    } else if rejection.find::<warp::reject::PayloadTooLarge>().is_some() {
+        Error::new(ErrorKind::TooLarge, "the request's body is over the limit")
+    } else if rejection.find::<warp::reject::LengthRequired>().is_some() {
+        Error::new(ErrorKind::BadRequest, "a Content-Length header is required")
+    } else if rejection.find::<warp::reject::UnsupportedMediaType>().is_some() {
+        Error::new(ErrorKind::UnsupportedMediaType, "the request's content type is not accepted here")
+    } else if let Some(missing) = rejection.find::<warp::reject::MissingHeader>() {
+        Error::new(ErrorKind::BadRequest, format!("the header '{}' is missing", missing.name()))
+    } else if let Some(invalid) = rejection.find::<warp::reject::InvalidHeader>() {
+        Error::new(ErrorKind::BadRequest, format!("the header '{}' is not valid here", invalid.name()))
+    } else if rejection.find::<warp::reject::InvalidQuery>().is_some() {
+        Error::new(ErrorKind::BadRequest, "the query string can't be read")
+    } else if rejection.find::<warp::reject::MethodNotAllowed>().is_some() {
+        Error::new(ErrorKind::MethodNotAllowed, "this resource does not take that method")
+    } else {
+        tracing::error!(?rejection, "unexpected rejection");
+        Error::internal("the request failed (a fault of the server)")
+    };
+    Ok(response(&error))
+}

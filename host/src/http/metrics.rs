@@ -1,0 +1,22 @@
+//! `GET /metrics`: Prometheus' text format.
+
+use std::sync::Arc;
+
+use warp::{Filter, Reply, http::header};
+
+use super::{Route, with};
+use crate::plugins::Registry;
+
+pub fn routes(registry: &Arc<Registry>) -> Route {
+    warp::path!("metrics")
+        .and(warp::get())
+        .and(with(registry))
+        .map(|registry: Arc<Registry>| {
+            let services = &registry.services;
+            services.metrics.upload_bytes.set(services.uploads.figures().1 as i64);
+            let text = services.metrics.render();
+            warp::reply::with_header(text, header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")
+                .into_response()
+        })
+        .boxed()
+}

@@ -1,0 +1,54 @@
+//! The HTTP side: one file for each resource, composed here. Every error leaves as the JSON body that `error` makes.
+
+mod access;
+mod error;
+mod health;
+mod metrics;
+mod page;
+mod plugins;
+mod storage;
+mod superres;
+mod uploads;
+mod ws;
+
+use std::sync::Arc;
+
+use warp::{Filter, Reply, filters::BoxedFilter, reply::Response};
+
+use crate::plugins::Registry;
+
+/// One resource.
+type Route = BoxedFilter<(Response,)>;
+
+/// Everything the server answers.
+pub fn routes(registry: &Arc<Registry>) -> Route {
+    let open = page::routes().or(health::routes()).unify();
+    let guarded = ws::routes(registry)
+        .or(uploads::routes(registry))
+        .unify()
+        .or(superres::routes(registry))
+        .unify()
+        .or(storage::routes(registry))
+        .unify()
+        .or(plugins::routes(registry))
+        .unify()
+        .or(metrics::routes(registry))
+        .unify();
+    let server = &registry.services.config.server;
+    let guarded = access::token(&server.auth_token).and(guarded);
+    let all = access::origin(&server.allowed_origins).and(open.or(guarded).unify());
+    let answered = all.recover(error::recover).unify();
+    answered
+        .with(access::cors(&server.allowed_origins))
+        .with(warp::trace::request())
+        .map(Reply::into_response)
+        .boxed()
+}
+
+/// Hands a shared value to a handler.
+fn with<T: Clone + Send + Sync>(
+    value: &T,
+) -> impl Filter<Extract = (T,), Error = std::convert::Infallible> + Clone + use<T> {
+    let value = value.clone();
+    warp::any().map(move || value.clone())
+}

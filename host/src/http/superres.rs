@@ -1,0 +1,86 @@
+//! `POST /superres` and `/v1/superres`: an `sr` job, waited for. It takes the same way as one over WebSocket.
+
+use std::{collections::HashMap, sync::Arc};
+
+use serde_json::{Map, Value};
+use uuid::Uuid;
+use warp::{
+    Filter, Reply,
+    http::{Response, header},
+    multipart::FormData,
+};
+
+use super::{Route, error::or_error, uploads, with};
+use crate::{
+    dispatch,
+    error::Error,
+    jobs::{Jobs, Spec},
+    plugins::Registry,
+    storage,
+};
+
+/// Form fields and whether they are numbers. `format` is an alias.
+const FIELDS: &[(&str, bool)] =
+    &[("magnitude", true), ("scale", true), ("quality", true), ("model", false), ("out_format", false)];
+
+pub fn routes(registry: &Arc<Registry>) -> Route {
+    let path = warp::path!("superres").or(warp::path!("v1" / "superres")).unify();
+    path.and(warp::post()).and(uploads::form()).and(with(registry)).then(
+        |form: FormData, registry: Arc<Registry>| async move { or_error(superres(form, &registry).await) },
+    )
+    .boxed()
+}
+
+async fn superres(form: FormData, registry: &Arc<Registry>) -> Result<impl Reply + use<>, Error> {
+    let form = uploads::read(form, &registry.services.uploads).await?;
+    let file_ref = form.file.ok_or_else(uploads::missing_file)?;
+    let mut params = params(&form.fields)?;
+    params.insert("fileRef".into(), file_ref.into());
+    let spec = Spec { job_type: "sr".into(), params, owner: None, priority: 0 };
+    dispatch::check_spec(registry, &spec)?;
+    let services = &registry.services;
+    let id = services.jobs.submit(spec, |_| ()).await?;
+    // Nobody else waits for this job: if the caller goes away, so does it.
+    let mut abandoned = CancelOnDrop(Some((services.jobs.clone(), id)));
+    let job = services.jobs.wait(id).await?;
+    abandoned.0 = None;
+    dispatch::finished(&job)?;
+    let output = job.outputs.first().ok_or_else(|| Error::internal("the job has no output"))?;
+    let content = services.storage.get(&output.key).await?;
+    let scale = job.meta.get("scale").map(Value::to_string).unwrap_or_default();
+    Ok(Response::builder()
+        .header(header::CONTENT_TYPE, storage::media_type(&output.key))
+        .header(header::CACHE_CONTROL, "no-store")
+        .header("X-SuperRes", scale)
+        .header("X-Storage-Key", &output.key)
+        .header("X-Job-Id", id.to_string())
+        .body(content)
+        .expect("plain header values"))
+}
+
+fn params(fields: &HashMap<String, String>) -> Result<Map<String, Value>, Error> {
+    let mut params = Map::new();
+    for (name, is_number) in FIELDS {
+        let Some(text) = fields.get(*name).map(|text| text.trim()).filter(|text| !text.is_empty()) else {
+            continue;
+        };
+        let value = if *is_number {
+            let number: Option<Value> = serde_json::from_str(text).ok().filter(Value::is_number);
+            number.ok_or_else(|| Error::invalid(format!("{name}: '{text}' is not a number")))?
+        } else {
+            text.into()
+        };
+        params.insert((*name).into(), value);
+    }
+    Ok(params)
+}
+
+struct CancelOnDrop(Option<(Arc<Jobs>, Uuid)>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        if let Some((jobs, id)) = self.0.take() {
+            let _ = jobs.cancel(id);
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! `POST /v1/upload`: the multipart field `file`, taken in piece by piece. Also the reading of multipart forms.
+
+use std::{collections::HashMap, sync::Arc};
+
+use bytes::Buf;
+use futures_util::StreamExt;
+use serde_json::json;
+use warp::{
+    Filter, Rejection,
+    multipart::{FormData, Part},
+};
+
+use super::{Route, error::or_error, with};
+use crate::{
+    error::{Error, ErrorKind},
+    plugins::Registry,
+    uploads::Uploads,
+};
+
+/// Bytes of a form field that is not a file.
+const MAX_FIELD_BYTES: usize = 64 * 1024;
+const MAX_FIELDS: usize = 32;
+
+pub fn routes(registry: &Arc<Registry>) -> Route {
+    warp::path!("v1" / "upload")
+        .and(warp::post())
+        .and(form())
+        .and(with(registry))
+        .then(|form: FormData, registry: Arc<Registry>| async move {
+            or_error(read(form, &registry.services.uploads).await.and_then(|form| {
+                let file_ref = form.file.ok_or_else(missing_file)?;
+                Ok(warp::reply::json(&json!({"fileRef": file_ref})))
+            }))
+        })
+        .boxed()
+}
+
+/// A multipart form of any length: what counts is limited while it is read.
+pub fn form() -> impl Filter<Extract = (FormData,), Error = Rejection> + Clone {
+    warp::multipart::form().max_length(None)
+}
+
+/// What a form held.
+pub struct Form {
+    /// The `fileRef:UUID` of the field `file`.
+    pub file: Option<String>,
+    pub fields: HashMap<String, String>,
+}
+
+/// Reads a form; its file becomes an upload.
+///
+/// # Errors
+/// `BadRequest` for a broken form or an empty file, `TooLarge`, or `Unavailable` when the memory for uploads is full.
+pub async fn read(mut form: FormData, uploads: &Arc<Uploads>) -> Result<Form, Error> {
+    let mut read = Form { file: None, fields: HashMap::new() };
+    while let Some(part) = form.next().await {
+        let part = part.map_err(broken)?;
+        if read.fields.len() >= MAX_FIELDS {
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                format!("the form has more than {MAX_FIELDS} fields"),
+            ));
+        }
+        if part.name() == "file" {
+            read.file = Some(read_file(part, uploads).await?);
+        } else {
+            let name = part.name().to_owned();
+            read.fields.insert(name, read_field(part).await?);
+        }
+    }
+    Ok(read)
+}
+
+/// The error for a form without a file.
+pub fn missing_file() -> Error {
+    Error::new(ErrorKind::BadRequest, "the multipart field 'file' is missing")
+}
+
+async fn read_file(mut part: Part, uploads: &Arc<Uploads>) -> Result<String, Error> {
+    let mut incoming = uploads.begin();
+    while let Some(chunk) = part.data().await {
+        let mut chunk = chunk.map_err(broken)?;
+        while chunk.has_remaining() {
+            let piece = chunk.chunk();
+            incoming.push(piece)?;
+            let length = piece.len();
+            chunk.advance(length);
+        }
+    }
+    incoming.finish(part.content_type())
+}
+
+async fn read_field(mut part: Part) -> Result<String, Error> {
+    let name = part.name().to_owned();
+    let mut text = Vec::new();
+    while let Some(chunk) = part.data().await {
+        let mut chunk = chunk.map_err(broken)?;
+        if text.len() + chunk.remaining() > MAX_FIELD_BYTES {
+            let error = format!("the form field '{name}' is over {MAX_FIELD_BYTES} bytes");
+            return Err(Error::new(ErrorKind::TooLarge, error));
+        }
+        text.extend_from_slice(&chunk.copy_to_bytes(chunk.remaining()));
+    }
+    String::from_utf8(text)
+        .map_err(|_| Error::new(ErrorKind::BadRequest, format!("the form field '{name}' is not UTF-8")))
+}
+
+fn broken(_: warp::Error) -> Error {
+    Error::new(ErrorKind::BadRequest, "the multipart form is broken or broke off")
+}

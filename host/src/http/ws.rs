@@ -1,0 +1,72 @@
+//! `GET /v1/ws`: the WebSocket.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use tokio::sync::Semaphore;
+use warp::{
+    Filter, Reply,
+    ws::{WebSocket, Ws},
+};
+
+use super::{Route, error::or_error, with};
+use crate::{
+    dispatch::{self, Inflight},
+    error::{Error, ErrorKind},
+    hub,
+    plugins::Registry,
+    status,
+};
+
+const MAX_CLIENT_ID: usize = 128;
+
+#[derive(Deserialize)]
+struct Query {
+    /// Whose jobs these are, over reconnects. Whoever knows it can see them: make it unguessable.
+    #[serde(rename = "clientId")]
+    client_id: Option<String>,
+}
+
+pub fn routes(registry: &Arc<Registry>) -> Route {
+    warp::path!("v1" / "ws")
+        .and(warp::ws())
+        .and(warp::query::<Query>())
+        .and(with(registry))
+        .map(|ws: Ws, query: Query, registry: Arc<Registry>| or_error(upgrade(ws, query, registry)))
+        .boxed()
+}
+
+fn upgrade(ws: Ws, query: Query, registry: Arc<Registry>) -> Result<impl Reply, Error> {
+    let hub = registry.services.hub.clone();
+    if hub.len() >= hub.config.max_clients {
+        let error = format!("{} clients are connected, the limit", hub.config.max_clients);
+        return Err(Error::new(ErrorKind::Unavailable, error));
+    }
+    let client_id = query.client_id.filter(|id| !id.is_empty());
+    if client_id
+        .as_ref()
+        .is_some_and(|id| id.len() > MAX_CLIENT_ID || !id.bytes().all(|b| b.is_ascii_graphic()))
+    {
+        return Err(Error::invalid(format!(
+            "clientId: accepted are up to {MAX_CLIENT_ID} visible ASCII characters without spaces"
+        )));
+    }
+    let limit = hub.config.max_message_bytes;
+    let ws = ws.max_message_size(limit).max_frame_size(limit);
+    Ok(ws.on_upgrade(move |socket: WebSocket| async move {
+        let inflight = Arc::new(Inflight(Arc::new(Semaphore::new(hub.config.max_inflight))));
+        let greeting = registry.clone();
+        let greet = move |client: &hub::Client| {
+            let mut status = status::message(&greeting);
+            if let Some(status) = status.as_object_mut() {
+                status.insert("clientId".into(), client.id.clone().into());
+            }
+            client.reply(status, None);
+        };
+        hub::serve(hub, socket, client_id, greet, move |client, text| {
+            let (registry, inflight) = (registry.clone(), inflight.clone());
+            async move { dispatch::receive(&registry, &inflight, client, text).await }
+        })
+        .await;
+    }))
+}

@@ -1,0 +1,125 @@
+//! One connection: a reader that hands messages to the dispatcher and a writer that empties the outbox.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use futures_util::{SinkExt, StreamExt, stream::SplitSink};
+use tokio::{sync::mpsc, time::timeout};
+use warp::ws::{Message, WebSocket};
+
+use super::{Client, Hub, close_code, outbox::Next};
+use crate::config::seconds;
+
+/// How long a close frame may wait for a client that does not read before the socket is dropped.
+const CLOSE_LINGER: Duration = Duration::from_secs(5);
+
+/// Runs a connection to its end. `greet` is called once, then `receive` for every text message, in order; while it
+/// waits, nothing more is read from this client.
+pub async fn serve<F, Fut>(
+    hub: Arc<Hub>,
+    socket: WebSocket,
+    id: Option<String>,
+    greet: impl FnOnce(&Client),
+    receive: F,
+) where
+    F: Fn(Arc<Client>, String) -> Fut,
+    Fut: Future<Output = ()>,
+{
+    let client = hub.connect(id);
+    tracing::debug!(client = client.id, "connected");
+    greet(&client);
+    let (sink, mut stream) = socket.split();
+    let (pong_due, pings) = mpsc::channel(1);
+    let writer = tokio::spawn(write(hub.clone(), client.clone(), sink, pings));
+    let idle = seconds(hub.config.idle_timeout_s);
+
+    let read = async {
+        loop {
+            client.outbox.ready().await;
+            let message = match timeout(idle, stream.next()).await {
+                Err(_) => {
+                    client.outbox.close(close_code::GOING_AWAY, "idle: no frame and no pong in time");
+                    return;
+                }
+                Ok(None) => return,
+                Ok(Some(Err(error))) => {
+                    // warp hides the cause's type; a message over the limit is the one protocol error that a well-meant
+                    // client can make, so it gets its close code.
+                    if format!("{error:?}").contains("MessageTooLong") {
+                        let limit = hub.config.max_message_bytes;
+                        client.outbox.close(close_code::TOO_BIG, &format!("message over {limit} bytes"));
+                    }
+                    return;
+                }
+                Ok(Some(Ok(message))) => message,
+            };
+            if message.is_close() {
+                return;
+            }
+            if message.is_ping() {
+                // tungstenite has queued the pong; a flush by the writer sends it.
+                let _ = pong_due.try_send(());
+            } else if let Ok(text) = message.to_str() {
+                receive(client.clone(), text.to_owned()).await;
+            } else if message.is_binary() {
+                let error =
+                    "Binary messages are not accepted: send JSON as text, and files to POST /v1/upload";
+                client.reply(serde_json::json!({"type": "error", "error": error}), None);
+            }
+        }
+    };
+    let mut writer = writer;
+    tokio::select! {
+        () = read => {
+            // Lets the writer send the close frame that answers the client's, or that says why.
+            client.outbox.close(close_code::GOING_AWAY, "");
+            let _ = timeout(CLOSE_LINGER, &mut writer).await;
+            writer.abort();
+        }
+        _ = &mut writer => {}
+    }
+    hub.disconnect(&client);
+    tracing::debug!(client = client.id, "disconnected");
+}
+
+async fn write(
+    hub: Arc<Hub>,
+    client: Arc<Client>,
+    mut sink: SplitSink<WebSocket, Message>,
+    mut pings: mpsc::Receiver<()>,
+) {
+    let grace = seconds(hub.config.slow_client_grace_s);
+    let mut ping = tokio::time::interval(seconds(hub.config.ping_interval_s));
+    ping.tick().await;
+    loop {
+        let message = tokio::select! {
+            next = client.outbox.next() => match next {
+                Next::Send(frame) => Message::text(&*frame.text),
+                Next::Close(code, reason) => return close(&mut sink, code, reason).await,
+            },
+            _ = ping.tick() => Message::ping(&b""[..]),
+            Some(()) = pings.recv() => {
+                let _ = timeout(grace, sink.flush()).await;
+                continue;
+            }
+        };
+        match timeout(grace, sink.send(message)).await {
+            Ok(Ok(())) => hub.metrics.ws_sent.inc(),
+            Ok(Err(_)) => return,
+            Err(_) => {
+                hub.metrics.ws_slow_closed.inc();
+                tracing::info!(client = client.id, "dropped: it does not read");
+                let reason = "client too slow: it does not read".to_owned();
+                return close(&mut sink, close_code::TRY_AGAIN_LATER, reason).await;
+            }
+        }
+    }
+}
+
+async fn close(sink: &mut SplitSink<WebSocket, Message>, code: u16, reason: String) {
+    let message = if reason.is_empty() { Message::close() } else { Message::close_with(code, reason) };
+    let _ = timeout(CLOSE_LINGER, async {
+        let _ = sink.send(message).await;
+        let _ = sink.close().await;
+    })
+    .await;
+}

@@ -1,0 +1,133 @@
+//! The WebSocket hub: who is connected, who follows which job, and what waits for each to be sent.
+
+mod connection;
+mod outbox;
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, Mutex, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use serde_json::Value;
+use uuid::Uuid;
+
+pub use connection::serve;
+pub use outbox::{Frame, Outbox};
+
+use crate::{config, metrics::Metrics};
+
+/// RFC 6455 close codes.
+pub mod close_code {
+    pub const GOING_AWAY: u16 = 1001;
+    pub const TOO_BIG: u16 = 1009;
+    pub const TRY_AGAIN_LATER: u16 = 1013;
+}
+
+/// One WebSocket connection.
+pub struct Client {
+    connection: u64,
+    /// The identity that jobs belong to: what the client gave as `?clientId=`, else random. Several connections may share
+    /// one.
+    pub id: String,
+    pub outbox: Outbox,
+    followed: Mutex<HashSet<Uuid>>,
+}
+
+impl Client {
+    /// Queues a direct reply. `id` is the correlation id of the request.
+    pub fn reply(&self, mut message: Value, id: Option<&str>) {
+        if let (Some(id), Some(object)) = (id, message.as_object_mut()) {
+            object.insert("id".into(), id.into());
+        }
+        self.outbox.push(Frame::new(message.to_string()));
+    }
+
+    /// Makes the events of a job come to this connection too.
+    pub fn follow(&self, job: Uuid) {
+        self.followed.lock().unwrap().insert(job);
+    }
+
+    pub fn unfollow(&self, job: Uuid) {
+        self.followed.lock().unwrap().remove(&job);
+    }
+}
+
+/// The connections of this process. Every method queues and returns; none waits for a client.
+pub struct Hub {
+    pub config: config::Hub,
+    clients: RwLock<HashMap<u64, Arc<Client>>>,
+    next: AtomicU64,
+    pub metrics: Arc<Metrics>,
+}
+
+impl Hub {
+    pub fn new(config: config::Hub, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self { config, clients: RwLock::default(), next: AtomicU64::new(1), metrics })
+    }
+
+    pub fn len(&self) -> usize {
+        self.clients.read().unwrap().len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Sends a message to every connection of one client. False when it has none.
+    pub fn send(&self, client: &str, message: &str) -> bool {
+        let clients = self.clients.read().unwrap();
+        let mut found = false;
+        for connection in clients.values().filter(|c| c.id == client) {
+            connection.outbox.push(Frame::new(message));
+            found = true;
+        }
+        found
+    }
+
+    /// Sends a frame to every connection.
+    pub fn broadcast(&self, frame: Frame) {
+        for client in self.clients.read().unwrap().values() {
+            client.outbox.push(frame.clone());
+        }
+    }
+
+    /// Sends an event of a job to its owner and to those that follow it, or to all under `hub.broadcast_job_events`.
+    pub fn job_event(&self, job: Uuid, owner: Option<&str>, frame: Frame, last: bool) {
+        for client in self.clients.read().unwrap().values() {
+            let follows = || {
+                let mut followed = client.followed.lock().unwrap();
+                if last { followed.remove(&job) } else { followed.contains(&job) }
+            };
+            if owner == Some(client.id.as_str()) || follows() || self.config.broadcast_job_events {
+                client.outbox.push(frame.clone());
+            }
+        }
+    }
+
+    /// Closes every connection, as at the end of the process.
+    pub fn close_all(&self, reason: &str) {
+        for client in self.clients.read().unwrap().values() {
+            client.outbox.close(close_code::GOING_AWAY, reason);
+        }
+    }
+
+    fn connect(&self, id: Option<String>) -> Arc<Client> {
+        let client = Arc::new(Client {
+            connection: self.next.fetch_add(1, Ordering::Relaxed),
+            id: id.unwrap_or_else(|| Uuid::new_v4().simple().to_string()),
+            outbox: Outbox::new(self.config.outbound_queue, self.metrics.clone()),
+            followed: Mutex::default(),
+        });
+        self.clients.write().unwrap().insert(client.connection, client.clone());
+        self.metrics.ws_clients.set(self.len() as i64);
+        client
+    }
+
+    fn disconnect(&self, client: &Client) {
+        self.clients.write().unwrap().remove(&client.connection);
+        self.metrics.ws_clients.set(self.len() as i64);
+    }
+}

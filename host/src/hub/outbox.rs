@@ -1,0 +1,186 @@
+//! What waits to be sent to one client: bounded, and newer progress takes the place of older.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+};
+
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use super::close_code;
+use crate::metrics::Metrics;
+
+/// What a frame supersedes: an older one with the same key that still waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Key {
+    Progress(Uuid),
+    Status,
+}
+
+/// One text message.
+#[derive(Debug, Clone)]
+pub struct Frame {
+    pub text: Arc<str>,
+    key: Option<Key>,
+}
+
+impl Frame {
+    pub fn new(text: impl Into<Arc<str>>) -> Self {
+        Self { text: text.into(), key: None }
+    }
+
+    /// Progress of a job, which a later frame of the same job may replace while it waits.
+    pub fn progress(job: Uuid, text: impl Into<Arc<str>>) -> Self {
+        Self { text: text.into(), key: Some(Key::Progress(job)) }
+    }
+
+    /// The server's status, which a later one may replace while it waits.
+    pub fn status(text: impl Into<Arc<str>>) -> Self {
+        Self { text: text.into(), key: Some(Key::Status) }
+    }
+}
+
+/// What the writer of a connection does next.
+#[derive(Debug)]
+pub enum Next {
+    Send(Frame),
+    Close(u16, String),
+}
+
+/// A bounded queue that never blocks who fills it.
+pub struct Outbox {
+    state: Mutex<State>,
+    filled: Notify,
+    drained: Notify,
+    capacity: usize,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Default)]
+struct State {
+    frames: VecDeque<Frame>,
+    closed: Option<(u16, String)>,
+}
+
+impl Outbox {
+    pub fn new(capacity: usize, metrics: Arc<Metrics>) -> Self {
+        Self { state: Mutex::default(), filled: Notify::new(), drained: Notify::new(), capacity, metrics }
+    }
+
+    /// Queues a frame. When the queue is full of frames that nothing supersedes, the client is closed instead: it must not
+    /// go on with a gap that it can't see.
+    pub fn push(&self, frame: Frame) {
+        let mut state = self.state.lock().unwrap();
+        if state.closed.is_some() {
+            return;
+        }
+        let older = frame.key.and_then(|key| state.frames.iter_mut().find(|f| f.key == Some(key)));
+        if let Some(older) = older {
+            *older = frame;
+            self.metrics.ws_superseded.inc();
+        } else if state.frames.len() < self.capacity {
+            state.frames.push_back(frame);
+            drop(state);
+            self.filled.notify_one();
+        } else {
+            drop(state);
+            self.metrics.ws_slow_closed.inc();
+            self.close(close_code::TRY_AGAIN_LATER, "client too slow: its outbound queue is full");
+        }
+    }
+
+    /// Ends the connection; what still waits is dropped, except on an orderly end of the server.
+    pub fn close(&self, code: u16, reason: &str) {
+        let mut state = self.state.lock().unwrap();
+        if state.closed.is_none() {
+            state.closed = Some((code, reason.to_owned()));
+            if code != close_code::GOING_AWAY {
+                state.frames.clear();
+            }
+            drop(state);
+            self.filled.notify_one();
+            self.drained.notify_one();
+        }
+    }
+
+    /// What to do next; waits until there is something.
+    pub async fn next(&self) -> Next {
+        loop {
+            {
+                let mut state = self.state.lock().unwrap();
+                if let Some(frame) = state.frames.pop_front() {
+                    if state.frames.len() < self.capacity / 2 {
+                        self.drained.notify_one();
+                    }
+                    return Next::Send(frame);
+                }
+                if let Some((code, reason)) = &state.closed {
+                    return Next::Close(*code, reason.clone());
+                }
+            }
+            self.filled.notified().await;
+        }
+    }
+
+    /// Waits until the queue is less than half full: a client that does not read is not read from either, so that it can't
+    /// fill its queue with replies.
+    pub async fn ready(&self) {
+        loop {
+            {
+                let state = self.state.lock().unwrap();
+                if state.frames.len() < self.capacity / 2 || state.closed.is_some() {
+                    return;
+                }
+            }
+            self.drained.notified().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outbox(capacity: usize) -> Outbox {
+        Outbox::new(capacity, Arc::new(Metrics::new()))
+    }
+
+    async fn texts(outbox: &Outbox) -> Vec<String> {
+        outbox.close(close_code::GOING_AWAY, "end");
+        let mut texts = Vec::new();
+        while let Next::Send(frame) = outbox.next().await {
+            texts.push(frame.text.to_string());
+        }
+        texts
+    }
+
+    #[tokio::test]
+    async fn newer_progress_takes_the_place_of_older() {
+        let (outbox, a, b) = (outbox(8), Uuid::new_v4(), Uuid::new_v4());
+        for frame in [
+            Frame::progress(a, "a1"),
+            Frame::new("ack"),
+            Frame::progress(b, "b1"),
+            Frame::progress(a, "a2"),
+            Frame::progress(b, "b2"),
+        ] {
+            outbox.push(frame);
+        }
+        assert_eq!(texts(&outbox).await, ["a2", "ack", "b2"]);
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_closes_the_client_and_nobody_waits() {
+        let (outbox, job) = (outbox(8), Uuid::new_v4());
+        for i in 0..7 {
+            outbox.push(Frame::new(i.to_string()));
+        }
+        for i in 0..1000 {
+            outbox.push(Frame::progress(job, i.to_string()));
+        }
+        assert!(outbox.state.lock().unwrap().closed.is_none());
+        outbox.push(Frame::new("one too many"));
+        assert!(matches!(outbox.next().await, Next::Close(close_code::TRY_AGAIN_LATER, _)));
+    }
+}

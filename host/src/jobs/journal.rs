@@ -1,0 +1,233 @@
+//! The ledger on disk: one JSON line for each change, the last line of a job counts. Its own thread writes, and syncs what
+//! was accepted together in one go.
+
+use std::{
+    collections::HashMap,
+    fs::{self, File, OpenOptions},
+    io::Write as _,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
+    thread::JoinHandle,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
+
+use super::{JobHandle, Snapshot, Spec};
+use crate::config;
+
+/// Lines for each kept job after which the file is written anew.
+const LINES_PER_JOB: usize = 8;
+const MIN_LINES: usize = 4096;
+
+/// One line of the file. `spec` stands in a job's first line and after a rewrite.
+#[derive(Serialize, Deserialize)]
+struct Line {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    spec: Option<Spec>,
+    job: Snapshot,
+    attempt: u32,
+}
+
+/// A job read back.
+pub struct Replayed {
+    pub spec: Spec,
+    pub snapshot: Snapshot,
+    pub attempt: u32,
+}
+
+/// Answers when a line is on disk.
+type Written = oneshot::Sender<Result<(), String>>;
+
+enum Command {
+    Append { line: String, written: Option<Written> },
+    Rewrite(Vec<String>),
+    Flush(oneshot::Sender<()>),
+}
+
+/// The writer. With an empty path nothing is written and everything succeeds.
+pub struct Journal {
+    commands: Option<mpsc::UnboundedSender<Command>>,
+    lines: AtomicUsize,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Journal {
+    /// Opens the file and reads what is in it, oldest job first. A last line cut short by a crash is left out.
+    ///
+    /// # Errors
+    /// A message that names the file, and the line when one can't be read.
+    pub fn open(config: &config::Jobs) -> Result<(Self, Vec<Replayed>), String> {
+        let path = &config.ledger;
+        if path.as_os_str().is_empty() {
+            return Ok((Self { commands: None, lines: 0.into(), thread: None }, Vec::new()));
+        }
+        let at = |e: std::io::Error| format!("jobs.ledger '{}': {e}", path.display());
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(at)?;
+        }
+        let (replayed, lines) = replay(path)?;
+        let file = OpenOptions::new().create(true).append(true).open(path).map_err(at)?;
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let path = path.clone();
+        let thread = std::thread::Builder::new()
+            .name("ledger".into())
+            .spawn(move || write(file, &path, receiver))
+            .map_err(at)?;
+        Ok((Self { commands: Some(commands), lines: lines.into(), thread: Some(thread) }, replayed))
+    }
+
+    /// Writes and syncs an accepted job.
+    ///
+    /// # Errors
+    /// What the file system said.
+    pub async fn accept(&self, handle: &JobHandle) -> Result<(), String> {
+        let Some(commands) = &self.commands else { return Ok(()) };
+        let snapshot = Snapshot::queued(handle);
+        let (written, answer) = oneshot::channel();
+        let line = line(&handle.spec, &snapshot, handle.attempt);
+        self.lines.fetch_add(1, Ordering::Relaxed);
+        let gone = "the ledger's thread has ended".to_owned();
+        commands.send(Command::Append { line, written: Some(written) }).map_err(|_| gone.clone())?;
+        answer.await.map_err(|_| gone)?
+    }
+
+    /// Writes a change, without waiting for it.
+    pub fn note(&self, snapshot: &Snapshot, attempt: u32) {
+        if let Some(commands) = &self.commands {
+            let line = Line { spec: None, job: Snapshot { position: None, ..snapshot.clone() }, attempt };
+            self.lines.fetch_add(1, Ordering::Relaxed);
+            let line = serde_json::to_string(&line).expect("plain data");
+            let _ = commands.send(Command::Append { line, written: None });
+        }
+    }
+
+    pub fn wants_rewrite(&self, jobs: usize) -> bool {
+        self.lines.load(Ordering::Relaxed) > MIN_LINES.max(jobs * LINES_PER_JOB)
+    }
+
+    /// Replaces the file by these lines. They must hold every job whose line was accepted before.
+    pub fn rewrite(&self, lines: Vec<String>) {
+        if let Some(commands) = &self.commands {
+            self.lines.store(lines.len(), Ordering::Relaxed);
+            let _ = commands.send(Command::Rewrite(lines));
+        }
+    }
+
+    /// Waits until everything is on disk.
+    pub async fn flush(&self) {
+        if let Some(commands) = &self.commands {
+            let (done, answer) = oneshot::channel();
+            if commands.send(Command::Flush(done)).is_ok() {
+                let _ = answer.await;
+            }
+        }
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        self.commands = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A job's whole record as one line.
+pub fn line(spec: &Spec, snapshot: &Snapshot, attempt: u32) -> String {
+    let job = Snapshot { position: None, ..snapshot.clone() };
+    serde_json::to_string(&Line { spec: Some(spec.clone()), job, attempt }).expect("plain data")
+}
+
+fn write(mut file: File, path: &Path, mut commands: mpsc::UnboundedReceiver<Command>) {
+    let mut batch = Vec::new();
+    while commands.blocking_recv_many(&mut batch, 256) > 0 {
+        let mut text = String::new();
+        let mut waiting = Vec::new();
+        for command in batch.drain(..) {
+            match command {
+                Command::Append { line, written } => {
+                    text.push_str(&line);
+                    text.push('\n');
+                    waiting.extend(written);
+                }
+                Command::Rewrite(lines) => {
+                    // What was to be appended before is part of the new text already.
+                    text.clear();
+                    match rewrite(path, &lines) {
+                        Ok(new) => file = new,
+                        Err(error) => {
+                            tracing::error!(%error, path = %path.display(), "ledger: cannot rewrite")
+                        }
+                    }
+                }
+                Command::Flush(done) => {
+                    let _ = append(&mut file, &mut text, true);
+                    let _ = done.send(());
+                }
+            }
+        }
+        let result = append(&mut file, &mut text, !waiting.is_empty()).map_err(|e| e.to_string());
+        if let Err(error) = &result {
+            tracing::error!(error, path = %path.display(), "ledger: cannot write");
+        }
+        for written in waiting {
+            let _ = written.send(result.clone());
+        }
+    }
+}
+
+fn append(file: &mut File, text: &mut String, sync: bool) -> std::io::Result<()> {
+    file.write_all(text.as_bytes())?;
+    text.clear();
+    if sync { file.sync_data() } else { Ok(()) }
+}
+
+fn rewrite(path: &Path, lines: &[String]) -> std::io::Result<File> {
+    let new: PathBuf = path.with_extension("new");
+    let mut file = File::create(&new)?;
+    let mut text = lines.join("\n");
+    if !text.is_empty() {
+        text.push('\n');
+    }
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    OpenOptions::new().append(true).open(path)
+}
+
+fn replay(path: &Path) -> Result<(Vec<Replayed>, usize), String> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok((Vec::new(), 0)),
+        Err(error) => return Err(format!("jobs.ledger '{}': {error}", path.display())),
+    };
+    let mut order: Vec<Uuid> = Vec::new();
+    let mut jobs: HashMap<Uuid, Replayed> = HashMap::new();
+    let count = text.lines().count();
+    for (i, line) in text.lines().enumerate() {
+        let Line { spec, job, attempt } = match serde_json::from_str(line) {
+            Ok(line) => line,
+            Err(_) if i + 1 == count && !text.ends_with('\n') => break,
+            Err(error) => {
+                return Err(format!(
+                    "jobs.ledger '{}' line {}: {error}; move the file away to start with an empty ledger",
+                    path.display(),
+                    i + 1
+                ));
+            }
+        };
+        match (jobs.get_mut(&job.id), spec) {
+            (Some(known), _) => (known.snapshot, known.attempt) = (job, attempt),
+            (None, Some(spec)) => {
+                order.push(job.id);
+                jobs.insert(job.id, Replayed { spec, snapshot: job, attempt });
+            }
+            // A change of a job that a rewrite has dropped.
+            (None, None) => {}
+        }
+    }
+    Ok((order.iter().filter_map(|id| jobs.remove(id)).collect(), count))
+}

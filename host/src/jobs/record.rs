@@ -1,0 +1,294 @@
+//! One job: what was asked, and what can be seen of it.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Mutex,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use tokio::sync::{Notify, watch};
+use uuid::Uuid;
+
+use crate::error::{Error, ErrorKind};
+
+/// Messages that may wait in the inbox of one job.
+const INBOX: usize = 256;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    Queued,
+    Running,
+    Done,
+    Error,
+    Cancelled,
+}
+
+impl Status {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Error => "error",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Queued or running.
+    pub fn is_active(self) -> bool {
+        matches!(self, Self::Queued | Self::Running)
+    }
+}
+
+/// What was asked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Spec {
+    pub job_type: String,
+    /// The `job:submit` message without `type`, `id`, `jobType` and `priority`.
+    pub params: Map<String, Value>,
+    /// The client it belongs to; none for HTTP requests.
+    pub owner: Option<String>,
+    pub priority: i64,
+}
+
+/// A stored output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Output {
+    pub url: String,
+    pub key: String,
+}
+
+impl Output {
+    pub fn stored(key: impl Into<String>) -> Self {
+        let key = key.into();
+        Self { url: format!("/storage/{key}"), key }
+    }
+}
+
+/// What a running job and its worker share.
+pub struct JobHandle {
+    pub id: Uuid,
+    pub spec: Spec,
+    /// 1 the first time.
+    pub attempt: u32,
+    priority: AtomicI64,
+    cancel: watch::Sender<bool>,
+    finished: watch::Sender<bool>,
+    inbox: Mutex<VecDeque<String>>,
+    mail: Notify,
+}
+
+impl JobHandle {
+    pub fn new(id: Uuid, spec: Spec, attempt: u32) -> Self {
+        Self {
+            id,
+            priority: spec.priority.into(),
+            spec,
+            attempt,
+            cancel: watch::Sender::new(false),
+            finished: watch::Sender::new(false),
+            inbox: Mutex::default(),
+            mail: Notify::new(),
+        }
+    }
+
+    pub fn priority(&self) -> i64 {
+        self.priority.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_priority(&self, priority: i64) {
+        self.priority.store(priority, Ordering::Relaxed);
+    }
+
+    pub fn request_cancel(&self) {
+        self.cancel.send_replace(true);
+        self.mail.notify_one();
+    }
+
+    pub fn is_cancelled(&self) -> bool {
+        *self.cancel.borrow()
+    }
+
+    /// Waits until the job is asked to stop.
+    pub async fn cancelled(&self) {
+        let _ = self.cancel.subscribe().wait_for(|cancelled| *cancelled).await;
+    }
+
+    pub(super) fn finished(&self) -> watch::Receiver<bool> {
+        self.finished.subscribe()
+    }
+
+    pub(super) fn finish(&self) {
+        self.finished.send_replace(true);
+    }
+
+    /// Puts a message into the inbox.
+    ///
+    /// # Errors
+    /// `Busy` when it is full.
+    pub fn post(&self, message: String) -> Result<(), Error> {
+        let mut inbox = self.inbox.lock().unwrap();
+        if inbox.len() >= INBOX {
+            let job = self.id;
+            return Err(Error::new(
+                ErrorKind::Busy,
+                format!("the inbox of job {job} is full ({INBOX} messages)"),
+            ));
+        }
+        inbox.push_back(message);
+        self.mail.notify_one();
+        Ok(())
+    }
+
+    /// Takes the next message of the inbox; none after `timeout` or when the job is asked to stop.
+    pub async fn receive(&self, timeout: Duration) -> Option<String> {
+        let take = || self.inbox.lock().unwrap().pop_front();
+        let deadline = tokio::time::Instant::now() + timeout;
+        loop {
+            if let Some(message) = take() {
+                return Some(message);
+            }
+            if self.is_cancelled() {
+                return None;
+            }
+            tokio::time::timeout_at(deadline, self.mail.notified()).await.ok()?;
+        }
+    }
+}
+
+/// A job as clients see it. Times are unix seconds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Snapshot {
+    pub id: Uuid,
+    pub job_type: String,
+    pub owner: Option<String>,
+    pub status: Status,
+    pub priority: i64,
+    /// Jobs ahead in the queue, while queued.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<usize>,
+    pub fraction: f32,
+    #[serde(default)]
+    pub detail: Map<String, Value>,
+    #[serde(default)]
+    pub outputs: Vec<Output>,
+    #[serde(default)]
+    pub meta: Map<String, Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The `code` of the error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    pub created: f64,
+    pub started: Option<f64>,
+    pub finished: Option<f64>,
+}
+
+impl Snapshot {
+    /// A job that has just been accepted.
+    pub(super) fn queued(handle: &JobHandle) -> Self {
+        Self {
+            id: handle.id,
+            job_type: handle.spec.job_type.clone(),
+            owner: handle.spec.owner.clone(),
+            status: Status::Queued,
+            priority: handle.spec.priority,
+            position: None,
+            fraction: 0.0,
+            detail: Map::new(),
+            outputs: Vec::new(),
+            meta: Map::new(),
+            error: None,
+            code: None,
+            created: now(),
+            started: None,
+            finished: None,
+        }
+    }
+
+    /// `job:progress`.
+    pub fn progress_message(&self) -> Value {
+        json!({
+            "type": "job:progress",
+            "jobId": self.id,
+            "jobType": self.job_type,
+            "status": self.status,
+            "progress": self.progress(),
+        })
+    }
+
+    /// `job:complete` or `job:error`; none while the job is active.
+    pub fn final_message(&self) -> Option<Value> {
+        match self.status {
+            Status::Queued | Status::Running => None,
+            Status::Done => Some(json!({
+                "type": "job:complete",
+                "jobId": self.id,
+                "jobType": self.job_type,
+                "outputs": self.outputs,
+                "meta": self.meta,
+            })),
+            Status::Error | Status::Cancelled => Some(json!({
+                "type": "job:error",
+                "jobId": self.id,
+                "jobType": self.job_type,
+                "status": self.status,
+                "error": self.error,
+                "code": self.code,
+            })),
+        }
+    }
+
+    /// The job as `job:get` and `job:list` show it.
+    pub fn describe(&self) -> Value {
+        let mut job = json!({
+            "jobId": self.id,
+            "jobType": self.job_type,
+            "status": self.status,
+            "priority": self.priority,
+            "progress": self.progress(),
+            "created": self.created,
+        });
+        let object = job.as_object_mut().expect("an object");
+        if let Some(started) = self.started {
+            object.insert("started".into(), started.into());
+        }
+        if let Some(finished) = self.finished {
+            object.insert("finished".into(), finished.into());
+        }
+        match self.status {
+            Status::Done => {
+                object.insert("outputs".into(), json!(self.outputs));
+                object.insert("meta".into(), json!(self.meta));
+            }
+            Status::Error | Status::Cancelled => {
+                object.insert("error".into(), json!(self.error));
+                object.insert("code".into(), json!(self.code));
+            }
+            _ => {}
+        }
+        job
+    }
+
+    fn progress(&self) -> Value {
+        let mut progress = self.detail.clone();
+        // f32 to JSON by way of its shortest decimal form, so that 0.1 reads 0.1.
+        let fraction: f64 = self.fraction.to_string().parse().unwrap_or(0.0);
+        progress.insert("fraction".into(), fraction.into());
+        if let Some(position) = self.position {
+            progress.insert("position".into(), position.into());
+        }
+        progress.into()
+    }
+}
+
+/// Unix seconds.
+pub fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |t| t.as_secs_f64())
+}

@@ -1,0 +1,20 @@
+//! Reverie: a plugin-hosted runtime for image generation. Read [`server`] first: it puts the parts together.
+
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod config;
+pub mod dispatch;
+pub mod error;
+pub mod execution;
+pub mod http;
+pub mod hub;
+pub mod jobs;
+pub mod metrics;
+pub mod models;
+pub mod pictures;
+pub mod plugins;
+pub mod server;
+pub mod status;
+pub mod storage;
+pub mod uploads;

@@ -1,0 +1,105 @@
+//! Counters for `GET /metrics`, in Prometheus' text format.
+
+use prometheus::{
+    Encoder, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
+};
+
+/// Every figure the server keeps. Durations are in seconds.
+pub struct Metrics {
+    registry: Registry,
+    pub ws_clients: IntGauge,
+    pub ws_received: IntCounter,
+    pub ws_sent: IntCounter,
+    pub ws_superseded: IntCounter,
+    pub ws_slow_closed: IntCounter,
+    pub jobs: IntGaugeVec,
+    pub jobs_finished: IntCounterVec,
+    pub job_seconds: HistogramVec,
+    pub plugin_calls: IntCounterVec,
+    pub plugin_call_seconds: HistogramVec,
+    pub plugin_reloads: IntCounterVec,
+    pub upload_bytes: IntGauge,
+}
+
+impl Metrics {
+    /// Registers them all, once for each server.
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGauge::new(name, help).expect("valid name");
+            registry.register(Box::new(gauge.clone())).expect("registered once");
+            gauge
+        };
+        let counter = |name: &str, help: &str| {
+            let counter = IntCounter::new(name, help).expect("valid name");
+            registry.register(Box::new(counter.clone())).expect("registered once");
+            counter
+        };
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            let counters = IntCounterVec::new(prometheus::Opts::new(name, help), labels).expect("valid name");
+            registry.register(Box::new(counters.clone())).expect("registered once");
+            counters
+        };
+        let histogram = |name: &str, help: &str, labels: &[&str], buckets: Vec<f64>| {
+            let opts = prometheus::HistogramOpts::new(name, help).buckets(buckets);
+            let histogram = HistogramVec::new(opts, labels).expect("valid name");
+            registry.register(Box::new(histogram.clone())).expect("registered once");
+            histogram
+        };
+        let jobs = IntGaugeVec::new(prometheus::Opts::new("reverie_jobs", "Jobs by state."), &["state"]);
+        let jobs = jobs.expect("valid name");
+        registry.register(Box::new(jobs.clone())).expect("registered once");
+        Self {
+            ws_clients: gauge("reverie_ws_clients", "Open WebSocket connections."),
+            ws_received: counter("reverie_ws_messages_received_total", "Messages from WebSocket clients."),
+            ws_sent: counter("reverie_ws_messages_sent_total", "Messages to WebSocket clients."),
+            ws_superseded: counter(
+                "reverie_ws_superseded_total",
+                "Waiting progress or status messages that newer ones took the place of.",
+            ),
+            ws_slow_closed: counter(
+                "reverie_ws_slow_closed_total",
+                "Clients dropped because they did not read.",
+            ),
+            jobs,
+            jobs_finished: counters("reverie_jobs_finished_total", "Ended jobs.", &["type", "state"]),
+            job_seconds: histogram(
+                "reverie_job_seconds",
+                "Time from start to end of jobs.",
+                &["type"],
+                vec![0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0],
+            ),
+            plugin_calls: counters(
+                "reverie_plugin_calls_total",
+                "Calls into plugins.",
+                &["plugin", "call", "result"],
+            ),
+            plugin_call_seconds: histogram(
+                "reverie_plugin_call_seconds",
+                "Time of message calls into plugins.",
+                &["plugin"],
+                vec![0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.005, 0.025, 0.1, 1.0, 10.0],
+            ),
+            plugin_reloads: counters(
+                "reverie_plugin_loads_total",
+                "Plugin loads and reloads.",
+                &["plugin", "result"],
+            ),
+            upload_bytes: gauge("reverie_upload_bytes", "Bytes of uploads in memory."),
+            registry,
+        }
+    }
+
+    /// The exposition format, version 0.0.4.
+    pub fn render(&self) -> String {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text).expect("writing to memory");
+        String::from_utf8(text).expect("Prometheus text is UTF-8")
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,118 @@
+//! A picture of any size through a network in bounded memory: tiles that overlap by what the network sees.
+
+use reverie_kernels::{Backend, Filter};
+
+use super::{
+    Control, Upscale, UpscaleError,
+    samples::{Planes, Sample},
+};
+
+/// Counts tiles over all passes.
+pub struct Progress<'a> {
+    pub control: &'a dyn Control,
+    pub done: usize,
+    pub total: usize,
+}
+
+impl Progress<'_> {
+    fn step<T>(&mut self, work: impl FnOnce() -> Result<T, UpscaleError>) -> Result<T, UpscaleError> {
+        self.control.before_tile().map_err(|_| UpscaleError::Cancelled)?;
+        let made = work();
+        if made.is_ok() {
+            self.done += 1;
+        }
+        // Also after a failure: the control may hold the device.
+        self.control.tile_done(self.done, self.total);
+        made
+    }
+}
+
+/// How many tiles `pass` takes.
+pub fn count(width: usize, height: usize, tile: usize) -> usize {
+    width.div_ceil(tile) * height.div_ceil(tile)
+}
+
+/// The tiles of one axis: equal but for rounding, so that no sliver is left over.
+fn spans(length: usize, tile: usize) -> impl Iterator<Item = (usize, usize)> {
+    let count = length.div_ceil(tile);
+    (0..count).map(move |i| (i * length / count, (i + 1) * length / count))
+}
+
+/// One pass of a network. Alpha is enlarged by bicubic interpolation: the network has never seen one. The colour under
+/// transparent pixels goes through the network as it is, so that nothing bleeds into what is visible.
+pub fn network_pass<B: Backend, T: Sample>(
+    backend: &B,
+    network: &dyn Upscale<B>,
+    picture: &Planes<T>,
+    tile: usize,
+    progress: &mut Progress<'_>,
+) -> Result<Planes<T>, UpscaleError> {
+    let (scale, overlap) = (network.scale(), network.overlap());
+    let (width, height) = (picture.width, picture.height);
+    let (out_width, out_height) = (width * scale, height * scale);
+    let mut color = [(); 3].map(|()| vec![T::from_unit(0.0); out_width * out_height]);
+    for (top, bottom) in spans(height, tile) {
+        for (left, right) in spans(width, tile) {
+            progress.step(|| {
+                let (x0, x1) = (left.saturating_sub(overlap), (right + overlap).min(width));
+                let (y0, y1) = (top.saturating_sub(overlap), (bottom + overlap).min(height));
+                let mut values = Vec::with_capacity(3 * (x1 - x0) * (y1 - y0));
+                for plane in &picture.color {
+                    for y in y0..y1 {
+                        values.extend(plane[y * width + x0..y * width + x1].iter().map(|v| v.to_unit()));
+                    }
+                }
+                let input = backend.tensor(values, [1, 3, y1 - y0, x1 - x0])?;
+                let made = backend.to_vec(&network.forward(backend, &input)?)?;
+                let (made_width, made_height) = ((x1 - x0) * scale, (y1 - y0) * scale);
+                for (plane, made) in color.iter_mut().zip(made.chunks_exact(made_width * made_height)) {
+                    for y in top * scale..bottom * scale {
+                        let from = &made[(y - y0 * scale) * made_width + (left - x0) * scale..];
+                        let to = &mut plane[y * out_width + left * scale..y * out_width + right * scale];
+                        to.iter_mut().zip(from).for_each(|(to, from)| *to = T::from_unit(*from));
+                    }
+                }
+                Ok(())
+            })?;
+        }
+    }
+    let alpha = match &picture.alpha {
+        Some(alpha) => {
+            Some(resize(backend, alpha, (width, height), (out_width, out_height), Filter::Bicubic)?)
+        }
+        None => None,
+    };
+    Ok(Planes { width: out_width, height: out_height, color, alpha })
+}
+
+/// One pass of a resampler, plane by plane: each counts as a tile.
+pub fn resampler_pass<B: Backend, T: Sample>(
+    backend: &B,
+    filter: Filter,
+    picture: &Planes<T>,
+    (width, height): (usize, usize),
+    progress: &mut Progress<'_>,
+) -> Result<Planes<T>, UpscaleError> {
+    let from = (picture.width, picture.height);
+    let mut enlarge = |plane: &[T]| progress.step(|| resize(backend, plane, from, (width, height), filter));
+    let [r, g, b] = &picture.color;
+    let color = [enlarge(r)?, enlarge(g)?, enlarge(b)?];
+    let alpha = match &picture.alpha {
+        Some(alpha) => Some(resize(backend, alpha, from, (width, height), filter)?),
+        None => None,
+    };
+    Ok(Planes { width, height, color, alpha })
+}
+
+fn resize<B: Backend, T: Sample>(
+    backend: &B,
+    plane: &[T],
+    (width, height): (usize, usize),
+    (to_width, to_height): (usize, usize),
+    filter: Filter,
+) -> Result<Vec<T>, UpscaleError> {
+    let values = plane.iter().map(|v| v.to_unit()).collect();
+    let made =
+        backend.resize(&backend.tensor(values, [1, 1, height, width])?, to_height, to_width, filter)?;
+    Ok(backend.to_vec(&made)?.into_iter().map(T::from_unit).collect())
+}

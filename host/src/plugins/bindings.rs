@@ -1,0 +1,24 @@
+//! What wasmtime generates from `wit/handler.wit`. Plain functions are host functions that return at once; those marked
+//! `async` suspend the guest.
+
+wasmtime::component::bindgen!({
+    path: "../wit",
+    world: "plugin",
+    imports: {
+        "reverie:handler/job.receive": async | trappable,
+        "reverie:handler/jobs.submit": async | trappable,
+        "reverie:handler/storage": async | trappable,
+        "reverie:handler/images.decode": async | trappable,
+        "reverie:handler/images.[method]image.encode": async | trappable,
+        "reverie:handler/images.[method]image.resize": async | trappable,
+        "reverie:handler/upscale.run": async | trappable,
+        "reverie:handler/clock.sleep": async | trappable,
+        default: trappable,
+    },
+    exports: { default: async },
+    with: {
+        "reverie:handler/types.blob": super::imports::Blob,
+        "reverie:handler/images.image": super::imports::Picture,
+    },
+    require_store_data_send: true,
+});

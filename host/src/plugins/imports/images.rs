@@ -1,0 +1,132 @@
+//! Pictures. The work runs on blocking threads.
+
+use std::sync::Arc;
+
+use image::DynamicImage;
+use wasmtime::component::Resource;
+
+use super::{
+    super::{
+        bindings::reverie::handler::{images as wit, types},
+        call::CallState,
+    },
+    Blob,
+};
+use crate::{
+    error::Error,
+    pictures::{self, Encoding, Filter, Format},
+};
+
+/// A decoded picture that the host holds for a guest.
+pub struct Picture(pub Arc<DynamicImage>);
+
+type Answer<T> = wasmtime::Result<Result<T, types::Error>>;
+
+impl CallState {
+    fn picture(&mut self, made: Result<DynamicImage, Error>) -> Answer<Resource<Picture>> {
+        match made {
+            Ok(picture) => Ok(Ok(self.table.push(Picture(Arc::new(picture)))?)),
+            Err(error) => Ok(Err(error.into())),
+        }
+    }
+}
+
+impl wit::Host for CallState {
+    async fn decode(&mut self, blob: Resource<Blob>) -> Answer<Resource<Picture>> {
+        let content = self.table.get(&blob)?.content.clone();
+        let limit = self.services.config.images.max_input_pixels;
+        let decoded = blocking(move || pictures::decode(&content, limit)).await;
+        self.picture(decoded)
+    }
+}
+
+impl wit::HostImage for CallState {
+    fn from_rgba(&mut self, width: u32, height: u32, pixels: Vec<u8>) -> Answer<Resource<Picture>> {
+        let made = pictures::check_size(width, height, self.services.config.images.max_output_pixels);
+        let made = made.and_then(|()| {
+            let given = pixels.len();
+            let picture = image::RgbaImage::from_raw(width, height, pixels);
+            // `from_raw` accepts a longer buffer.
+            picture.filter(|_| given as u64 == u64::from(width) * u64::from(height) * 4).ok_or_else(|| {
+                Error::invalid(format!("{given} bytes are not the pixels of a {width}x{height} RGBA picture"))
+            })
+        });
+        self.picture(made.map(DynamicImage::ImageRgba8))
+    }
+
+    fn width(&mut self, picture: Resource<Picture>) -> wasmtime::Result<u32> {
+        Ok(self.table.get(&picture)?.0.width())
+    }
+
+    fn height(&mut self, picture: Resource<Picture>) -> wasmtime::Result<u32> {
+        Ok(self.table.get(&picture)?.0.height())
+    }
+
+    fn has_alpha(&mut self, picture: Resource<Picture>) -> wasmtime::Result<bool> {
+        Ok(self.table.get(&picture)?.0.color().has_alpha())
+    }
+
+    async fn encode(
+        &mut self,
+        picture: Resource<Picture>,
+        format: wit::Format,
+        quality: u8,
+    ) -> Answer<Resource<Blob>> {
+        let picture = self.table.get(&picture)?.0.clone();
+        let format = match format {
+            wit::Format::Png => Format::Png,
+            wit::Format::Jpeg => Format::Jpeg,
+            wit::Format::Webp => Format::Webp,
+        };
+        let encoded = blocking(move || pictures::encode(&picture, Encoding { format, quality })).await;
+        match encoded {
+            Ok(content) => {
+                let blob = Blob { content: content.into(), media_type: format.media_type().into() };
+                Ok(Ok(self.table.push(blob)?))
+            }
+            Err(error) => Ok(Err(error.into())),
+        }
+    }
+
+    async fn resize(
+        &mut self,
+        picture: Resource<Picture>,
+        width: u32,
+        height: u32,
+        filter: wit::Filter,
+    ) -> Answer<Resource<Picture>> {
+        let picture = self.table.get(&picture)?.0.clone();
+        let limit = self.services.config.images.max_output_pixels;
+        let filter = match filter {
+            wit::Filter::Nearest => Filter::Nearest,
+            wit::Filter::Bilinear => Filter::Triangle,
+            wit::Filter::Bicubic => Filter::CatmullRom,
+            wit::Filter::Lanczos3 => Filter::Lanczos3,
+        };
+        let resized = blocking(move || {
+            pictures::check_size(width, height, limit)?;
+            Ok(picture.resize_exact(width, height, filter))
+        });
+        let resized = resized.await;
+        self.picture(resized)
+    }
+
+    fn rgba(&mut self, picture: Resource<Picture>) -> wasmtime::Result<Vec<u8>> {
+        Ok(self.table.get(&picture)?.0.to_rgba8().into_raw())
+    }
+
+    fn drop(&mut self, picture: Resource<Picture>) -> wasmtime::Result<()> {
+        self.table.delete(picture)?;
+        Ok(())
+    }
+}
+
+/// Runs work off the async threads. A panic in a decoder is an error of this one call.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|_| {
+        Err(Error::internal("the picture could not be processed (a fault of the server)"))
+    })
+}

@@ -1,0 +1,41 @@
+//! The host functions that plugins import, one file for each kind. Bad arguments are errors the guest can handle, never
+//! traps.
+
+mod data;
+mod images;
+mod messages;
+mod system;
+mod upscale;
+
+pub use data::Blob;
+pub use images::Picture;
+
+use serde_json::{Map, Value};
+
+use super::{bindings::reverie::handler::types as wit, call::CallState};
+use crate::error::{Error, ErrorKind};
+
+impl CallState {
+    /// # Errors
+    /// `Denied` when the operator has not granted `capability`.
+    fn granted(&self, capability: &str) -> Result<(), Error> {
+        if self.services.grants(&self.plugin, capability) {
+            return Ok(());
+        }
+        let plugin = &self.plugin;
+        Err(Error::new(
+            ErrorKind::Denied,
+            format!(
+                "plugin '{plugin}' lacks the capability '{capability}': add it to [plugins.{plugin}] capabilities"
+            ),
+        ))
+    }
+}
+
+/// A guest's JSON text as an object; an empty text is an empty object.
+fn object(what: &str, text: &str) -> Result<Map<String, Value>, wit::Error> {
+    if text.is_empty() {
+        return Ok(Map::new());
+    }
+    serde_json::from_str(text).map_err(|e| Error::invalid(format!("{what} is not a JSON object: {e}")).into())
+}

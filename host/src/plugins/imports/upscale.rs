@@ -1,0 +1,130 @@
+//! Super-resolution on the device.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use wasmtime::component::Resource;
+
+use super::{
+    super::{
+        bindings::reverie::handler::{types, upscale as wit},
+        call::CallState,
+    },
+    Picture,
+};
+use crate::{
+    error::Error,
+    execution::{Lease, Ticket},
+    jobs::{JobHandle, Jobs},
+    models::{Cancelled, Control, Scale, UpscaleError, UpscaleRequest},
+    pictures,
+};
+
+impl wit::Host for CallState {
+    fn networks(&mut self) -> wasmtime::Result<Vec<wit::Network>> {
+        let networks = self.services.upscalers.list().into_iter();
+        Ok(networks
+            .map(|n| wit::Network {
+                name: n.name,
+                kind: n.kind.into(),
+                scales: n.scales,
+                architecture: n.architecture,
+            })
+            .collect())
+    }
+
+    async fn run(
+        &mut self,
+        picture: Resource<Picture>,
+        options: wit::Options,
+    ) -> wasmtime::Result<Result<Resource<Picture>, types::Error>> {
+        let picture = self.table.get(&picture)?.0.clone();
+        let scale = match options.scale {
+            wit::Scale::Passes(passes) => Scale::Passes(passes),
+            wit::Scale::Factor(factor) => Scale::Factor(factor),
+        };
+        let request = UpscaleRequest { model: options.model, scale };
+        let abandoned = Arc::new(AtomicBool::new(false));
+        let steps = Steps {
+            jobs: self.services.jobs.clone(),
+            job: self.job().cloned(),
+            from: options.progress_from,
+            span: options.progress_to - options.progress_from,
+            abandoned: abandoned.clone(),
+        };
+        let services = self.services.clone();
+        // Stops the computation when this call is dropped, as by a deadline.
+        let _abandon = Abandon(abandoned);
+        let done = tokio::task::spawn_blocking(move || {
+            let (width, height) =
+                services.upscalers.output_size(picture.width(), picture.height(), &request).map_err(error)?;
+            pictures::check_size(width, height, services.config.images.max_output_pixels)?;
+            let control = OnDevice { ticket: services.device.ticket(), lease: Default::default(), steps };
+            let picture = Arc::try_unwrap(picture).unwrap_or_else(|shared| (*shared).clone());
+            services.upscalers.upscale(picture, &request, &control).map_err(error)
+        });
+        match done.await {
+            Ok(Ok(made)) => Ok(Ok(self.table.push(Picture(Arc::new(made)))?)),
+            Ok(Err(error)) => Ok(Err(error.into())),
+            Err(_) => Ok(Err(Error::internal("the network failed (a fault of the server)").into())),
+        }
+    }
+}
+
+struct Abandon(Arc<AtomicBool>);
+
+impl Drop for Abandon {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Ties a computation's tiles to the job they are for.
+struct Steps {
+    jobs: Arc<Jobs>,
+    job: Option<Arc<JobHandle>>,
+    from: f32,
+    span: f32,
+    abandoned: Arc<AtomicBool>,
+}
+
+impl Steps {
+    fn stopped(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed) || self.job.as_ref().is_some_and(|job| job.is_cancelled())
+    }
+}
+
+/// Holds the device for one tile at a time.
+struct OnDevice<'a> {
+    ticket: Ticket<'a>,
+    lease: std::sync::Mutex<Option<Lease<'a>>>,
+    steps: Steps,
+}
+
+impl Control for OnDevice<'_> {
+    fn before_tile(&self) -> Result<(), Cancelled> {
+        let priority = || self.steps.job.as_ref().map_or(0, |job| job.priority());
+        let lease = self.ticket.lease(priority, || self.steps.stopped()).ok_or(Cancelled)?;
+        *self.lease.lock().unwrap() = Some(lease);
+        Ok(())
+    }
+
+    fn tile_done(&self, done: usize, total: usize) {
+        *self.lease.lock().unwrap() = None;
+        if let Some(job) = &self.steps.job {
+            let fraction = self.steps.from + self.steps.span * done as f32 / total.max(1) as f32;
+            let detail = serde_json::json!({"tile": done, "tiles": total});
+            self.steps.jobs.progress(job.id, fraction, detail.as_object().expect("an object").clone());
+        }
+    }
+}
+
+fn error(error: UpscaleError) -> Error {
+    match error {
+        UpscaleError::Cancelled => Error::cancelled(),
+        error if error.is_invalid_input() => Error::invalid(error.to_string()),
+        error => Error::internal(error.to_string()),
+    }
+}

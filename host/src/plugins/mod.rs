@@ -1,0 +1,209 @@
+//! The plugin runtime: components become handlers of message and job types, checked before they serve and replaced while
+//! they do.
+
+mod bindings;
+mod call;
+mod engine;
+mod imports;
+mod loader;
+mod registry;
+mod schema;
+mod watcher;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use serde_json::{Map, Value};
+use tokio::sync::Semaphore;
+
+use crate::{
+    config::{Config, Limits},
+    error::{Error, ErrorKind},
+    execution::Device,
+    hub::{Client, Hub},
+    jobs::{JobHandle, Jobs, Outcome},
+    metrics::Metrics,
+    models::Upscalers,
+    storage::Storage,
+    uploads::Uploads,
+};
+use bindings::{PluginPre, exports::reverie::handler::handler as wit};
+use call::{Body, Budget, CallState, Origin};
+
+pub use engine::Engine;
+pub use registry::{Change, Registry, Report, Source};
+pub use schema::Schema;
+pub use watcher::{Watcher, watch};
+
+/// Callers that may wait for one that runs, for each call a plugin may run at once.
+const WAITING_PER_CALL: usize = 4;
+
+/// What plugins can be granted.
+pub const CAPABILITIES: &[&str] = &["uploads", "storage", "images", "upscale", "jobs", "hub"];
+
+/// Everything of the host that plugins reach through their imports.
+pub struct Services {
+    pub config: Arc<Config>,
+    pub hub: Arc<Hub>,
+    pub jobs: Arc<Jobs>,
+    pub uploads: Arc<Uploads>,
+    pub storage: Storage,
+    /// What the last check of the storage found.
+    pub storage_ok: AtomicBool,
+    pub upscalers: Arc<Upscalers>,
+    pub device: Device,
+    pub metrics: Arc<Metrics>,
+    /// Set once the registry stands, which needs these services itself.
+    pub registry: OnceLock<std::sync::Weak<Registry>>,
+}
+
+impl Services {
+    /// Whether the operator granted a capability.
+    pub fn grants(&self, plugin: &str, capability: &str) -> bool {
+        let table = self.config.plugins.get(plugin);
+        table.is_some_and(|table| table.capabilities.iter().any(|c| c == capability))
+    }
+
+    /// Writes and reads a small object, and remembers whether that worked.
+    pub async fn check_storage(&self) {
+        let checked = self.storage.check().await;
+        self.storage_ok.store(checked.is_ok(), Ordering::Relaxed);
+    }
+
+    /// Whether a job type is served by the plugin of this name.
+    pub fn owns_job_type(&self, plugin: &str, job_type: &str) -> bool {
+        let registry = self.registry.get().and_then(|registry| registry.upgrade());
+        let route = registry.and_then(|registry| registry.job(job_type));
+        route.is_some_and(|(owner, _)| *owner.name == *plugin)
+    }
+}
+
+/// A message or job type of a manifest.
+pub struct Entry {
+    pub name: String,
+    pub description: String,
+    pub schema: Schema,
+}
+
+/// One version of a plugin, ready to serve.
+pub struct Plugin {
+    pub name: Arc<str>,
+    pub version: String,
+    pub description: String,
+    pub messages: BTreeMap<String, Arc<Entry>>,
+    pub jobs: BTreeMap<String, Arc<Entry>>,
+    pub capabilities: Vec<String>,
+    pub limits: Limits,
+    pre: PluginPre<CallState>,
+    /// Message calls that run.
+    running: Arc<Semaphore>,
+    /// Message calls that run or wait.
+    admitted: Arc<Semaphore>,
+}
+
+impl Plugin {
+    /// Handles one message on the plugin threads.
+    ///
+    /// # Errors
+    /// The handler's error, a fault of the plugin, or `Busy` when too many calls of it wait.
+    pub async fn handle_message(
+        self: Arc<Self>,
+        engine: Arc<Engine>,
+        services: Arc<Services>,
+        client: Arc<Client>,
+        message: wit::Message,
+    ) -> Result<(), Error> {
+        let Ok(_admitted) = self.admitted.clone().try_acquire_owned() else {
+            let limit = self.limits.message_concurrency;
+            return Err(Error::new(
+                ErrorKind::Busy,
+                format!("plugin '{}' is busy ({limit} calls run and more wait); try again", self.name),
+            ));
+        };
+        let began = Instant::now();
+        let _running = self.running.clone().acquire_owned().await.expect("never closed");
+        let budget = Budget { cpu_ms: self.limits.message_cpu_ms, wall_ms: self.limits.message_timeout_ms };
+        let origin = Origin::Message { client, id: message.id.clone() };
+        let body: Body<wit::Message> = |handler, store, message| {
+            Box::pin(
+                async move { handler.reverie_handler_handler().call_handle_message(store, &message).await },
+            )
+        };
+        let result = call::run(&self, &engine, services.clone(), origin, budget, message, body).await;
+        services
+            .metrics
+            .plugin_call_seconds
+            .with_label_values(&[&*self.name])
+            .observe(began.elapsed().as_secs_f64());
+        self.count(&services, "message", result.is_ok());
+        result.map(drop)
+    }
+
+    /// Runs one job on the plugin threads.
+    pub async fn run_job(
+        self: Arc<Self>,
+        engine: Arc<Engine>,
+        services: Arc<Services>,
+        job: Arc<JobHandle>,
+    ) -> Outcome {
+        let budget = Budget { cpu_ms: self.limits.job_cpu_ms, wall_ms: self.limits.job_timeout_ms };
+        let request = wit::JobRequest {
+            job_id: job.id.to_string(),
+            job_type: job.spec.job_type.clone(),
+            client: job.spec.owner.clone(),
+            params: Value::Object(job.spec.params.clone()).to_string(),
+            attempt: job.attempt,
+        };
+        let body: Body<wit::JobRequest> = |handler, store, request| {
+            Box::pin(async move { handler.reverie_handler_handler().call_run_job(store, &request).await })
+        };
+        let result =
+            call::run(&self, &engine, services.clone(), Origin::Job(job.clone()), budget, request, body)
+                .await;
+        self.count(&services, "job", result.is_ok());
+        match result {
+            Ok(Some((outputs, meta))) => Outcome::Done { outputs, meta },
+            Ok(None) => Outcome::Failed(Error::internal(format!(
+                "plugin '{}' {} ended the job without completing it",
+                self.name, self.version
+            ))),
+            Err(error) if error.kind == ErrorKind::Cancelled && job.is_cancelled() => Outcome::Cancelled,
+            Err(error) => Outcome::Failed(error),
+        }
+    }
+
+    /// Its name, version and types, as `/v1/plugins` shows them.
+    pub fn describe(&self) -> Map<String, Value> {
+        let entries = |entries: &BTreeMap<String, Arc<Entry>>| -> Value {
+            let entries = entries.values();
+            entries
+                .map(|e| serde_json::json!({"name": e.name, "description": e.description, "schema": e.schema.source}))
+                .collect()
+        };
+        let described = serde_json::json!({
+            "name": &*self.name,
+            "version": self.version,
+            "description": self.description,
+            "messages": entries(&self.messages),
+            "jobs": entries(&self.jobs),
+            "capabilities": self.capabilities,
+        });
+        match described {
+            Value::Object(described) => described,
+            _ => unreachable!("an object was written"),
+        }
+    }
+
+    fn count(&self, services: &Services, call: &str, ok: bool) {
+        let result = if ok { "ok" } else { "error" };
+        services.metrics.plugin_calls.with_label_values(&[&*self.name, call, result]).inc();
+    }
+}
+
+pub use wit::Message;

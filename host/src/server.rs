@@ -1,0 +1,194 @@
+//! The server put together: services, plugins, workers, HTTP; and taken apart again without losing anything.
+
+use std::{
+    future::Future,
+    net::SocketAddr,
+    sync::{Arc, OnceLock, atomic::AtomicBool},
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use tokio::net::TcpListener;
+use tracing::Instrument;
+
+use crate::{
+    config::Config,
+    error::Error,
+    execution::Device,
+    http,
+    hub::{Frame, Hub},
+    jobs::{Event, JobHandle, Jobs, Outcome},
+    metrics::Metrics,
+    models::Upscalers,
+    plugins::{self, Engine, Registry, Services},
+    status,
+    storage::Storage,
+    uploads::Uploads,
+};
+
+/// How long open HTTP connections may take to end after the last job has.
+const CONNECTION_GRACE: Duration = Duration::from_secs(5);
+
+/// A server that is bound and ready to run.
+pub struct Server {
+    pub registry: Arc<Registry>,
+    listener: TcpListener,
+    _watcher: Option<plugins::Watcher>,
+}
+
+impl Server {
+    /// Opens everything and binds the port. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// A message that names the setting or resource that failed.
+    pub async fn bind(config: Config) -> Result<Self, String> {
+        let registry = registry(config).await?;
+        let config = &registry.services.config;
+        let address = (config.server.host.as_str(), config.server.port);
+        let listener = TcpListener::bind(address).await.map_err(|e| {
+            format!("cannot listen on {}:{}: {e} (set server.host and server.port)", address.0, address.1)
+        })?;
+        let watcher = match config.plugin_runtime.hot_reload {
+            true => Some(plugins::watch(&registry)?),
+            false => None,
+        };
+        Ok(Self { registry, listener, _watcher: watcher })
+    }
+
+    /// The address that was bound, with the port the system chose for port 0.
+    pub fn address(&self) -> SocketAddr {
+        self.listener.local_addr().expect("bound")
+    }
+
+    /// Serves until `stop` is ready. Then nothing new is accepted, running jobs get `server.shutdown_grace_s`, clients hear
+    /// of it, and the ledger is written out. Jobs that wait or are cut off stay in the ledger for the next start.
+    pub async fn run(self, stop: impl Future<Output = ()>) {
+        let services = self.registry.services.clone();
+        let stopping = Arc::new(tokio::sync::Notify::new());
+        let draining = Arc::new(AtomicBool::new(false));
+        let workers: Vec<_> = (0..services.config.jobs.concurrency)
+            .map(|_| tokio::spawn(work(self.registry.clone(), draining.clone())))
+            .collect();
+        status::broadcast(&self.registry);
+
+        let stopped = stopping.clone();
+        let serving = warp::serve(http::routes(&self.registry))
+            .incoming(self.listener)
+            .graceful(async move { stopped.notified().await })
+            .run();
+        let mut serving = tokio::spawn(serving);
+        tokio::select! {
+            () = stop => {}
+            _ = &mut serving => tracing::error!("the HTTP server ended by itself"),
+        }
+        tracing::info!("stopping: no new connections, {} job(s) run", services.jobs.figures().1);
+        draining.store(true, std::sync::atomic::Ordering::Relaxed);
+        stopping.notify_one();
+        let grace = Duration::from_secs(services.config.server.shutdown_grace_s);
+        if !services.jobs.drained(grace).await {
+            let left = services.jobs.figures().1;
+            tracing::warn!(
+                "{left} job(s) did not end within {grace:?}: they are run again at the next start"
+            );
+        }
+        for worker in workers {
+            worker.abort();
+        }
+        services.hub.close_all("the server is stopping");
+        let _ = tokio::time::timeout(CONNECTION_GRACE, serving).await;
+        services.jobs.flush().await;
+        tracing::info!("stopped");
+    }
+}
+
+/// The services and plugins of a configuration, without a network: what `reverie plugins` shows and `Server` serves.
+///
+/// # Errors
+/// A message that names the setting or resource that failed.
+pub async fn registry(config: Config) -> Result<Arc<Registry>, String> {
+    let config = Arc::new(config);
+    let metrics = Arc::new(Metrics::new());
+    let hub = Hub::new(config.hub.clone(), metrics.clone());
+    let jobs = Jobs::open(config.jobs.clone(), metrics.clone())?;
+    let publisher = hub.clone();
+    jobs.on_event(move |event| publish(&publisher, event));
+    let execution = &config.execution;
+    let models_dir = Some(execution.models_dir.as_path()).filter(|dir| !dir.as_os_str().is_empty());
+    let threads = Some(execution.threads).filter(|threads| *threads > 0);
+    let (upscalers, warnings) = Upscalers::new(models_dir, threads, execution.tile);
+    for warning in warnings {
+        tracing::warn!("execution.models_dir: {warning}");
+    }
+    if execution.backend == crate::config::Backend::Auto {
+        tracing::info!("backend: cpu (this version has no other)");
+    }
+    let engine = Arc::new(Engine::new(&config.plugin_runtime)?);
+    let services = Arc::new(Services {
+        hub,
+        jobs,
+        uploads: Uploads::new(config.uploads.clone()),
+        storage: Storage::open(&config.storage)?,
+        storage_ok: AtomicBool::new(true),
+        upscalers: Arc::new(upscalers),
+        device: Device::default(),
+        metrics,
+        registry: OnceLock::new(),
+        config,
+    });
+    services.check_storage().await;
+    Ok(Registry::start(engine, services).await)
+}
+
+fn publish(hub: &Hub, event: &Event) {
+    match event {
+        Event::Progress(job) => {
+            let text = job.progress_message().to_string();
+            hub.job_event(job.id, job.owner.as_deref(), Frame::progress(job.id, text), false);
+        }
+        Event::Finished(job) => {
+            let Some(message) = job.final_message() else { return };
+            hub.job_event(job.id, job.owner.as_deref(), Frame::new(message.to_string()), true);
+        }
+    }
+}
+
+/// One worker: takes jobs and runs each on the plugin threads.
+async fn work(registry: Arc<Registry>, draining: Arc<AtomicBool>) {
+    let services = registry.services.clone();
+    let routes = registry.clone();
+    let may_start = move |job_type: &str, running: &dyn Fn(&str) -> usize| {
+        if draining.load(std::sync::atomic::Ordering::Relaxed) {
+            return false;
+        }
+        // A job whose plugin has gone starts too, to be told so.
+        let Some((plugin, _)) = routes.job(job_type) else { return true };
+        plugin.jobs.keys().map(|job_type| running(job_type)).sum::<usize>() < plugin.limits.job_concurrency
+    };
+    loop {
+        let job = services.jobs.take(&may_start).await;
+        let span = tracing::info_span!("job", id = %job.id, kind = job.spec.job_type);
+        let running = run(registry.clone(), job.clone()).instrument(span);
+        let outcome = registry.engine.runtime().spawn(running).await.unwrap_or_else(|error| {
+            Outcome::Failed(Error::internal(format!("the job failed (a fault of the server): {error}")))
+        });
+        services.jobs.finish(job.id, outcome);
+    }
+}
+
+async fn run(registry: Arc<Registry>, job: Arc<JobHandle>) -> Outcome {
+    let Some((plugin, _)) = registry.job(&job.spec.job_type) else {
+        let error = format!("no plugin runs '{}' jobs any more", job.spec.job_type);
+        return Outcome::Failed(Error::new(crate::error::ErrorKind::Unavailable, error));
+    };
+    tracing::info!(plugin = &*plugin.name, version = plugin.version, attempt = job.attempt, "job started");
+    let call = plugin.run_job(registry.engine.clone(), registry.services.clone(), job);
+    let outcome = std::panic::AssertUnwindSafe(call).catch_unwind().await;
+    let outcome = outcome
+        .unwrap_or_else(|_| Outcome::Failed(Error::internal("the job failed (a fault of the server)")));
+    match &outcome {
+        Outcome::Done { .. } => tracing::info!("job done"),
+        Outcome::Cancelled => tracing::info!("job cancelled"),
+        Outcome::Failed(error) => tracing::warn!(error = error.message, "job failed"),
+    }
+    outcome
+}

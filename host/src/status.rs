@@ -1,0 +1,53 @@
+//! `system:status`: built only while somebody listens.
+
+use std::{sync::Arc, time::Instant};
+
+use serde_json::{Value, json};
+
+use crate::{config::seconds, hub::Frame, jobs, plugins::Registry};
+
+/// The message as of now.
+pub fn message(registry: &Registry) -> Value {
+    let services = &registry.services;
+    let (queued, running) = services.jobs.figures();
+    let (files, bytes) = services.uploads.figures();
+    services.metrics.upload_bytes.set(bytes as i64);
+    let plugins: Vec<Value> =
+        registry.plugins().iter().map(|p| json!({"name": &*p.name, "version": p.version})).collect();
+    let mut message = json!({
+        "type": "system:status",
+        "ts": jobs::now(),
+        // No text-to-image model is loaded by this version, so there is no mode to name.
+        "mode": null,
+        "version": env!("CARGO_PKG_VERSION"),
+        "backend": services.upscalers.backend(),
+        "storage": {"ok": services.storage_ok.load(std::sync::atomic::Ordering::Relaxed), "location": services.storage.location()},
+        "ws_clients": services.hub.len(),
+        "queue": {"queued": queued, "running": running, "limit": services.jobs.queue_limit()},
+        "uploads": {"files": files, "bytes": bytes},
+        "plugins": plugins,
+    });
+    if let Some(memory) = reverie_kernels::nvml::memory(0) {
+        let vram = json!({"free_mb": memory.free_mb, "total_mb": memory.total_mb});
+        message.as_object_mut().expect("an object").insert("vram".into(), vram);
+    }
+    message
+}
+
+/// Sends it every `hub.status_interval_s` while clients are connected, until the registry is gone.
+pub fn broadcast(registry: &Arc<Registry>) {
+    let interval = seconds(registry.services.hub.config.status_interval_s);
+    let registry = Arc::downgrade(registry);
+    tokio::spawn(async move {
+        let mut next = Instant::now() + interval;
+        loop {
+            tokio::time::sleep_until(next.into()).await;
+            next = Instant::now() + interval;
+            let Some(registry) = registry.upgrade() else { return };
+            if !registry.services.hub.is_empty() {
+                registry.services.check_storage().await;
+                registry.services.hub.broadcast(Frame::status(message(&registry).to_string()));
+            }
+        }
+    });
+}

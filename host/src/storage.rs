@@ -1,0 +1,192 @@
+//! The store of outputs: keys are paths of plain segments, and no key leads out of the store.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use object_store::{
+    ObjectStore, ObjectStoreExt, PutPayload, local::LocalFileSystem, memory::InMemory, path::Path,
+};
+use uuid::Uuid;
+
+use crate::{
+    config,
+    error::{Error, ErrorKind},
+};
+
+/// The prefix of plugins' own state, which is not served over HTTP.
+pub const STATE_PREFIX: &str = "state/";
+
+const MAX_KEY_BYTES: usize = 512;
+
+/// Extension and media type of what the store serves inline. Anything else goes out as bytes to download, so that nothing
+/// stored can run as a page of this origin.
+const MEDIA_TYPES: &[(&str, &str)] = &[
+    ("png", "image/png"),
+    ("jpg", "image/jpeg"),
+    ("jpeg", "image/jpeg"),
+    ("webp", "image/webp"),
+    ("gif", "image/gif"),
+    ("bmp", "image/bmp"),
+    ("tiff", "image/tiff"),
+    ("mp4", "video/mp4"),
+    ("webm", "video/webm"),
+    ("wav", "audio/wav"),
+    ("mp3", "audio/mpeg"),
+    ("json", "application/json"),
+    ("txt", "text/plain; charset=utf-8"),
+];
+
+/// Stored outputs and plugin state, over any `object_store`.
+#[derive(Clone)]
+pub struct Storage {
+    store: Arc<dyn ObjectStore>,
+    location: String,
+}
+
+impl Storage {
+    /// Opens the store; a folder is made when it is missing.
+    ///
+    /// # Errors
+    /// A message that names the location.
+    pub fn open(config: &config::Storage) -> Result<Self, String> {
+        let location = config.location.clone();
+        let store: Arc<dyn ObjectStore> = if location == "memory:" {
+            Arc::new(InMemory::new())
+        } else {
+            std::fs::create_dir_all(&location).map_err(|e| format!("storage.location '{location}': {e}"))?;
+            let folder = LocalFileSystem::new_with_prefix(&location);
+            Arc::new(folder.map_err(|e| format!("storage.location '{location}': {e}"))?)
+        };
+        Ok(Self { store, location })
+    }
+
+    pub fn location(&self) -> &str {
+        &self.location
+    }
+
+    /// Stores an output under a new key `PREFIX-UUID.EXT`.
+    ///
+    /// # Errors
+    /// `Unavailable` when the store fails.
+    pub async fn put_new(&self, prefix: &str, media_type: &str, content: Bytes) -> Result<String, Error> {
+        let key = format!("{prefix}-{}.{}", Uuid::new_v4().simple(), extension(media_type));
+        self.put(&key, content).await?;
+        Ok(key)
+    }
+
+    /// Stores bytes under a key, replacing what was there.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a bad key, `Unavailable` when the store fails.
+    pub async fn put(&self, key: &str, content: Bytes) -> Result<(), Error> {
+        let path = parse(key)?;
+        self.store.put(&path, PutPayload::from_bytes(content)).await.map_err(|e| failed("write", key, &e))?;
+        Ok(())
+    }
+
+    /// Reads what is stored under a key.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a bad key, `NotFound`, or `Unavailable` when the store fails.
+    pub async fn get(&self, key: &str) -> Result<Bytes, Error> {
+        let path = parse(key)?;
+        let found = self.store.get(&path).await.map_err(|e| failed("read", key, &e))?;
+        found.bytes().await.map_err(|e| failed("read", key, &e))
+    }
+
+    /// Writes, reads and deletes a small object.
+    ///
+    /// # Errors
+    /// What the store said.
+    pub async fn check(&self) -> Result<(), Error> {
+        let key = format!("{STATE_PREFIX}health/{}", Uuid::new_v4().simple());
+        self.put(&key, Bytes::from_static(b"ok")).await?;
+        let read = self.get(&key).await;
+        self.store.delete(&parse(&key)?).await.map_err(|e| failed("delete", &key, &e))?;
+        match read?.as_ref() {
+            b"ok" => Ok(()),
+            _ => Err(Error::new(ErrorKind::Unavailable, "storage returned other bytes than it was given")),
+        }
+    }
+}
+
+/// The extension that stands for a media type; `bin` when there is none.
+pub fn extension(media_type: &str) -> &'static str {
+    let essence = media_type.split(';').next().unwrap_or_default().trim();
+    let known = MEDIA_TYPES.iter().find(|(_, m)| m.split(';').next() == Some(essence));
+    known.map_or("bin", |(extension, _)| extension)
+}
+
+/// The media type that a key's extension stands for; `application/octet-stream` when there is none.
+pub fn media_type(key: &str) -> &'static str {
+    let extension = key.rsplit_once('.').map_or("", |(_, e)| e);
+    let known = MEDIA_TYPES.iter().find(|(e, _)| e.eq_ignore_ascii_case(extension));
+    known.map_or("application/octet-stream", |(_, media_type)| media_type)
+}
+
+fn parse(key: &str) -> Result<Path, Error> {
+    let plain = |segment: &str| {
+        !segment.is_empty()
+            && !segment.starts_with('.')
+            && segment.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+    };
+    if key.len() > MAX_KEY_BYTES || !key.split('/').all(plain) {
+        return Err(Error::invalid(format!(
+            "storage key {:?} is not valid: accepted are segments of letters, digits, '-', '_' and '.', not starting with \
+             '.', separated by '/', {MAX_KEY_BYTES} bytes at most",
+            key.chars().take(80).collect::<String>()
+        )));
+    }
+    Path::parse(key).map_err(|e| Error::invalid(format!("storage key '{key}': {e}")))
+}
+
+fn failed(what: &str, key: &str, error: &object_store::Error) -> Error {
+    match error {
+        object_store::Error::NotFound { .. } => Error::not_found(format!("nothing is stored under '{key}'")),
+        error => {
+            tracing::error!(key, %error, "storage: cannot {what}");
+            Error::new(ErrorKind::Unavailable, format!("storage cannot {what} '{key}'"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn keys_cannot_leave_the_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let location = dir.path().join("store").display().to_string();
+        let storage = Storage::open(&config::Storage { location, max_put_bytes: 1 }).unwrap();
+        for key in [
+            "../evil",
+            "a/../../evil",
+            "/etc/passwd",
+            "a//b",
+            "",
+            ".",
+            "a/.hidden",
+            "a\\b",
+            "%2e%2e/x",
+            "a\0b",
+        ] {
+            let error = storage.put(key, Bytes::from_static(b"x")).await.unwrap_err();
+            assert_eq!(error.kind, ErrorKind::InvalidInput, "{key}");
+        }
+        assert!(!dir.path().join("evil").exists());
+        storage.put("a/b-1.png", Bytes::from_static(b"x")).await.unwrap();
+        assert_eq!(storage.get("a/b-1.png").await.unwrap(), "x");
+        assert_eq!(storage.get("a/b-2.png").await.unwrap_err().kind, ErrorKind::NotFound);
+        storage.check().await.unwrap();
+    }
+
+    #[test]
+    fn pages_are_never_served_as_pages() {
+        assert_eq!(media_type("x.html"), "application/octet-stream");
+        assert_eq!(media_type("x.svg"), "application/octet-stream");
+        assert_eq!(media_type("x.PNG"), "image/png");
+        assert_eq!(extension("image/jpeg"), "jpg");
+        assert_eq!(extension("text/html"), "bin");
+    }
+}

@@ -1,0 +1,250 @@
+//! The contract between the models and the devices that run them.
+
+use crate::error::{Error, Result};
+
+/// The axes of a tensor: batch, channels, rows, columns.
+pub type Shape = [usize; 4];
+
+/// A two-dimensional convolution (cross-correlation, as in every deep-learning framework) with a square
+/// kernel, one group, no dilation and zero padding on all four sides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Conv2dDesc {
+    /// Channels of the input.
+    pub in_channels: usize,
+    /// Channels of the output.
+    pub out_channels: usize,
+    /// Side of the kernel; odd.
+    pub kernel: usize,
+    /// Step between two output pixels, in input pixels; at least 1.
+    pub stride: usize,
+    /// Zeros around the input, in pixels.
+    pub padding: usize,
+}
+
+impl Conv2dDesc {
+    /// A `kernel`×`kernel` convolution that keeps the size of the image: stride 1, padding `kernel / 2`.
+    pub const fn same(in_channels: usize, out_channels: usize, kernel: usize) -> Self {
+        Self { in_channels, out_channels, kernel, stride: 1, padding: kernel / 2 }
+    }
+
+    /// How many values the weights have (out, in, row, column order).
+    pub const fn weight_len(&self) -> usize {
+        self.out_channels * self.in_channels * self.kernel * self.kernel
+    }
+
+    /// The output's shape for an input of `shape`.
+    ///
+    /// # Errors
+    /// [`Error::ConvChannels`] or [`Error::ConvInputTooSmall`].
+    pub fn output_shape(&self, shape: Shape) -> Result<Shape> {
+        let [n, c, h, w] = shape;
+        if c != self.in_channels {
+            return Err(Error::ConvChannels { expected: self.in_channels, shape });
+        }
+        let side = |len: usize| (len + 2 * self.padding).checked_sub(self.kernel).map(|x| x / self.stride + 1);
+        match (side(h), side(w)) {
+            (Some(oh), Some(ow)) => Ok([n, self.out_channels, oh, ow]),
+            _ => Err(Error::ConvInputTooSmall { shape, desc: *self }),
+        }
+    }
+
+    /// Checks the description itself and the lengths of its parameters.
+    pub(crate) fn validate(&self, weight: &[f32], bias: Option<&[f32]>, act: &Activation) -> Result<()> {
+        if self.in_channels == 0 || self.out_channels == 0 || self.kernel.is_multiple_of(2) || self.stride == 0 {
+            return Err(Error::InvalidConv { desc: *self });
+        }
+        check_len("convolution weight", self.weight_len(), weight.len())?;
+        if let Some(bias) = bias {
+            check_len("convolution bias", self.out_channels, bias.len())?;
+        }
+        match act {
+            Activation::PRelu(slope) => check_slope("PReLU slope", self.out_channels, slope),
+            Activation::None | Activation::LeakyRelu(_) => Ok(()),
+        }
+    }
+}
+
+fn check_len(what: &'static str, expected: usize, actual: usize) -> Result<()> {
+    if expected == actual { Ok(()) } else { Err(Error::ParameterLength { what, expected, actual }) }
+}
+
+/// A slope is given once for all channels or once for each.
+pub(crate) fn check_slope(what: &'static str, channels: usize, slope: &[f32]) -> Result<()> {
+    if slope.len() == 1 { Ok(()) } else { check_len(what, channels, slope.len()) }
+}
+
+/// The number of elements of `shape`.
+///
+/// # Errors
+/// [`Error::InvalidShape`] where an axis is empty or the bytes would not be addressable.
+pub(crate) fn check_shape(shape: Shape) -> Result<usize> {
+    let elements = shape.iter().try_fold(1usize, |n, &x| n.checked_mul(x));
+    match elements {
+        // 16 bytes an element leaves room for the padding of any internal layout.
+        Some(n) if n > 0 && n <= isize::MAX as usize / (16 * 16) => Ok(n),
+        _ => Err(Error::InvalidShape { shape }),
+    }
+}
+
+/// What is applied to each output of a convolution, after its bias.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub enum Activation {
+    /// Nothing.
+    #[default]
+    None,
+    /// `x > 0 ? x : slope[c] * x`, with one slope for each output channel, or a single one for all.
+    PRelu(Vec<f32>),
+    /// `x > 0 ? x : slope * x`. A slope of 0 is ReLU.
+    LeakyRelu(f32),
+}
+
+/// How [`Backend::resize`] computes a pixel of the new size from the old ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Filter {
+    /// The pixel at `floor(x * old / new)`: `torch.nn.functional.interpolate(mode="nearest")`.
+    Nearest,
+    /// Two taps an axis: `interpolate(mode="bilinear", align_corners=False)`.
+    Bilinear,
+    /// Four taps an axis, Keys' cubic with a = -0.75: `interpolate(mode="bicubic", align_corners=False)`.
+    Bicubic,
+    /// Windowed sinc of radius 3, as in Pillow's `Image.resize(LANCZOS)` for enlargements: taps that fall
+    /// outside of the image are left out and the others renormalised. Like the other filters it does not
+    /// widen its support to reduce an image, so reductions alias.
+    Lanczos3,
+}
+
+/// The tensor operations that the models need, on one device.
+///
+/// Tensors hold `f32` values as N, C, H, W to the outside; how they lie in memory is the backend's affair.
+/// They are immutable and cheap to clone. No method panics on shapes that do not fit: it returns an
+/// [`Error`] that names them.
+pub trait Backend: Send + Sync + 'static {
+    /// A tensor on the device; cloning shares the data.
+    type Tensor: Clone + Send + Sync + 'static;
+    /// A convolution with its weights laid out for the device.
+    type Conv2d: Send + Sync + 'static;
+
+    /// The device in words, for logs and reports.
+    fn name(&self) -> &str;
+
+    /// Brings `data`, in N, C, H, W order, to the device.
+    ///
+    /// # Errors
+    /// [`Error::InvalidShape`], [`Error::DataLength`].
+    fn tensor(&self, data: Vec<f32>, shape: Shape) -> Result<Self::Tensor>;
+
+    /// The values of `x` in N, C, H, W order. Waits for the device.
+    ///
+    /// # Errors
+    /// None on the CPU; a device may fail.
+    fn to_vec(&self, x: &Self::Tensor) -> Result<Vec<f32>>;
+
+    /// N, C, H, W.
+    fn shape(&self, x: &Self::Tensor) -> Shape;
+
+    /// Prepares a convolution once, to be run many times. `weight` is in out, in, row, column order;
+    /// `bias`, where there is one, has a value for each output channel.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConv`], [`Error::ParameterLength`].
+    fn prepare_conv2d(
+        &self,
+        desc: Conv2dDesc,
+        weight: &[f32],
+        bias: Option<&[f32]>,
+        act: Activation,
+    ) -> Result<Self::Conv2d>;
+
+    /// `act(conv(x) + bias)`.
+    ///
+    /// # Errors
+    /// [`Error::ConvChannels`], [`Error::ConvInputTooSmall`].
+    fn conv2d(&self, x: &Self::Tensor, conv: &Self::Conv2d) -> Result<Self::Tensor>;
+
+    /// `act(conv(x) + bias) * alpha + residual`, in one pass where the backend can.
+    ///
+    /// # Errors
+    /// Those of [`Backend::conv2d`], and [`Error::ShapeMismatch`] where the residual has another shape than
+    /// the convolution's output.
+    fn conv2d_residual(
+        &self,
+        x: &Self::Tensor,
+        conv: &Self::Conv2d,
+        alpha: f32,
+        residual: &Self::Tensor,
+    ) -> Result<Self::Tensor> {
+        self.scale_add(&self.conv2d(x, conv)?, alpha, residual)
+    }
+
+    /// `x > 0 ? x : slope[c] * x`; `slope` has a value for each channel, or a single one for all.
+    ///
+    /// # Errors
+    /// [`Error::ParameterLength`].
+    fn prelu(&self, x: &Self::Tensor, slope: &[f32]) -> Result<Self::Tensor>;
+
+    /// `x > 0 ? x : slope * x`.
+    ///
+    /// # Errors
+    /// None on the CPU; a device may fail.
+    fn leaky_relu(&self, x: &Self::Tensor, slope: f32) -> Result<Self::Tensor> {
+        self.prelu(x, &[slope])
+    }
+
+    /// Turns (N, C·f², H, W) into (N, C, H·f, W·f), in the channel order of `torch.nn.PixelShuffle`: the
+    /// output at (c, y·f + i, x·f + j) is the input at (c·f² + i·f + j, y, x).
+    ///
+    /// # Errors
+    /// [`Error::PixelShuffle`].
+    fn pixel_shuffle(&self, x: &Self::Tensor, factor: usize) -> Result<Self::Tensor>;
+
+    /// `pixel_shuffle(x, factor) + nearest(base)`, where `base` of (N, C, H, W) is enlarged by `factor`.
+    /// In one pass where the backend can: at the enlarged size, memory traffic is what counts.
+    ///
+    /// # Errors
+    /// [`Error::PixelShuffle`], and [`Error::ShapeMismatch`] where `base` is not (N, C, H, W).
+    fn pixel_shuffle_add_nearest(
+        &self,
+        x: &Self::Tensor,
+        factor: usize,
+        base: &Self::Tensor,
+    ) -> Result<Self::Tensor> {
+        let shuffled = self.pixel_shuffle(x, factor)?;
+        let [n, c, h, w] = self.shape(&shuffled);
+        let expected = [n, c, h / factor, w / factor];
+        if self.shape(base) != expected {
+            return Err(Error::ShapeMismatch {
+                operation: "pixel_shuffle_add_nearest",
+                left: expected,
+                right: self.shape(base),
+            });
+        }
+        self.add(&shuffled, &self.resize(base, h, w, Filter::Nearest)?)
+    }
+
+    /// `x` at `h` rows and `w` columns, both at least 1; pixel centres are at half-integers
+    /// (`align_corners=False`).
+    ///
+    /// # Errors
+    /// [`Error::InvalidShape`].
+    fn resize(&self, x: &Self::Tensor, h: usize, w: usize, filter: Filter) -> Result<Self::Tensor>;
+
+    /// Joins tensors along the channels.
+    ///
+    /// # Errors
+    /// [`Error::NothingToConcat`]; [`Error::ShapeMismatch`] where batch, rows or columns differ.
+    fn concat(&self, xs: &[&Self::Tensor]) -> Result<Self::Tensor>;
+
+    /// `a + b`, of equal shapes.
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`].
+    fn add(&self, a: &Self::Tensor, b: &Self::Tensor) -> Result<Self::Tensor> {
+        self.scale_add(a, 1.0, b)
+    }
+
+    /// `x * alpha + y`, of equal shapes.
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`].
+    fn scale_add(&self, x: &Self::Tensor, alpha: f32, y: &Self::Tensor) -> Result<Self::Tensor>;
+}

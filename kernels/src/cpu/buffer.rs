@@ -1,0 +1,102 @@
+//! Memory of tensors: aligned to cache lines and used again.
+//!
+//! A layer's output can be tens of megabytes. Fresh from the operating system each of its pages costs a
+//! fault and a clearing, which at these sizes takes longer than the arithmetic of a cheap layer: so freed
+//! buffers are kept for the next tensor.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// How many lanes a vector has, and so how many channels a block of the blocked layout.
+pub(crate) const LANES: usize = 16;
+
+/// Sixteen values of neighbouring channels: one cache line.
+#[derive(Clone, Copy, PartialEq)]
+#[repr(C, align(64))]
+pub(crate) struct Lanes(pub(crate) [f32; LANES]);
+
+impl Lanes {
+    pub(crate) const ZERO: Self = Self([0.0; LANES]);
+}
+
+/// The most bytes that lie unused in a pool.
+const KEPT_BYTES: usize = 1 << 30;
+
+/// Freed buffers, the latest last.
+#[derive(Default)]
+pub(crate) struct Pool {
+    free: Mutex<Vec<Vec<Lanes>>>,
+}
+
+impl Pool {
+    /// A buffer of at least `floats` values. The contents are arbitrary (but initialised).
+    pub(crate) fn take(self: &Arc<Self>, floats: usize) -> Buffer {
+        let len = floats.div_ceil(LANES);
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        // The smallest that is large enough, unless that would waste more than half of it.
+        let fitting = (0..free.len()).filter(|&i| (len..=2 * len).contains(&free[i].len()));
+        let reused = fitting.min_by_key(|&i| free[i].len()).map(|i| free.remove(i));
+        drop(free);
+        let data = reused.unwrap_or_else(|| vec![Lanes::ZERO; len]);
+        Buffer { data, len, pool: Arc::clone(self) }
+    }
+
+    /// Gives unused memory back to the operating system.
+    pub(crate) fn clear(&self) {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    fn put(&self, data: Vec<Lanes>) {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        free.push(data);
+        let mut bytes: usize = free.iter().map(|x| size_of_val(x.as_slice())).sum();
+        while bytes > KEPT_BYTES {
+            bytes -= size_of_val(free.remove(0).as_slice());
+        }
+    }
+}
+
+/// Memory from a pool, to which it goes back when it is dropped.
+pub(crate) struct Buffer {
+    data: Vec<Lanes>,
+    len: usize,
+    pool: Arc<Pool>,
+}
+
+impl Buffer {
+    pub(crate) fn lanes(&self) -> &[Lanes] {
+        &self.data[..self.len]
+    }
+
+    pub(crate) fn lanes_mut(&mut self) -> &mut [Lanes] {
+        &mut self.data[..self.len]
+    }
+
+    /// The values in a row; the last few are padding where the size is not a multiple of [`LANES`].
+    pub(crate) fn floats(&self) -> &[f32] {
+        flat(self.lanes())
+    }
+
+    pub(crate) fn floats_mut(&mut self) -> &mut [f32] {
+        flat_mut(self.lanes_mut())
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.pool.put(std::mem::take(&mut self.data));
+    }
+}
+
+/// The floats of lanes, in order.
+#[allow(unsafe_code)]
+pub(crate) fn flat(lanes: &[Lanes]) -> &[f32] {
+    // SAFETY: `Lanes` is `repr(C)` over sixteen floats and its alignment equals its size: no padding.
+    unsafe { std::slice::from_raw_parts(lanes.as_ptr().cast(), lanes.len() * LANES) }
+}
+
+/// The floats of lanes, in order, to write to.
+#[allow(unsafe_code)]
+pub(crate) fn flat_mut(lanes: &mut [Lanes]) -> &mut [f32] {
+    // SAFETY: as in `flat`; any floats are valid lanes.
+    unsafe { std::slice::from_raw_parts_mut(lanes.as_mut_ptr().cast(), lanes.len() * LANES) }
+}

@@ -1,0 +1,81 @@
+//! What can be wrong with a request to a backend.
+
+use crate::backend::{Conv2dDesc, Shape};
+
+/// The result of a tensor operation.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why an operation was refused. Every variant carries the shapes or sizes that were wrong.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A tensor needs at least one element along every axis, and few enough in all to be addressed.
+    #[error("shape {shape:?} has an empty axis or too many elements")]
+    InvalidShape {
+        /// N, C, H, W as asked for.
+        shape: Shape,
+    },
+    /// The number of values does not match the shape.
+    #[error("shape {shape:?} needs {expected} values, got {actual}")]
+    DataLength {
+        /// N, C, H, W as asked for.
+        shape: Shape,
+        /// The product of the axes.
+        expected: usize,
+        /// How many values were given.
+        actual: usize,
+    },
+    /// A convolution that cannot exist: no channels, an even kernel, or no stride.
+    #[error("invalid convolution {desc:?}: channels and stride must be positive and the kernel odd")]
+    InvalidConv {
+        /// The description that was refused.
+        desc: Conv2dDesc,
+    },
+    /// Weights, biases or activation slopes of the wrong length.
+    #[error("{what} needs {expected} values, got {actual}")]
+    ParameterLength {
+        /// Which parameter.
+        what: &'static str,
+        /// How many values the description asks for.
+        expected: usize,
+        /// How many were given.
+        actual: usize,
+    },
+    /// The input has another number of channels than the convolution.
+    #[error("convolution over {expected} channels, input is {shape:?}")]
+    ConvChannels {
+        /// The input channels of the convolution.
+        expected: usize,
+        /// The input's shape.
+        shape: Shape,
+    },
+    /// The padded input is smaller than the kernel.
+    #[error("input {shape:?} is too small for {desc:?}")]
+    ConvInputTooSmall {
+        /// The input's shape.
+        shape: Shape,
+        /// The convolution.
+        desc: Conv2dDesc,
+    },
+    /// Two operands whose shapes must agree do not.
+    #[error("{operation}: shapes {left:?} and {right:?} do not match")]
+    ShapeMismatch {
+        /// The operation.
+        operation: &'static str,
+        /// The first operand (or what was expected).
+        left: Shape,
+        /// The second operand.
+        right: Shape,
+    },
+    /// Pixel shuffle needs a positive factor whose square divides the channels.
+    #[error("pixel shuffle by {factor} cannot split the channels of {shape:?}")]
+    PixelShuffle {
+        /// The input's shape.
+        shape: Shape,
+        /// The upscaling factor.
+        factor: usize,
+    },
+    /// Concatenation of nothing.
+    #[error("concat needs at least one tensor")]
+    NothingToConcat,
+}
