@@ -32,6 +32,12 @@ impl Conv2dDesc {
         self.out_channels * self.in_channels * self.kernel * self.kernel
     }
 
+    /// [`Conv2dDesc::weight_len`] where it can be addressed.
+    fn checked_weight_len(&self) -> Option<usize> {
+        let channels = self.out_channels.checked_mul(self.in_channels)?;
+        channels.checked_mul(self.kernel)?.checked_mul(self.kernel)
+    }
+
     /// The output's shape for an input of `shape`.
     ///
     /// # Errors
@@ -41,7 +47,10 @@ impl Conv2dDesc {
         if c != self.in_channels {
             return Err(Error::ConvChannels { expected: self.in_channels, shape });
         }
-        let side = |len: usize| (len + 2 * self.padding).checked_sub(self.kernel).map(|x| x / self.stride + 1);
+        let side = |len: usize| {
+            let padded = self.padding.checked_mul(2)?.checked_add(len)?;
+            padded.checked_sub(self.kernel).map(|x| x / self.stride + 1)
+        };
         match (side(h), side(w)) {
             (Some(oh), Some(ow)) => Ok([n, self.out_channels, oh, ow]),
             _ => Err(Error::ConvInputTooSmall { shape, desc: *self }),
@@ -50,10 +59,11 @@ impl Conv2dDesc {
 
     /// Checks the description itself and the lengths of its parameters.
     pub(crate) fn validate(&self, weight: &[f32], bias: Option<&[f32]>, act: &Activation) -> Result<()> {
+        let invalid = Error::InvalidConv { desc: *self };
         if self.in_channels == 0 || self.out_channels == 0 || self.kernel.is_multiple_of(2) || self.stride == 0 {
-            return Err(Error::InvalidConv { desc: *self });
+            return Err(invalid);
         }
-        check_len("convolution weight", self.weight_len(), weight.len())?;
+        check_len("convolution weight", self.checked_weight_len().ok_or(invalid)?, weight.len())?;
         if let Some(bias) = bias {
             check_len("convolution bias", self.out_channels, bias.len())?;
         }

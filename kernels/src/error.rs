@@ -49,8 +49,8 @@ pub enum Error {
         /// The input's shape.
         shape: Shape,
     },
-    /// The padded input is smaller than the kernel.
-    #[error("input {shape:?} is too small for {desc:?}")]
+    /// The padded input is smaller than the kernel (or too large to be addressed).
+    #[error("input {shape:?} does not fit {desc:?}: smaller than the kernel, or padded past what can be addressed")]
     ConvInputTooSmall {
         /// The input's shape.
         shape: Shape,

@@ -1,73 +1,158 @@
-//! Memory of NVIDIA GPUs through NVML, which comes with the driver. Best effort: without driver or GPU there is no figure,
-//! and that is no error.
+//! How much memory an NVIDIA GPU has left, how busy and how warm it is: through NVML, the management library
+//! that comes with the driver. It is loaded at run time; a machine without it simply has no figures.
+//!
+//! Signatures and structures are those of NVIDIA's `nvml.h`.
 
-#![allow(unsafe_code)]
+use libloading::Library;
+use std::ffi::{c_int, c_uint, c_void};
+use std::sync::OnceLock;
 
-use std::{
-    ffi::{c_int, c_uint, c_ulonglong, c_void},
-    sync::OnceLock,
-};
-
-use libloading::{Library, Symbol};
-
-/// Memory of one GPU in MiB.
+/// Memory of a GPU, in MiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
-    /// Not in use by any process.
+    /// Not allocated by any process.
     pub free_mb: u64,
-    /// All of it.
+    /// Installed.
     pub total_mb: u64,
 }
 
-const SUCCESS: c_int = 0;
-
-/// `nvmlMemory_t` of nvml.h.
-#[repr(C)]
-#[derive(Default)]
-struct NvmlMemory {
-    total: c_ulonglong,
-    free: c_ulonglong,
-    used: c_ulonglong,
+/// Figures of a GPU at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Status {
+    /// Its memory.
+    pub memory: Memory,
+    /// Per cent of the last sample period (up to a second) in which a kernel ran, where the GPU tells.
+    pub utilisation: Option<u32>,
+    /// Degrees Celsius of the chip, where the GPU tells.
+    pub temperature: Option<u32>,
 }
+
+/// The memory of GPU `index`; `None` without an NVIDIA driver or without such a GPU.
+///
+/// NVML counts GPUs in the order of their PCI addresses, and does not heed `CUDA_VISIBLE_DEVICES`.
+pub fn memory(index: u32) -> Option<Memory> {
+    let nvml = nvml()?;
+    nvml.memory(nvml.device(index)?)
+}
+
+/// All figures of GPU `index`; `None` where [`memory`] is.
+pub fn status(index: u32) -> Option<Status> {
+    let nvml = nvml()?;
+    let device = nvml.device(index)?;
+    Some(Status {
+        memory: nvml.memory(device)?,
+        utilisation: nvml.utilisation(device),
+        temperature: nvml.temperature(device),
+    })
+}
+
+type Device = *mut c_void;
+/// 0 is success.
+type Code = c_int;
+
+/// `nvmlMemory_t`, in bytes.
+#[derive(Default)]
+#[repr(C)]
+struct RawMemory {
+    total: u64,
+    free: u64,
+    used: u64,
+}
+
+/// `nvmlUtilization_t`, in per cent.
+#[derive(Default)]
+#[repr(C)]
+struct RawUtilisation {
+    gpu: c_uint,
+    memory: c_uint,
+}
+
+/// `NVML_TEMPERATURE_GPU`
+const SENSOR_GPU: c_int = 0;
 
 struct Nvml {
-    library: Library,
+    device_by_index: unsafe extern "C" fn(c_uint, *mut Device) -> Code,
+    memory_info: unsafe extern "C" fn(Device, *mut RawMemory) -> Code,
+    utilisation_rates: Option<unsafe extern "C" fn(Device, *mut RawUtilisation) -> Code>,
+    temperature: Option<unsafe extern "C" fn(Device, c_int, *mut c_uint) -> Code>,
+    /// Keeps the functions above loaded.
+    _library: Library,
 }
 
-/// The memory of the GPU with this index, none when there is no such GPU or no driver.
-pub fn memory(index: u32) -> Option<Memory> {
+/// NVML, loaded and initialised at the first call, for as long as the process lives.
+fn nvml() -> Option<&'static Nvml> {
     static NVML: OnceLock<Option<Nvml>> = OnceLock::new();
-    NVML.get_or_init(Nvml::open).as_ref()?.memory(index)
+    NVML.get_or_init(Nvml::load).as_ref()
 }
 
+#[allow(unsafe_code)]
 impl Nvml {
-    fn open() -> Option<Self> {
-        // SAFETY: the driver's library has no initialisers that break this process's invariants, and the symbol has the
-        // type that nvml.h declares.
+    fn load() -> Option<Self> {
+        let name = if cfg!(windows) { "nvml.dll" } else { "libnvidia-ml.so.1" };
+        // SAFETY: the driver's library has no initialisers with preconditions; the symbols have the
+        // signatures of `nvml.h`, and the function pointers live no longer than the library beside them.
         unsafe {
-            let library = Library::new("libnvidia-ml.so.1").ok()?;
-            let init: Symbol<unsafe extern "C" fn() -> c_int> = library.get(b"nvmlInit_v2\0").ok()?;
-            if init() != SUCCESS {
+            let library = Library::new(name).ok()?;
+            let init = *library.get::<unsafe extern "C" fn() -> Code>(b"nvmlInit_v2\0").ok()?;
+            if init() != 0 {
                 return None;
             }
-            Some(Self { library })
+            Some(Self {
+                device_by_index: *library.get(b"nvmlDeviceGetHandleByIndex_v2\0").ok()?,
+                memory_info: *library.get(b"nvmlDeviceGetMemoryInfo\0").ok()?,
+                utilisation_rates: library.get(b"nvmlDeviceGetUtilizationRates\0").ok().map(|f| *f),
+                temperature: library.get(b"nvmlDeviceGetTemperature\0").ok().map(|f| *f),
+                _library: library,
+            })
         }
     }
 
-    fn memory(&self, index: u32) -> Option<Memory> {
-        let mut memory = NvmlMemory::default();
-        // SAFETY: the symbols have the types that nvml.h declares, NVML was initialised, and the out-pointers are valid for
-        // writes of their types.
-        unsafe {
-            type GetHandle = unsafe extern "C" fn(c_uint, *mut *mut c_void) -> c_int;
-            type GetMemory = unsafe extern "C" fn(*mut c_void, *mut NvmlMemory) -> c_int;
-            let get_handle: Symbol<GetHandle> = self.library.get(b"nvmlDeviceGetHandleByIndex_v2\0").ok()?;
-            let get_memory: Symbol<GetMemory> = self.library.get(b"nvmlDeviceGetMemoryInfo\0").ok()?;
-            let mut device = std::ptr::null_mut();
-            if get_handle(index, &mut device) != SUCCESS || get_memory(device, &mut memory) != SUCCESS {
-                return None;
-            }
-        }
-        Some(Memory { free_mb: memory.free >> 20, total_mb: memory.total >> 20 })
+    fn device(&self, index: u32) -> Option<Device> {
+        let mut device = std::ptr::null_mut();
+        // SAFETY: the library is initialised; the pointer is to a local.
+        (unsafe { (self.device_by_index)(index, &mut device) } == 0).then_some(device)
+    }
+
+    fn memory(&self, device: Device) -> Option<Memory> {
+        let mut raw = RawMemory::default();
+        // SAFETY: the handle came from the library; the pointer is to a local of the right layout.
+        let code = unsafe { (self.memory_info)(device, &mut raw) };
+        (code == 0).then_some(Memory { free_mb: raw.free >> 20, total_mb: raw.total >> 20 })
+    }
+
+    fn utilisation(&self, device: Device) -> Option<u32> {
+        let mut raw = RawUtilisation::default();
+        // SAFETY: as in `memory`.
+        let code = unsafe { (self.utilisation_rates?)(device, &mut raw) };
+        (code == 0).then_some(raw.gpu)
+    }
+
+    fn temperature(&self, device: Device) -> Option<u32> {
+        let mut celsius = 0;
+        // SAFETY: as in `memory`.
+        let code = unsafe { (self.temperature?)(device, SENSOR_GPU, &mut celsius) };
+        (code == 0).then_some(celsius)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_plausible_or_absent() {
+        let Some(status) = status(0) else {
+            assert_eq!(memory(0), None);
+            return;
+        };
+        assert!(status.memory.total_mb > 0 && status.memory.free_mb <= status.memory.total_mb);
+        assert!(status.utilisation.is_none_or(|percent| percent <= 100));
+        assert!(status.temperature.is_none_or(|celsius| celsius < 150));
+    }
+
+    #[test]
+    fn a_gpu_that_does_not_exist_has_no_figures() {
+        assert_eq!(memory(u32::MAX), None);
+        assert_eq!(status(u32::MAX), None);
     }
 }

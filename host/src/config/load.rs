@@ -91,7 +91,11 @@ fn set(into: &mut Table, defaults: &Table, keys: &[String], text: &str) -> Resul
     }
     let value = match known.and_then(|t| t.get(last)) {
         Some(Value::String(_)) => Value::String(text.to_owned()),
-        Some(Value::Float(_)) => Value::Float(text.parse().map_err(|_| format!("'{text}' is not a number"))?),
+        Some(Value::Integer(_)) => match (text.parse(), text.parse()) {
+            (Ok(whole), _) => Value::Integer(whole),
+            (_, Ok(number)) => Value::Float(number),
+            _ => return Err(format!("'{text}' is not a number")),
+        },
         _ => format!("v = {text}")
             .parse::<Table>()
             .ok()
@@ -117,9 +121,20 @@ mod tests {
     #[test]
     fn every_key_has_a_documented_default() {
         let config = with(&[], &[]).unwrap();
-        // What the file states is all there is: serialising the parsed defaults gives back the same keys.
-        let documented: Table = DEFAULTS.parse().unwrap();
-        let effective: Table = toml::to_string(&config).unwrap().parse().unwrap();
+        // What the file states is all there is: serialising the parsed defaults gives back the same keys and values.
+        fn flat(table: Table, at: &str, into: &mut Vec<(String, String)>) {
+            for (key, value) in table {
+                let key = format!("{at}.{key}");
+                match value {
+                    Value::Table(table) => flat(table, &key, into),
+                    Value::Integer(whole) => into.push((key, (whole as f64).to_string())),
+                    value => into.push((key, value.to_string().trim_end_matches(".0").to_owned())),
+                }
+            }
+        }
+        let (mut documented, mut effective) = (Vec::new(), Vec::new());
+        flat(DEFAULTS.parse().unwrap(), "", &mut documented);
+        flat(toml::to_string(&config).unwrap().parse().unwrap(), "", &mut effective);
         assert_eq!(documented, effective);
     }
 

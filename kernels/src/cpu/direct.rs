@@ -94,7 +94,7 @@ impl Direct {
         // Where a tap falls on the image, if it does.
         let at = |ky: usize, kx: usize| {
             let (y, x) = ((y + ky).wrapping_sub(padding), (x + kx).wrapping_sub(padding));
-            (y < h && x < w).then_some(y * w + x)
+            (y < h && x < w).then(|| y * w + x)
         };
         match source {
             Source::Planar(values) => {

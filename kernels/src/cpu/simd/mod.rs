@@ -109,3 +109,15 @@ pub(crate) trait Simd: Copy + 'static {
     /// `x > 0 ? x : slope * x`
     unsafe fn leaky(x: Self::V, slope: Self::V) -> Self::V;
 }
+
+/// Asks for the cache line at `p` to be brought near; a hint, so any address will do.
+#[inline(always)]
+pub(crate) fn prefetch<T>(p: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE is part of x86-64, and prefetching does not access memory as the language sees it.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(p.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}

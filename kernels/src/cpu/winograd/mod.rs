@@ -11,7 +11,7 @@ use super::buffer::{LANES, Lanes};
 use super::epilogue::Output;
 use super::gemm::{self, Gemm};
 use super::scratch::with_scratch;
-use super::simd::{Level, Simd, Task};
+use super::simd::{Level, Simd, Task, prefetch};
 use crate::backend::{Conv2dDesc, Shape};
 use rayon::prelude::*;
 use transform::{POINTS, SPAN, TILE};
@@ -156,6 +156,14 @@ impl Tiles<'_> {
         let inside = y >= pad && x >= pad && y - pad + SPAN <= h && x - pad + SPAN <= w;
         for block in 0..self.blocks[0] {
             let plane = self.planes[image * self.blocks[0] + block];
+            if inside {
+                // What the next tile adds to the right. The hardware does not follow this many rows at
+                // once by itself.
+                for row in 0..SPAN {
+                    let next = plane.as_ptr().wrapping_add((y - pad + row) * w + x - pad + SPAN);
+                    (0..TILE).for_each(|i| prefetch(next.wrapping_add(i)));
+                }
+            }
             // SAFETY: inner tiles read 8×8 pixels that exist, outer ones the copy; `target` is the tile's
             // place among the points.
             unsafe {

@@ -1,0 +1,161 @@
+//! Plain versions of every operation, with sums in `f64`, and what the tests share.
+#![allow(dead_code)] // Each test crate uses its part.
+
+use reverie_kernels::cpu::{CpuBackend, Level};
+use reverie_kernels::{Activation, Conv2dDesc, Filter, Shape};
+
+/// Height and width: single pixels, less than a tile, exact tiles, and odd remainders.
+pub const SIZES: [[usize; 2]; 9] =
+    [[1, 1], [1, 7], [3, 5], [6, 6], [8, 13], [12, 18], [17, 33], [31, 4], [65, 129]];
+
+/// A backend for each instruction set of this machine.
+pub fn backends() -> Vec<CpuBackend> {
+    Level::available().filter_map(|level| CpuBackend::with_level(2, level)).collect()
+}
+
+/// Values in -1..1 from a linear congruential generator (Knuth, MMIX).
+pub fn noise(len: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let next = |_| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..len).map(next).collect()
+}
+
+pub fn len(shape: Shape) -> usize {
+    shape.iter().product()
+}
+
+/// A tensor as plain values.
+#[derive(Clone)]
+pub struct Plain {
+    pub data: Vec<f32>,
+    pub shape: Shape,
+}
+
+impl Plain {
+    pub fn noise(shape: Shape, seed: u64) -> Self {
+        Self { data: noise(len(shape), seed), shape }
+    }
+
+    pub fn from_fn(shape: Shape, f: impl Fn(usize, usize, usize, usize) -> f64) -> Self {
+        let [n, c, h, w] = shape;
+        let mut data = Vec::with_capacity(len(shape));
+        for i in 0..n * c * h * w {
+            data.push(f(i / (c * h * w), i / (h * w) % c, i / w % h, i % w) as f32);
+        }
+        Self { data, shape }
+    }
+
+    pub fn at(&self, n: usize, c: usize, y: usize, x: usize) -> f64 {
+        let [_, channels, h, w] = self.shape;
+        f64::from(self.data[((n * channels + c) * h + y) * w + x])
+    }
+
+    /// Zero outside of the image.
+    fn padded(&self, n: usize, c: usize, y: isize, x: isize) -> f64 {
+        let [_, _, h, w] = self.shape;
+        let inside = (0..h as isize).contains(&y) && (0..w as isize).contains(&x);
+        if inside { self.at(n, c, y as usize, x as usize) } else { 0.0 }
+    }
+}
+
+pub fn slope_of(act: &Activation, channel: usize) -> f64 {
+    match act {
+        Activation::None => 1.0,
+        Activation::LeakyRelu(slope) => f64::from(*slope),
+        Activation::PRelu(slope) => f64::from(slope[if slope.len() == 1 { 0 } else { channel }]),
+    }
+}
+
+pub fn leaky(x: f64, slope: f64) -> f64 {
+    if x > 0.0 { x } else { x * slope }
+}
+
+pub fn conv2d(x: &Plain, desc: Conv2dDesc, weight: &[f32], bias: &[f32], act: &Activation) -> Plain {
+    let Conv2dDesc { in_channels, out_channels, kernel: k, stride, padding } = desc;
+    let [n, _, h, w] = x.shape;
+    let side = |len: usize| (len + 2 * padding - k) / stride + 1;
+    Plain::from_fn([n, out_channels, side(h), side(w)], |n, o, y, x0| {
+        let mut sum = f64::from(bias[o]);
+        for c in 0..in_channels {
+            for ky in 0..k {
+                for kx in 0..k {
+                    let iy = (y * stride + ky) as isize - padding as isize;
+                    let ix = (x0 * stride + kx) as isize - padding as isize;
+                    sum += f64::from(weight[((o * in_channels + c) * k + ky) * k + kx]) * x.padded(n, c, iy, ix);
+                }
+            }
+        }
+        leaky(sum, slope_of(act, o))
+    })
+}
+
+pub fn pixel_shuffle(x: &Plain, f: usize) -> Plain {
+    let [n, c, h, w] = x.shape;
+    Plain::from_fn([n, c / f / f, h * f, w * f], |n, c, y, x0| {
+        x.at(n, (c * f + y % f) * f + x0 % f, y / f, x0 / f)
+    })
+}
+
+/// The weight of a tap at distance `d` of the target's centre.
+fn weight(filter: Filter, d: f64) -> f64 {
+    let d = d.abs();
+    match filter {
+        Filter::Nearest => 1.0,
+        Filter::Bilinear => (1.0 - d).max(0.0),
+        Filter::Bicubic if d <= 1.0 => 1.25 * d.powi(3) - 2.25 * d.powi(2) + 1.0,
+        Filter::Bicubic if d < 2.0 => -0.75 * (d.powi(3) - 5.0 * d.powi(2) + 8.0 * d - 4.0),
+        Filter::Bicubic => 0.0,
+        Filter::Lanczos3 if d == 0.0 => 1.0,
+        Filter::Lanczos3 if d < 3.0 => {
+            let pi_d = std::f64::consts::PI * d;
+            3.0 * pi_d.sin() * (pi_d / 3.0).sin() / (pi_d * pi_d)
+        }
+        Filter::Lanczos3 => 0.0,
+    }
+}
+
+/// Position and weight of every source pixel in reach, edges handled as the filter's documentation says.
+fn taps(old: usize, new: usize, i: usize, filter: Filter) -> Vec<(usize, f64)> {
+    if filter == Filter::Nearest {
+        return vec![(i * old / new, 1.0)];
+    }
+    let centre = (i as f64 + 0.5) * old as f64 / new as f64 - 0.5;
+    let from = centre.floor() as isize - 3;
+    let mut taps = Vec::new();
+    for at in from..from + 8 {
+        let weight = weight(filter, centre - at as f64);
+        let inside = (0..old as isize).contains(&at);
+        if weight != 0.0 && (inside || filter != Filter::Lanczos3) {
+            taps.push((at.clamp(0, old as isize - 1) as usize, weight));
+        }
+    }
+    let sum: f64 = taps.iter().map(|tap| tap.1).sum();
+    taps.into_iter().map(|(at, weight)| (at, weight / sum)).collect()
+}
+
+pub fn resize(x: &Plain, h: usize, w: usize, filter: Filter) -> Plain {
+    let [n, c, old_h, old_w] = x.shape;
+    Plain::from_fn([n, c, h, w], |n, c, y, x0| {
+        let mut sum = 0.0;
+        for (sy, wy) in taps(old_h, h, y, filter) {
+            for (sx, wx) in taps(old_w, w, x0, filter) {
+                sum += wy * wx * x.at(n, c, sy, sx);
+            }
+        }
+        sum
+    })
+}
+
+/// Asserts that no value is further off than `tolerance` times the largest expected one.
+#[track_caller]
+pub fn assert_close(actual: &[f32], expected: &Plain, tolerance: f32, what: &str) {
+    assert_eq!(actual.len(), expected.data.len(), "{what}: number of values");
+    let scale = expected.data.iter().fold(1e-3f32, |max, x| max.max(x.abs()));
+    for (i, (a, e)) in actual.iter().zip(&expected.data).enumerate() {
+        let error = (a - e).abs() / scale;
+        assert!(error <= tolerance, "{what}: value {i} is {a}, not {e} (off by {error:e} of {scale})");
+    }
+}
