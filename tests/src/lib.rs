@@ -1,1 +1,281 @@
-//! What the end-to-end tests share.
+//! What the end-to-end tests share: the real server on a free port, a WebSocket client and an HTTP client.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+pub use tungstenite::Message;
+use tungstenite::{Utf8Bytes, WebSocket};
+
+/// How long anything may take before a test fails. Generous: it is no measurement.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The component of a test guest.
+pub fn guest(name: &str) -> PathBuf {
+    Path::new(env!("TEST_GUESTS")).join(format!("{name}.wasm"))
+}
+
+/// The component of a plugin of the project.
+pub fn plugin(name: &str) -> PathBuf {
+    Path::new(env!("PLUGINS")).join(format!("{name}.wasm"))
+}
+
+/// A PNG of a plain gradient.
+pub fn picture(width: u32, height: u32) -> Vec<u8> {
+    let picture = image::RgbImage::from_fn(width, height, |x, y| image::Rgb([(x % 256) as u8, (y % 256) as u8, 90]));
+    let mut content = std::io::Cursor::new(Vec::new());
+    picture.write_to(&mut content, image::ImageFormat::Png).expect("to memory");
+    content.into_inner()
+}
+
+/// The server as a process, with a folder of its own. It is killed when this is dropped.
+pub struct Server {
+    pub dir: TempDir,
+    pub address: String,
+    process: Child,
+    settings: Vec<String>,
+}
+
+impl Server {
+    /// Starts a server with these settings (`section.key=value`) and test guests in its plugin folder.
+    pub fn start(settings: &[&str], guests: &[&str]) -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir_all(dir.path().join("reverie-data/plugins")).expect("a folder");
+        for name in guests {
+            std::fs::copy(guest(name), dir.path().join(format!("reverie-data/plugins/{name}.wasm"))).expect("built");
+        }
+        let granted = "plugins.echo.capabilities=[\"jobs\", \"hub\"]";
+        let settings: Vec<String> = [granted].iter().chain(settings).map(|s| s.to_string()).collect();
+        let (process, address) = spawn(dir.path(), &settings);
+        Self { dir, address, process, settings }
+    }
+
+    /// Ends the process without warning and starts it again in the same folder.
+    pub fn crash_and_restart(&mut self) {
+        self.process.kill().expect("runs");
+        self.process.wait().expect("ends");
+        (self.process, self.address) = spawn(self.dir.path(), &self.settings);
+    }
+
+    /// Sends SIGTERM and waits for the end. True when it ended well.
+    pub fn terminate(&mut self) -> bool {
+        let pid = self.process.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.process.try_wait().expect("a child") {
+                return status.success();
+            }
+            assert!(Instant::now() < deadline, "the server does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn plugin_path(&self, name: &str) -> PathBuf {
+        self.dir.path().join("reverie-data/plugins").join(format!("{name}.wasm"))
+    }
+
+    /// Connects as a client that nobody knows yet.
+    pub fn connect(&self) -> Client {
+        self.connect_to("/v1/ws")
+    }
+
+    /// Connects and takes in the greeting.
+    pub fn connect_to(&self, path: &str) -> Client {
+        let mut client = self.try_connect(path).expect("connects");
+        client.greeting = client.receive();
+        assert_eq!(client.greeting["type"], "system:status");
+        client
+    }
+
+    /// Connects; the answer's status when that is refused.
+    pub fn try_connect(&self, path: &str) -> Result<Client, u16> {
+        let stream = TcpStream::connect(&self.address).expect("the server listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        match tungstenite::client(format!("ws://{}{path}", self.address), stream) {
+            Ok((socket, _)) => Ok(Client { socket, greeting: Value::Null }),
+            Err(tungstenite::HandshakeError::Failure(tungstenite::Error::Http(answer))) => Err(answer.status().as_u16()),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    pub fn get(&self, path: &str) -> Answer {
+        Answer::of(agent().get(self.url(path)).call())
+    }
+
+    pub fn put(&self, path: &str, content: &[u8]) -> Answer {
+        Answer::of(agent().put(self.url(path)).send(content))
+    }
+
+    /// Posts a multipart form with a file and fields.
+    pub fn post(&self, path: &str, file: Option<&[u8]>, fields: &[(&str, &str)]) -> Answer {
+        let mut body = Vec::new();
+        for (name, value) in fields {
+            let part = format!("--limit\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n");
+            body.extend_from_slice(part.as_bytes());
+        }
+        if let Some(file) = file {
+            body.extend_from_slice(
+                b"--limit\r\nContent-Disposition: form-data; name=\"file\"; filename=\"x\"\r\n\
+                  Content-Type: image/png\r\n\r\n",
+            );
+            body.extend_from_slice(file);
+            body.extend_from_slice(b"\r\n");
+        }
+        body.extend_from_slice(b"--limit--\r\n");
+        let post = agent().post(self.url(path)).header("Content-Type", "multipart/form-data; boundary=limit");
+        Answer::of(post.send(&body))
+    }
+
+    /// Uploads a file and returns its `fileRef`.
+    pub fn upload(&self, content: &[u8]) -> String {
+        let answer = self.post("/v1/upload", Some(content), &[]);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()["fileRef"].as_str().expect("a fileRef").to_owned()
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn spawn(dir: &Path, settings: &[String]) -> (Child, String) {
+    // Beside the test binaries: target/PROFILE/deps/TEST -> target/PROFILE/reverie-under-test.
+    let test = std::env::current_exe().expect("a path");
+    let server = test.ancestors().nth(2).expect("cargo's layout").join("reverie-under-test");
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("log")).expect("a log");
+    let mut command = Command::new(server);
+    command.current_dir(dir).args(["serve", "--port", "0"]).stdout(Stdio::piped()).stderr(log);
+    for setting in settings {
+        command.args(["--set", setting]);
+    }
+    let mut process = command.spawn().expect("the server was built");
+    let mut line = String::new();
+    BufReader::new(process.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
+    let address = line.trim().rsplit_once("http://").map(|(_, address)| address.to_owned());
+    let log = || std::fs::read_to_string(dir.join("log")).unwrap_or_default();
+    let address = address.unwrap_or_else(|| panic!("the server did not start: {line}\n{}", log()));
+    (process, address)
+}
+
+fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE)).build().into()
+}
+
+/// An HTTP answer.
+pub struct Answer {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    fn of(answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Self {
+        let mut answer = answer.expect("an answer");
+        let headers = answer.headers().iter();
+        let headers = headers.map(|(n, v)| (n.to_string(), v.to_str().unwrap_or_default().to_owned())).collect();
+        let mut body = Vec::new();
+        let _ = answer.body_mut().as_reader().read_to_end(&mut body);
+        Self { status: answer.status().as_u16(), headers, body }
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.text()))
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// A WebSocket client.
+pub struct Client {
+    pub socket: WebSocket<TcpStream>,
+    /// The `system:status` that a connection begins with.
+    pub greeting: Value,
+}
+
+impl Client {
+    pub fn send(&mut self, message: Value) {
+        self.send_text(&message.to_string());
+    }
+
+    pub fn send_text(&mut self, text: &str) {
+        self.socket.send(Message::text(text)).expect("the connection is open");
+    }
+
+    /// The next message of any type.
+    pub fn receive(&mut self) -> Value {
+        loop {
+            match self.socket.read().expect("a message") {
+                Message::Text(text) => return parse(&text),
+                Message::Close(frame) => panic!("closed: {frame:?}"),
+                _ => {}
+            }
+        }
+    }
+
+    /// The next message for which `wanted` holds.
+    pub fn receive_where(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let message = self.receive();
+            if wanted(&message) {
+                return message;
+            }
+            assert!(Instant::now() < deadline, "the message does not come");
+        }
+    }
+
+    /// Sends a message and returns the reply with its `id`.
+    pub fn ask(&mut self, mut message: Value) -> Value {
+        message["id"] = json!("asked");
+        self.send(message);
+        self.receive_where(|m| m["id"] == "asked")
+    }
+
+    /// Submits a job and returns its id.
+    pub fn submit(&mut self, mut message: Value) -> String {
+        message["type"] = json!("job:submit");
+        let ack = self.ask(message);
+        assert_eq!(ack["type"], "job:ack", "{ack}");
+        ack["jobId"].as_str().expect("a job id").to_owned()
+    }
+
+    /// The `job:complete` or `job:error` of a job.
+    pub fn finish(&mut self, job: &str) -> Value {
+        self.receive_where(|m| m["jobId"] == job && (m["type"] == "job:complete" || m["type"] == "job:error"))
+    }
+
+    /// Reads until the close frame and returns its code.
+    pub fn closed(&mut self) -> Option<u16> {
+        loop {
+            match self.socket.read() {
+                Ok(Message::Close(frame)) => return frame.map(|frame| frame.code.into()),
+                Ok(_) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+}
+
+fn parse(text: &Utf8Bytes) -> Value {
+    serde_json::from_str(text).expect("every message is JSON")
+}

@@ -56,6 +56,11 @@ impl<'a> Output<'a> {
         Self { parameters, planes: planes.as_mut_ptr(), area, residual }
     }
 
+    /// Where a plane begins, to prefetch by.
+    pub(crate) fn address(&self, image: usize, block: usize, blocks: usize) -> *const Lanes {
+        self.planes.wrapping_add((image * blocks + block) * self.area)
+    }
+
     /// The epilogue of one channel block of one image.
     ///
     /// # Safety

@@ -58,6 +58,11 @@ pub(crate) struct Gemm {
 }
 
 impl Gemm {
+    /// Whether each row of A is read once, before the same row of C is written: then C may be where A is.
+    pub(crate) fn single_pass(depth: usize, blocks: usize, level: Level) -> bool {
+        depth <= DEPTH_STEP && blocks <= level.panel()
+    }
+
     /// Multiplies.
     ///
     /// # Safety
@@ -132,17 +137,20 @@ impl Panel {
                 self.block::<S, NV, MR>(row);
                 row += MR;
             }
-            while MR > 4 && row + 4 <= self.rows {
-                self.block::<S, NV, 4>(row);
-                row += 4;
-            }
-            while MR > 2 && row + 2 <= self.rows {
-                self.block::<S, NV, 2>(row);
-                row += 2;
-            }
-            while row < self.rows {
-                self.block::<S, NV, 1>(row);
-                row += 1;
+            let rest = self.rows - row;
+            match rest {
+                1 => self.block::<S, NV, 1>(row),
+                2 if MR > 2 => self.block::<S, NV, 2>(row),
+                3 if MR > 3 => self.block::<S, NV, 3>(row),
+                4 if MR > 4 => self.block::<S, NV, 4>(row),
+                5 if MR > 5 => self.block::<S, NV, 5>(row),
+                _ if MR > 6 && rest >= 6 => {
+                    self.block::<S, NV, 6>(row);
+                    for row in row + 6..self.rows {
+                        self.block::<S, NV, 1>(row);
+                    }
+                }
+                _ => {}
             }
         }
     }

@@ -18,8 +18,10 @@ use transform::{POINTS, SPAN, TILE};
 
 /// Bytes of a task's intermediate results. The second-level cache of current cores is 1 to 2 MiB, some of
 /// which the weights pass through; measured best on Zen 4.
-const TASK_BYTES: usize = 640 << 10;
-/// The most tiles of a task, as far as it pays; a multiple of the rows of every register block.
+const TASK_BYTES: usize = 768 << 10;
+/// Tiles of a task come in multiples of this, the rows of the multiplication's widest register block.
+const TASK_STEP: usize = 6;
+/// The most tiles of a task, as far as it pays.
 const TASK_TILES: usize = 48;
 /// The most bytes of transformed weights, which are 64/9 of the original ones: past this they would stream
 /// from main memory for each task.
@@ -59,15 +61,17 @@ impl Winograd {
         let (rows, columns) = (out_h.div_ceil(TILE), out_w.div_ceil(TILE));
         let tiles = images * rows * columns;
         let (ins, outs) = (self.desc.in_channels.div_ceil(LANES), self.desc.out_channels.div_ceil(LANES));
-        let tile_bytes = POINTS * (ins + outs) * size_of::<Lanes>();
-        let most = (TASK_BYTES / tile_bytes / 12 * 12).clamp(12, TASK_TILES);
-        // Small images: tasks of equal size, an even number of them.
-        let tasks = tiles.div_ceil(most).next_multiple_of(rayon::current_num_threads());
-        let step = tiles.div_ceil(tasks).max(1);
+        // A register block of the multiplication reads its rows whole before it writes them, so that with
+        // one panel the products can take the place of the inputs.
+        let in_place = Gemm::single_pass(self.desc.in_channels, outs, self.level);
+        let point = if in_place { [ins.max(outs); 2] } else { [ins, outs] };
+        let stride = point.map(|blocks| POINTS * blocks + 1);
+        let tile_lanes = stride[0] + if in_place { 0 } else { stride[1] };
+        let most = TASK_BYTES / size_of::<Lanes>() / tile_lanes;
+        let step = balanced(tiles, rayon::current_num_threads(), most.clamp(TASK_STEP, TASK_TILES));
         (0..tiles.div_ceil(step)).into_par_iter().for_each(|i| {
             let (first, count) = (i * step, step.min(tiles - i * step));
-            let stride = [POINTS * ins + 1, POINTS * outs + 1];
-            with_scratch(count * (stride[0] + stride[1]), |scratch| {
+            with_scratch(count * tile_lanes, |scratch| {
                 let task = Tiles {
                     layer: self,
                     planes,
@@ -78,7 +82,9 @@ impl Winograd {
                     first,
                     count,
                     blocks: [ins, outs],
+                    point,
                     stride,
+                    in_place,
                     scratch: scratch.as_mut_ptr().cast(),
                 };
                 // SAFETY: the level was available when the weights were packed. Shapes were checked by the
@@ -87,6 +93,13 @@ impl Winograd {
             });
         });
     }
+}
+
+/// How many of `tiles` a task takes, at most `most`, so that the threads finish at about the same time.
+fn balanced(tiles: usize, threads: usize, most: usize) -> usize {
+    // Each task reads the weights anew, which takes about as long as a tile or two.
+    let cost = |step: usize| tiles.div_ceil(step).div_ceil(threads) * (step + 2);
+    (1..=most / TASK_STEP).rev().map(|i| i * TASK_STEP).min_by_key(|&step| cost(step)).unwrap_or(TASK_STEP)
 }
 
 /// A run of tiles, in the order of images, rows and columns.
@@ -102,9 +115,13 @@ struct Tiles<'a> {
     count: usize,
     /// Channel blocks of input and output.
     blocks: [usize; 2],
+    /// Vectors from one point to the next in the transformed input and output.
+    point: [usize; 2],
     /// Vectors from one tile to the next in the transformed input and output. One more than there are, as
     /// a stride of a power of two would put the same point of all tiles into the same few cache sets.
     stride: [usize; 2],
+    /// Whether the products overwrite the transformed input.
+    in_place: bool,
     /// Room for all tiles of both: for each tile its points, for each point its channels.
     scratch: *mut f32,
 }
@@ -112,25 +129,26 @@ struct Tiles<'a> {
 impl Task for Tiles<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let [ins, outs] = self.blocks;
+        let outs = self.blocks[1];
         let (input, depth) = (self.scratch, self.layer.desc.in_channels);
         // SAFETY: `scratch` has room for `count` times `stride[0] + stride[1]` vectors; the weights hold
         // `POINTS` packed matrices.
         unsafe {
-            let product = self.scratch.add(self.count * self.stride[0] * LANES);
+            let product = self.scratch.add(if self.in_place { 0 } else { self.count * self.stride[0] * LANES });
             for tile in 0..self.count {
                 self.transform_input::<S>(tile, input.add(tile * self.stride[0] * LANES));
             }
             for point in 0..POINTS {
+                self.prefetch(point);
                 let weights = self.layer.weights.as_ptr().add(point * depth * outs);
                 Gemm {
                     rows: self.count,
                     depth,
                     blocks: outs,
-                    a: input.add(point * ins * LANES),
+                    a: input.add(point * self.point[0] * LANES),
                     a_stride: self.stride[0] * LANES,
                     b: weights.cast(),
-                    c: product.add(point * outs * LANES),
+                    c: product.add(point * self.point[1] * LANES),
                     c_stride: self.stride[1] * LANES,
                 }
                 .multiply::<S>();
@@ -150,30 +168,49 @@ impl Tiles<'_> {
         [tile / (rows * columns), tile / columns % rows * TILE, tile % columns * TILE]
     }
 
+    /// Brings near a 64th of what this task will write and the next one will read. The transforms by
+    /// themselves wait for memory, while the multiplication between them leaves it idle.
+    #[inline(always)]
+    fn prefetch(&self, part: usize) {
+        let ([ins, outs], pad) = (self.blocks, self.layer.desc.padding);
+        let share = |all: usize| all * part / POINTS..all * (part + 1) / POINTS;
+        // Addresses outside of the image do no harm. By halves of tiles, so as to spread the requests.
+        for i in share(2 * self.count * ins) {
+            let (plane, half) = (i / 2, i % 2);
+            let [image, y, x] = self.place(self.count + plane / ins);
+            if let Some(plane) = self.planes.get(image * ins + plane % ins) {
+                let row = (y + SPAN / 2 * half).wrapping_sub(pad).wrapping_mul(self.in_size[1]);
+                // The first two columns are the last ones of the tile before.
+                let column = (x + SPAN - TILE).wrapping_sub(pad);
+                let first = plane.as_ptr().wrapping_add(row.wrapping_add(column));
+                prefetch_rows(first, SPAN / 2, self.in_size[1]);
+            }
+        }
+        for i in share(2 * self.count * outs) {
+            let (plane, half) = (i / 2, i % 2);
+            let [image, y, x] = self.place(plane / outs);
+            let pixel = (y + TILE / 2 * half) * self.out_size[1] + x;
+            let first = self.output.address(image, plane % outs, outs).wrapping_add(pixel);
+            prefetch_rows(first, TILE / 2, self.out_size[1]);
+        }
+    }
+
     #[inline(always)]
     unsafe fn transform_input<S: Simd>(&self, tile: usize, target: *mut f32) {
         let ([image, y, x], [h, w], pad) = (self.place(tile), self.in_size, self.layer.desc.padding);
         let inside = y >= pad && x >= pad && y - pad + SPAN <= h && x - pad + SPAN <= w;
         for block in 0..self.blocks[0] {
             let plane = self.planes[image * self.blocks[0] + block];
-            if inside {
-                // What the next tile adds to the right. The hardware does not follow this many rows at
-                // once by itself.
-                for row in 0..SPAN {
-                    let next = plane.as_ptr().wrapping_add((y - pad + row) * w + x - pad + SPAN);
-                    (0..TILE).for_each(|i| prefetch(next.wrapping_add(i)));
-                }
-            }
             // SAFETY: inner tiles read 8×8 pixels that exist, outer ones the copy; `target` is the tile's
             // place among the points.
             unsafe {
                 let target = target.add(block * LANES);
                 if inside {
                     let source = plane.as_ptr().add((y - pad) * w + x - pad);
-                    transform::input::<S>(source.cast(), w * LANES, target, self.blocks[0] * LANES);
+                    transform::input::<S>(source.cast(), w * LANES, target, self.point[0] * LANES);
                 } else {
                     let copy = padded(plane, [h, w], [y, x], pad);
-                    transform::input::<S>(copy.as_ptr().cast(), SPAN * LANES, target, self.blocks[0] * LANES);
+                    transform::input::<S>(copy.as_ptr().cast(), SPAN * LANES, target, self.point[0] * LANES);
                 }
             }
         }
@@ -187,7 +224,7 @@ impl Tiles<'_> {
             // SAFETY: only pixels inside of the image are stored, and no other tile has them.
             unsafe {
                 let epilogue = self.output.plane::<S>(image, block, self.blocks[1]);
-                transform::output::<S>(source.add(block * LANES), self.blocks[1] * LANES, |y, sums| {
+                transform::output::<S>(source.add(block * LANES), self.point[1] * LANES, |y, sums| {
                     if y < rows {
                         for (x, sum) in sums.into_iter().enumerate() {
                             if x < columns {
@@ -198,6 +235,13 @@ impl Tiles<'_> {
                 });
             }
         }
+    }
+}
+
+#[inline(always)]
+fn prefetch_rows(first: *const Lanes, rows: usize, row_stride: usize) {
+    for y in 0..rows {
+        (0..TILE).for_each(|x| prefetch(first.wrapping_add(y * row_stride + x)));
     }
 }
 

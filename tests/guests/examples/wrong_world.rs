@@ -1,0 +1,5 @@
+//! A command, which is a component of another world.
+
+fn main() {
+    println!("not a handler");
+}

@@ -1,0 +1,5 @@
+//! The server that the tests start.
+
+fn main() -> std::process::ExitCode {
+    reverie::cli::main()
+}
