@@ -133,7 +133,9 @@ fn main() -> Result<()> {
             dense_block(&backend, size)?;
         }
         single(&backend, Conv2dDesc::same(3, 64, 3), 256)?;
-        for (inputs, outputs) in [(64, 64), (64, 48), (64, 32), (96, 32), (128, 32), (160, 32), (192, 64), (64, 3)] {
+        for (inputs, outputs) in
+            [(64, 64), (64, 48), (64, 32), (96, 32), (128, 32), (160, 32), (192, 64), (64, 3)]
+        {
             single(&backend, Conv2dDesc::same(inputs, outputs, 3), 256)?;
         }
         single(&backend, Conv2dDesc::same(64, 64, 1), 256)?;

@@ -60,7 +60,11 @@ impl Conv2dDesc {
     /// Checks the description itself and the lengths of its parameters.
     pub(crate) fn validate(&self, weight: &[f32], bias: Option<&[f32]>, act: &Activation) -> Result<()> {
         let invalid = Error::InvalidConv { desc: *self };
-        if self.in_channels == 0 || self.out_channels == 0 || self.kernel.is_multiple_of(2) || self.stride == 0 {
+        if self.in_channels == 0
+            || self.out_channels == 0
+            || self.kernel.is_multiple_of(2)
+            || self.stride == 0
+        {
             return Err(invalid);
         }
         check_len("convolution weight", self.checked_weight_len().ok_or(invalid)?, weight.len())?;

@@ -50,7 +50,9 @@ pub enum Error {
         shape: Shape,
     },
     /// The padded input is smaller than the kernel (or too large to be addressed).
-    #[error("input {shape:?} does not fit {desc:?}: smaller than the kernel, or padded past what can be addressed")]
+    #[error(
+        "input {shape:?} does not fit {desc:?}: smaller than the kernel, or padded past what can be addressed"
+    )]
     ConvInputTooSmall {
         /// The input's shape.
         shape: Shape,

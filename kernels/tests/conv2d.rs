@@ -59,7 +59,8 @@ fn direct_is_right_for_every_kernel_stride_and_padding() {
         for stride in [1, 2, 3] {
             for padding in [0, 1, kernel] {
                 for (inputs, outputs) in [(1, 1), (4, 65), (32, 16)] {
-                    let desc = Conv2dDesc { in_channels: inputs, out_channels: outputs, kernel, stride, padding };
+                    let desc =
+                        Conv2dDesc { in_channels: inputs, out_channels: outputs, kernel, stride, padding };
                     check(desc, [9, 11], 2, Activation::None);
                 }
             }
@@ -196,10 +197,7 @@ fn inputs_that_do_not_fit_are_refused() {
     let error = backend.conv2d(&tensor([1, 4, 2, 5]), &conv).err();
     assert_eq!(error, Some(Error::ConvInputTooSmall { shape: [1, 4, 2, 5], desc }));
     let error = backend.conv2d_residual(&tensor([1, 4, 5, 5]), &conv, 1.0, &tensor([1, 8, 5, 5])).err();
-    let expected = Error::ShapeMismatch {
-        operation: "conv2d_residual",
-        left: [1, 8, 3, 3],
-        right: [1, 8, 5, 5],
-    };
+    let expected =
+        Error::ShapeMismatch { operation: "conv2d_residual", left: [1, 8, 3, 3], right: [1, 8, 5, 5] };
     assert_eq!(error, Some(expected));
 }

@@ -111,7 +111,8 @@ const RESIZED: [(Filter, [f32; 7]); 4] = [
 #[test]
 fn concat_joins_channels() {
     for channels in [[16, 32, 5], [3, 4, 5], [64, 16, 16], [1, 16, 1]] {
-        let parts: Vec<_> = channels.iter().zip(1..).map(|(&c, seed)| Plain::noise([2, c, 4, 7], seed)).collect();
+        let parts: Vec<_> =
+            channels.iter().zip(1..).map(|(&c, seed)| Plain::noise([2, c, 4, 7], seed)).collect();
         let mut starts = vec![0];
         channels.iter().for_each(|c| starts.push(starts.last().unwrap() + c));
         let expected = Plain::from_fn([2, starts[3], 4, 7], |n, c, y, x| {

@@ -28,7 +28,8 @@ pub fn plugin(name: &str) -> PathBuf {
 
 /// A PNG of a plain gradient.
 pub fn picture(width: u32, height: u32) -> Vec<u8> {
-    let picture = image::RgbImage::from_fn(width, height, |x, y| image::Rgb([(x % 256) as u8, (y % 256) as u8, 90]));
+    let picture =
+        image::RgbImage::from_fn(width, height, |x, y| image::Rgb([(x % 256) as u8, (y % 256) as u8, 90]));
     let mut content = std::io::Cursor::new(Vec::new());
     picture.write_to(&mut content, image::ImageFormat::Png).expect("to memory");
     content.into_inner()
@@ -48,7 +49,8 @@ impl Server {
         let dir = tempfile::tempdir().expect("a folder");
         std::fs::create_dir_all(dir.path().join("reverie-data/plugins")).expect("a folder");
         for name in guests {
-            std::fs::copy(guest(name), dir.path().join(format!("reverie-data/plugins/{name}.wasm"))).expect("built");
+            std::fs::copy(guest(name), dir.path().join(format!("reverie-data/plugins/{name}.wasm")))
+                .expect("built");
         }
         let granted = "plugins.echo.capabilities=[\"jobs\", \"hub\"]";
         let settings: Vec<String> = [granted].iter().chain(settings).map(|s| s.to_string()).collect();
@@ -100,7 +102,9 @@ impl Server {
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         match tungstenite::client(format!("ws://{}{path}", self.address), stream) {
             Ok((socket, _)) => Ok(Client { socket, greeting: Value::Null }),
-            Err(tungstenite::HandshakeError::Failure(tungstenite::Error::Http(answer))) => Err(answer.status().as_u16()),
+            Err(tungstenite::HandshakeError::Failure(tungstenite::Error::Http(answer))) => {
+                Err(answer.status().as_u16())
+            }
             Err(error) => panic!("{error}"),
         }
     }
@@ -117,7 +121,8 @@ impl Server {
     pub fn post(&self, path: &str, file: Option<&[u8]>, fields: &[(&str, &str)]) -> Answer {
         let mut body = Vec::new();
         for (name, value) in fields {
-            let part = format!("--limit\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n");
+            let part =
+                format!("--limit\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n");
             body.extend_from_slice(part.as_bytes());
         }
         if let Some(file) = file {
@@ -186,7 +191,8 @@ impl Answer {
     fn of(answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Self {
         let mut answer = answer.expect("an answer");
         let headers = answer.headers().iter();
-        let headers = headers.map(|(n, v)| (n.to_string(), v.to_str().unwrap_or_default().to_owned())).collect();
+        let headers =
+            headers.map(|(n, v)| (n.to_string(), v.to_str().unwrap_or_default().to_owned())).collect();
         let mut body = Vec::new();
         let _ = answer.body_mut().as_reader().read_to_end(&mut body);
         Self { status: answer.status().as_u16(), headers, body }

@@ -44,7 +44,10 @@ fn a_job_that_ends_the_server_is_given_up() {
         server.crash_and_restart();
     }
     let got = server.connect().ask(json!({"type": "job:get", "jobId": job}));
-    assert!(got["job"]["status"] == "error" && got["job"]["error"].as_str().unwrap().contains("given up"), "{got}");
+    assert!(
+        got["job"]["status"] == "error" && got["job"]["error"].as_str().unwrap().contains("given up"),
+        "{got}"
+    );
 }
 
 #[test]

@@ -14,7 +14,10 @@ fn messages_are_answered_with_their_id() {
     }
     assert_eq!(client.greeting["storage"]["ok"], true);
     assert_eq!(client.ask(json!({"type": "ping"}))["type"], "pong");
-    assert_eq!(client.ask(json!({"type": "echo:ping"})), json!({"type": "echo:pong", "version": "1.0.0", "id": "asked"}));
+    assert_eq!(
+        client.ask(json!({"type": "echo:ping"})),
+        json!({"type": "echo:pong", "version": "1.0.0", "id": "asked"})
+    );
     let unknown = client.ask(json!({"type": "dream:nonsense"}));
     assert_eq!(unknown["error"], "Unknown type: dream:nonsense");
     client.send_text("{nope");
@@ -26,7 +29,10 @@ fn messages_are_answered_with_their_id() {
     client.socket.send(Message::binary(vec![1u8, 2])).unwrap();
     assert!(client.receive()["error"].as_str().unwrap().contains("Binary"));
     let unknown = client.ask(json!({"type": "job:submit", "jobType": "nope"}));
-    assert!(unknown["type"] == "error" && unknown["error"].as_str().unwrap().contains("echo-sleep, sr"), "{unknown}");
+    assert!(
+        unknown["type"] == "error" && unknown["error"].as_str().unwrap().contains("echo-sleep, sr"),
+        "{unknown}"
+    );
     client.socket.send(Message::Ping(vec![7u8].into())).unwrap();
     loop {
         if let Message::Pong(content) = client.socket.read().unwrap() {
@@ -89,19 +95,29 @@ fn bad_input_says_what_is_accepted() {
         message["type"] = json!("job:submit");
         message["jobType"] = json!("sr");
         let answer = client.ask(message);
-        assert!(answer["type"] == "error" && answer["error"].as_str().unwrap().contains(expected), "{params}: {answer}");
+        assert!(
+            answer["type"] == "error" && answer["error"].as_str().unwrap().contains(expected),
+            "{params}: {answer}"
+        );
     }
     let text = server.upload(b"this is no picture");
     let bomb = server.upload(&picture(200, 100));
     for (file_ref, model, expected) in [
-        ("fileRef:6ba7b810-9dad-11d1-80b4-00c04fd430c8", "bicubic", "fileRef '6ba7b810-9dad-11d1-80b4-00c04fd430c8' not found or expired"),
+        (
+            "fileRef:6ba7b810-9dad-11d1-80b4-00c04fd430c8",
+            "bicubic",
+            "fileRef '6ba7b810-9dad-11d1-80b4-00c04fd430c8' not found or expired",
+        ),
         (text.as_str(), "bicubic", "not a picture"),
         (bomb.as_str(), "bicubic", "over the limit of 10000 pixels"),
         (file_ref.as_str(), "nope", "realesr-animevideov3"),
     ] {
         let job = client.submit(json!({"jobType": "sr", "fileRef": file_ref, "params": {"model": model}}));
         let failed = client.finish(&job);
-        assert!(failed["type"] == "job:error" && failed["error"].as_str().unwrap().contains(expected), "{failed}");
+        assert!(
+            failed["type"] == "job:error" && failed["error"].as_str().unwrap().contains(expected),
+            "{failed}"
+        );
     }
     for (answer, status, expected) in [
         (server.post("/v1/upload", Some(b""), &[]), 400, "empty"),
@@ -128,7 +144,11 @@ fn http_serves_the_same() {
     let server = Server::start(&[], &[]);
     assert_eq!(server.get("/health").json(), json!({"status": "ok"}));
     for path in ["/superres", "/v1/superres"] {
-        let made = server.post(path, Some(&picture(10, 8)), &[("magnitude", "1"), ("out_format", "jpeg"), ("quality", "80")]);
+        let made = server.post(
+            path,
+            Some(&picture(10, 8)),
+            &[("magnitude", "1"), ("out_format", "jpeg"), ("quality", "80")],
+        );
         assert_eq!(made.status, 200, "{}", made.text());
         assert_eq!((made.header("content-type"), made.header("x-superres")), (Some("image/jpeg"), Some("2")));
         assert_eq!(image::load_from_memory(&made.body).unwrap().width(), 20);
@@ -137,7 +157,10 @@ fn http_serves_the_same() {
     assert_eq!(server.get("/storage/mine/a.txt").text(), "hello");
     assert_eq!(server.get("/storage/health").json()["ok"], true);
     let plugins = server.get("/v1/plugins").json();
-    assert_eq!((&plugins["plugins"][0]["name"], &plugins["plugins"][0]["state"]), (&json!("sr"), &json!("active")));
+    assert_eq!(
+        (&plugins["plugins"][0]["name"], &plugins["plugins"][0]["state"]),
+        (&json!("sr"), &json!("active"))
+    );
     let metrics = server.get("/metrics").text();
     assert!(metrics.contains("reverie_jobs_finished_total{state=\"done\",type=\"sr\"} 2"), "{metrics}");
     assert!(server.get("/").text().contains("<title>Reverie</title>"));
@@ -164,7 +187,10 @@ fn jobs_are_queued_reordered_cancelled_and_refused() {
     let waiting: Vec<String> = (0..3).map(|_| client.submit(json!({"jobType": "echo"}))).collect();
     client.send(json!({"type": "job:submit", "id": "full", "jobType": "echo"}));
     let refused = client.receive_where(|m| m["id"] == "full");
-    assert!(refused["type"] == "job:error" && refused["error"].as_str().unwrap().contains("queue is full"), "{refused}");
+    assert!(
+        refused["type"] == "job:error" && refused["error"].as_str().unwrap().contains("queue is full"),
+        "{refused}"
+    );
     let over_http = server.post("/superres", Some(&picture(4, 4)), &[]);
     assert_eq!((over_http.status, over_http.header("retry-after").is_some()), (429, true));
 
@@ -179,7 +205,9 @@ fn jobs_are_queued_reordered_cancelled_and_refused() {
     let mut ended = Vec::new();
     while ended.len() < 3 {
         let message = client.receive();
-        if message["type"] == "job:complete" || (message["type"] == "job:error" && message["status"] == "cancelled") {
+        if message["type"] == "job:complete"
+            || (message["type"] == "job:error" && message["status"] == "cancelled")
+        {
             ended.push(message["jobId"].as_str().unwrap().to_owned());
         }
     }
@@ -225,7 +253,9 @@ fn a_client_that_reconnects_picks_its_results_up() {
 
 #[test]
 fn events_go_to_the_submitter_or_as_before_to_all() {
-    for (setting, heard) in [("hub.broadcast_job_events=false", false), ("hub.broadcast_job_events=true", true)] {
+    for (setting, heard) in
+        [("hub.broadcast_job_events=false", false), ("hub.broadcast_job_events=true", true)]
+    {
         let server = Server::start(&[setting], &["echo"]);
         let (mut one, mut other) = (server.connect(), server.connect());
         let job = one.submit(json!({"jobType": "echo"}));
@@ -264,7 +294,8 @@ fn a_slow_client_is_dropped_and_nobody_else_notices() {
 
 #[test]
 fn idle_and_oversized_clients_get_a_close_code() {
-    let server = Server::start(&["hub.idle_timeout_s=1", "hub.ping_interval_s=60", "hub.max_message_bytes=1000"], &[]);
+    let server =
+        Server::start(&["hub.idle_timeout_s=1", "hub.ping_interval_s=60", "hub.max_message_bytes=1000"], &[]);
     let mut big = server.connect();
     big.send_text(&"x".repeat(5000));
     assert_eq!(big.closed(), Some(1009));

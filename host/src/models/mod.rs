@@ -1,5 +1,7 @@
 //! Networks, written once against `Backend`.
 
+mod architecture;
+mod hidden;
 mod rrdbnet;
 mod samples;
 mod srvgg;
@@ -30,15 +32,18 @@ pub trait Control: Sync {
 
 /// A network that enlarges RGB pictures.
 pub trait Upscale<B: reverie_kernels::Backend>: Send + Sync {
-    /// The factor by which each side grows.
-    fn scale(&self) -> usize;
-
-    /// How far, in input pixels, an output pixel looks: tiles overlap by this much.
+    /// How far, in input pixels, tiles have to overlap so that a tiled picture equals an untiled one within 1/255.
     fn overlap(&self) -> usize;
 
-    /// Enlarges `picture`: N, 3, H, W in 0..1 to N, 3, H·scale, W·scale, not clamped.
+    /// Tiles begin and end at multiples of this many input pixels (the picture's own end aside).
+    fn grid(&self) -> usize {
+        1
+    }
+
+    /// Enlarges `picture`: N, 3, H, W in 0..1 to N, 3, H·scale, W·scale, not clamped. `scale` is one of those that the
+    /// weights were found to offer.
     ///
     /// # Errors
     /// Those of the backend.
-    fn forward(&self, backend: &B, picture: &B::Tensor) -> reverie_kernels::Result<B::Tensor>;
+    fn forward(&self, backend: &B, picture: &B::Tensor, scale: usize) -> reverie_kernels::Result<B::Tensor>;
 }

@@ -38,24 +38,28 @@ fn spans(length: usize, tile: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..count).map(move |i| (i * length / count, (i + 1) * length / count))
 }
 
-/// One pass of a network. Alpha is enlarged by bicubic interpolation: the network has never seen one. The colour under
-/// transparent pixels goes through the network as it is, so that nothing bleeds into what is visible.
+/// A tile's span with its overlap, widened to the network's grid, within the picture.
+fn widen(from: usize, to: usize, overlap: usize, grid: usize, length: usize) -> (usize, usize) {
+    (from.saturating_sub(overlap) / grid * grid, (to + overlap).next_multiple_of(grid).min(length))
+}
+
+/// One pass of a network. Alpha is enlarged by bicubic interpolation: the network has never seen one.
 pub fn network_pass<B: Backend, T: Sample>(
     backend: &B,
-    network: &dyn Upscale<B>,
+    (network, scale): (&dyn Upscale<B>, usize),
     picture: &Planes<T>,
     tile: usize,
     progress: &mut Progress<'_>,
 ) -> Result<Planes<T>, UpscaleError> {
-    let (scale, overlap) = (network.scale(), network.overlap());
+    let (overlap, grid) = (network.overlap(), network.grid());
     let (width, height) = (picture.width, picture.height);
     let (out_width, out_height) = (width * scale, height * scale);
     let mut color = [(); 3].map(|()| vec![T::from_unit(0.0); out_width * out_height]);
     for (top, bottom) in spans(height, tile) {
         for (left, right) in spans(width, tile) {
             progress.step(|| {
-                let (x0, x1) = (left.saturating_sub(overlap), (right + overlap).min(width));
-                let (y0, y1) = (top.saturating_sub(overlap), (bottom + overlap).min(height));
+                let (x0, x1) = widen(left, right, overlap, grid, width);
+                let (y0, y1) = widen(top, bottom, overlap, grid, height);
                 let mut values = Vec::with_capacity(3 * (x1 - x0) * (y1 - y0));
                 for plane in &picture.color {
                     for y in y0..y1 {
@@ -63,7 +67,7 @@ pub fn network_pass<B: Backend, T: Sample>(
                     }
                 }
                 let input = backend.tensor(values, [1, 3, y1 - y0, x1 - x0])?;
-                let made = backend.to_vec(&network.forward(backend, &input)?)?;
+                let made = backend.to_vec(&network.forward(backend, &input, scale)?)?;
                 let (made_width, made_height) = ((x1 - x0) * scale, (y1 - y0) * scale);
                 for (plane, made) in color.iter_mut().zip(made.chunks_exact(made_width * made_height)) {
                     for y in top * scale..bottom * scale {

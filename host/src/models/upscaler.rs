@@ -1,12 +1,19 @@
 //! The super-resolution networks and resamplers there are, and running one.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use image::DynamicImage;
 use reverie_kernels::{Backend, Filter, cpu::CpuBackend};
 
 use super::{
-    Control, RrdbNet, SrvggNetCompact, Upscale, Weights, WeightsError,
+    Control, Upscale, Weights, WeightsError,
+    architecture::{self, Description},
+    hidden,
     samples::{self, AnyPlanes, Planes, Sample},
     tiles::{self, Progress},
 };
@@ -14,11 +21,8 @@ use super::{
 /// The network when none is named.
 pub const DEFAULT: &str = "realesr-animevideov3";
 
-const EMBEDDED: [&[u8]; 3] = [
-    include_bytes!("../../weights/realesr-animevideov3-x2.safetensors"),
-    include_bytes!("../../weights/realesr-animevideov3-x3.safetensors"),
-    include_bytes!("../../weights/realesr-animevideov3-x4.safetensors"),
-];
+/// x2, x3 and x4: their weights are the same, x2 and x3 reduce the output (see weights/README.md).
+const EMBEDDED: &[u8] = include_bytes!("../../weights/realesr-animevideov3.safetensors");
 
 const RESAMPLERS: [(&str, Filter); 4] = [
     ("nearest", Filter::Nearest),
@@ -72,6 +76,9 @@ pub enum UpscaleError {
     TooLarge,
     #[error("job cancelled")]
     Cancelled,
+    /// A file of the operator's folder that was good when the server started.
+    #[error("the network can't be loaded any more: {0}")]
+    Weights(#[from] WeightsError),
     #[error("computing failed: {0}")]
     Backend(#[from] reverie_kernels::Error),
 }
@@ -83,25 +90,60 @@ impl UpscaleError {
     }
 }
 
-type Network = Box<dyn Upscale<CpuBackend>>;
+type Network = Arc<dyn Upscale<CpuBackend>>;
 
-struct Family {
-    networks: BTreeMap<u32, Network>,
-    architecture: &'static str,
-    source: String,
+/// A network that is there; its weights are brought to the device when it is first used.
+struct Entry {
+    description: Description,
+    /// None for the embedded one.
+    path: Option<PathBuf>,
+    loaded: Mutex<Option<Network>>,
+}
+
+impl Entry {
+    fn new(file: &str, bytes: &[u8], path: Option<PathBuf>) -> Result<Self, WeightsError> {
+        let description = architecture::describe(&Weights::parse(file, bytes)?)?;
+        Ok(Self { description, path, loaded: Mutex::new(None) })
+    }
+
+    fn network(&self, backend: &CpuBackend) -> Result<Network, WeightsError> {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(network) = &*loaded {
+            return Ok(network.clone());
+        }
+        let network: Network = match &self.path {
+            None => architecture::load(backend, &Weights::parse("embedded", EMBEDDED)?)?.into(),
+            Some(path) => {
+                let bytes = read(path)?;
+                let weights = Weights::parse(&path.display().to_string(), &bytes)?;
+                // A file that was replaced by another network would make pictures of another size than was promised.
+                if architecture::describe(&weights)? != self.description {
+                    return Err(weights.unknown("it was another one when the server started"));
+                }
+                architecture::load(backend, &weights)?.into()
+            }
+        };
+        Ok(loaded.insert(network).clone())
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, WeightsError> {
+    fs::read(path)
+        .map_err(|error| WeightsError::Format { file: path.display().to_string(), reason: error.to_string() })
 }
 
 /// One pass: by what, and how much.
+#[derive(Clone, Copy)]
 enum Pass<'a> {
-    Network(&'a dyn Upscale<CpuBackend>),
+    Network(&'a Entry, u32),
     Resampler(Filter, f32),
 }
 
 impl Pass<'_> {
     fn size(&self, (width, height): (usize, usize)) -> Option<(usize, usize)> {
         let (w, h) = match self {
-            Pass::Network(network) => {
-                (width.checked_mul(network.scale())?, height.checked_mul(network.scale())?)
+            Pass::Network(_, scale) => {
+                (width.checked_mul(*scale as usize)?, height.checked_mul(*scale as usize)?)
             }
             Pass::Resampler(_, factor) => {
                 let side = |length: usize| ((length as f64 * f64::from(*factor)).round() as usize).max(1);
@@ -112,55 +154,43 @@ impl Pass<'_> {
     }
 }
 
-/// All networks, loaded, and the device they run on.
+/// All networks and resamplers, and the device they run on.
 pub struct Upscalers {
     backend: CpuBackend,
-    families: BTreeMap<String, Family>,
+    networks: BTreeMap<String, Entry>,
     tile: usize,
 }
 
 impl Upscalers {
-    /// Loads the embedded networks and those of the operator's folder. A file that can't be used is left out and reported.
-    /// `threads`: none for one a core. `tile`: its side in pixels of the input.
+    /// Finds the embedded network and those of the operator's folder (`*.safetensors`, each under its file's name without
+    /// the ending; one called like the embedded network takes its place). A file that can't be used is left out and
+    /// reported; every tensor is checked now, but weights are kept in memory only for networks that were used.
+    /// `threads`: none for one a core. `tile`: its side in pixels of the input; memory grows with its square: at 512 about
+    /// 160 MB for SRVGGNetCompact and 1.5 GB for RRDBNet.
     pub fn new(models_dir: Option<&Path>, threads: Option<usize>, tile: usize) -> (Self, Vec<WeightsError>) {
         let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
-        let mut upscalers = Self { backend: CpuBackend::new(threads), families: BTreeMap::new(), tile };
+        let mut networks = BTreeMap::new();
         let mut warnings = Vec::new();
-        for bytes in EMBEDDED {
-            warnings.extend(upscalers.load(DEFAULT, "embedded", bytes).err());
+        match Entry::new("embedded", EMBEDDED, None) {
+            Ok(entry) => drop(networks.insert(DEFAULT.to_owned(), entry)),
+            Err(error) => warnings.push(error),
         }
         let files = models_dir.into_iter().flat_map(|dir| fs::read_dir(dir).into_iter().flatten().flatten());
-        for path in
-            files.map(|entry| entry.path()).filter(|p| p.extension().is_some_and(|e| e == "safetensors"))
-        {
+        let files = files.map(|entry| entry.path());
+        for path in files.filter(|path| path.extension().is_some_and(|ending| ending == "safetensors")) {
             let file = path.display().to_string();
             let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            let loaded = match fs::read(&path) {
-                Ok(bytes) => upscalers.load(&name, &file, &bytes),
-                Err(error) => Err(WeightsError::Format { file, reason: error.to_string() }),
-            };
-            warnings.extend(loaded.err());
+            if RESAMPLERS.iter().any(|(resampler, _)| *resampler == name) {
+                let reason = format!("'{name}' is the name of a resampler; rename the file");
+                warnings.push(WeightsError::Unknown { file, reason });
+                continue;
+            }
+            match read(&path).and_then(|bytes| Entry::new(&file, &bytes, Some(path))) {
+                Ok(entry) => drop(networks.insert(name, entry)),
+                Err(error) => warnings.push(error),
+            }
         }
-        (upscalers, warnings)
-    }
-
-    fn load(&mut self, name: &str, source: &str, bytes: &[u8]) -> Result<(), WeightsError> {
-        let weights = Weights::parse(source, bytes)?;
-        let (network, architecture): (Network, _) = if weights.has("conv_first.weight") {
-            (Box::new(RrdbNet::load(&self.backend, &weights)?), "RRDBNet")
-        } else if weights.has("body.0.weight") {
-            (Box::new(SrvggNetCompact::load(&self.backend, &weights)?), "SRVGGNetCompact")
-        } else {
-            let reason = "it has neither 'conv_first.weight' (RRDBNet) nor 'body.0.weight' (SRVGGNetCompact)";
-            return Err(weights.unknown(reason));
-        };
-        let family = self.families.entry(name.to_owned()).or_insert_with(|| Family {
-            networks: BTreeMap::new(),
-            architecture,
-            source: source.to_owned(),
-        });
-        family.networks.insert(network.scale() as u32, network);
-        Ok(())
+        (Self { backend: CpuBackend::new(threads), networks, tile }, warnings)
     }
 
     /// The device in words.
@@ -170,12 +200,12 @@ impl Upscalers {
 
     /// Networks by name, then resamplers.
     pub fn list(&self) -> Vec<NetworkInfo> {
-        let networks = self.families.iter().map(|(name, family)| NetworkInfo {
+        let networks = self.networks.iter().map(|(name, entry)| NetworkInfo {
             name: name.clone(),
             kind: "network",
-            scales: family.networks.keys().copied().collect(),
-            architecture: family.architecture.into(),
-            source: family.source.clone(),
+            scales: entry.description.scales.clone(),
+            architecture: entry.description.architecture.into(),
+            source: entry.path.as_ref().map_or_else(|| "embedded".into(), |path| path.display().to_string()),
         });
         let resamplers = RESAMPLERS.iter().map(|(name, _)| NetworkInfo {
             name: (*name).into(),
@@ -219,7 +249,7 @@ impl Upscalers {
         let mut total = 0;
         for pass in &passes {
             total += match pass {
-                Pass::Network(_) => tiles::count(size.0, size.1, self.tile),
+                Pass::Network(..) => tiles::count(size.0, size.1, self.tile),
                 Pass::Resampler(..) => 3,
             };
             size = pass.size(size).ok_or(UpscaleError::TooLarge)?;
@@ -239,10 +269,15 @@ impl Upscalers {
         mut planes: Planes<T>,
         progress: &mut Progress<'_>,
     ) -> Result<Planes<T>, UpscaleError> {
+        if passes.iter().any(|pass| !matches!(pass, Pass::Resampler(Filter::Nearest, _))) {
+            hidden::spread_colour(&mut planes);
+        }
         for pass in passes {
             planes = match pass {
-                Pass::Network(network) => {
-                    tiles::network_pass(&self.backend, *network, &planes, self.tile, progress)?
+                Pass::Network(entry, scale) => {
+                    let network = entry.network(&self.backend)?;
+                    let network = (&*network, *scale as usize);
+                    tiles::network_pass(&self.backend, network, &planes, self.tile, progress)?
                 }
                 Pass::Resampler(filter, _) => {
                     let size = pass.size((planes.width, planes.height)).ok_or(UpscaleError::TooLarge)?;
@@ -271,20 +306,17 @@ impl Upscalers {
                 Scale::Factor(factor) => Err(wrong(factor, format!("1 to {MAX_FACTOR}"))),
             };
         }
-        let family = self.families.get(model).ok_or_else(|| {
+        let entry = self.networks.get(model).ok_or_else(|| {
             let known: Vec<String> = self.list().into_iter().map(|network| network.name).collect();
             UpscaleError::UnknownModel { model: model.clone(), known: known.join(", ") }
         })?;
+        let scales = &entry.description.scales;
         match *scale {
-            Scale::Passes(passes) => {
-                let smallest = family.networks.values().next().expect("a family has a network");
-                Ok((0..passes).map(|_| Pass::Network(&**smallest)).collect())
-            }
+            Scale::Passes(passes) => Ok(vec![Pass::Network(entry, scales[0]); passes as usize]),
             Scale::Factor(factor) => {
-                let network = family.networks.iter().find(|(scale, _)| **scale as f32 == factor);
-                let accepted = || family.networks.keys().map(u32::to_string).collect::<Vec<_>>().join(", ");
-                let (_, network) = network.ok_or_else(|| wrong(factor, accepted()))?;
-                Ok(vec![Pass::Network(&**network)])
+                let accepted = || scales.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+                let scale = scales.iter().find(|scale| **scale as f32 == factor);
+                Ok(vec![Pass::Network(entry, *scale.ok_or_else(|| wrong(factor, accepted()))?)])
             }
         }
     }

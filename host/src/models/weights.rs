@@ -63,11 +63,11 @@ impl<'a> Weights<'a> {
         Ok(self.view(name)?.shape().to_vec())
     }
 
-    /// The values of a tensor of exactly this shape.
+    /// Checks that a tensor is there, of exactly this shape and of a type that can be read, without reading it.
     ///
     /// # Errors
     /// [`WeightsError::Missing`], [`WeightsError::Shape`], [`WeightsError::Dtype`].
-    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightsError> {
+    pub fn check(&self, name: &str, shape: &[usize]) -> Result<(), WeightsError> {
         let view = self.view(name)?;
         if view.shape() != shape {
             return Err(WeightsError::Shape {
@@ -77,6 +77,19 @@ impl<'a> Weights<'a> {
                 expected: format!("{shape:?}"),
             });
         }
+        match view.dtype() {
+            Dtype::F32 | Dtype::F16 | Dtype::BF16 => Ok(()),
+            dtype => Err(self.wrong_dtype(name, dtype)),
+        }
+    }
+
+    /// The values of a tensor of exactly this shape.
+    ///
+    /// # Errors
+    /// Those of [`Weights::check`].
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightsError> {
+        self.check(name, shape)?;
+        let view = self.view(name)?;
         let data = view.data();
         let halves = || data.chunks_exact(2).map(|b| [b[0], b[1]]);
         match view.dtype() {
@@ -85,11 +98,7 @@ impl<'a> Weights<'a> {
             }
             Dtype::F16 => Ok(halves().map(|b| f16::from_le_bytes(b).to_f32()).collect()),
             Dtype::BF16 => Ok(halves().map(|b| bf16::from_le_bytes(b).to_f32()).collect()),
-            dtype => Err(WeightsError::Dtype {
-                file: self.file.clone(),
-                name: name.into(),
-                dtype: format!("{dtype:?}"),
-            }),
+            dtype => Err(self.wrong_dtype(name, dtype)),
         }
     }
 
@@ -115,6 +124,10 @@ impl<'a> Weights<'a> {
 
     pub fn unknown(&self, reason: impl Into<String>) -> WeightsError {
         WeightsError::Unknown { file: self.file.clone(), reason: reason.into() }
+    }
+
+    fn wrong_dtype(&self, name: &str, dtype: Dtype) -> WeightsError {
+        WeightsError::Dtype { file: self.file.clone(), name: name.into(), dtype: format!("{dtype:?}") }
     }
 
     fn view(&self, name: &str) -> Result<safetensors::tensor::TensorView<'_>, WeightsError> {

@@ -102,6 +102,10 @@ impl Direct {
                 let image = &values[image * channels * h * w..][..channels * h * w];
                 for (plane, row) in image.chunks_exact(h * w).zip(row.chunks_exact_mut(kernel * kernel)) {
                     for (ky, row) in row.chunks_exact_mut(kernel).enumerate() {
+                        if let (Some(first), Some(last)) = (at(ky, 0), at(ky, kernel - 1)) {
+                            row.iter_mut().zip(&plane[first..=last]).for_each(|(value, x)| *value = *x);
+                            continue;
+                        }
                         for (kx, value) in row.iter_mut().enumerate() {
                             *value = at(ky, kx).map_or(0.0, |at| plane[at]);
                         }

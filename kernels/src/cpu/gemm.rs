@@ -58,11 +58,6 @@ pub(crate) struct Gemm {
 }
 
 impl Gemm {
-    /// Whether each row of A is read once, before the same row of C is written: then C may be where A is.
-    pub(crate) fn single_pass(depth: usize, blocks: usize, level: Level) -> bool {
-        depth <= DEPTH_STEP && blocks <= level.panel()
-    }
-
     /// Multiplies.
     ///
     /// # Safety

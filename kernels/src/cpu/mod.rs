@@ -209,12 +209,7 @@ impl Backend for CpuBackend {
         Ok(self.install(|| shuffle::pixel_shuffle(&self.pool, x, factor, shape, None)))
     }
 
-    fn pixel_shuffle_add_nearest(
-        &self,
-        x: &CpuTensor,
-        factor: usize,
-        base: &CpuTensor,
-    ) -> Result<CpuTensor> {
+    fn pixel_shuffle_add_nearest(&self, x: &CpuTensor, factor: usize, base: &CpuTensor) -> Result<CpuTensor> {
         let shape = shuffle::output_shape(x.shape, factor)?;
         let [n, c, ..] = shape;
         same_shape("pixel_shuffle_add_nearest", [n, c, x.shape[2], x.shape[3]], base.shape)?;

@@ -155,6 +155,7 @@ fn keys(x: f64) -> f64 {
 
 /// sinc(x) · sinc(x / 3) for |x| < 3 (Duchon 1979).
 fn lanczos3(x: f64) -> f64 {
-    let sinc = |x: f64| if x == 0.0 { 1.0 } else { (x * std::f64::consts::PI).sin() / (x * std::f64::consts::PI) };
+    let sinc =
+        |x: f64| if x == 0.0 { 1.0 } else { (x * std::f64::consts::PI).sin() / (x * std::f64::consts::PI) };
     if x < 3.0 { sinc(x) * sinc(x / 3.0) } else { 0.0 }
 }

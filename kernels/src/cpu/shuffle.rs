@@ -59,7 +59,8 @@ pub(crate) fn pixel_shuffle(
 /// A row for factors that divide the lanes: an input pixel's `F` values lie side by side in one vector.
 fn together<const F: usize>(source: &[Lanes], lane: usize, base: Option<&[f32]>, out: &mut [f32]) {
     let (out, _) = out.as_chunks_mut::<F>();
-    let values = source.iter().map(|lanes| -> [f32; F] { std::array::from_fn(|i| lanes.0[(lane + i) % LANES]) });
+    let values =
+        source.iter().map(|lanes| -> [f32; F] { std::array::from_fn(|i| lanes.0[(lane + i) % LANES]) });
     match base {
         Some(base) => {
             for ((out, values), base) in out.iter_mut().zip(values).zip(base) {

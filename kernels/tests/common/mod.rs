@@ -84,7 +84,8 @@ pub fn conv2d(x: &Plain, desc: Conv2dDesc, weight: &[f32], bias: &[f32], act: &A
                 for kx in 0..k {
                     let iy = (y * stride + ky) as isize - padding as isize;
                     let ix = (x0 * stride + kx) as isize - padding as isize;
-                    sum += f64::from(weight[((o * in_channels + c) * k + ky) * k + kx]) * x.padded(n, c, iy, ix);
+                    sum +=
+                        f64::from(weight[((o * in_channels + c) * k + ky) * k + kx]) * x.padded(n, c, iy, ix);
                 }
             }
         }

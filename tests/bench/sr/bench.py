@@ -191,7 +191,7 @@ def compare(picture, size, factor, args, command):
         reverie.ask(f"{factor} {ours}")
         result = np.array(Image.open(ours)).astype(int)
 
-    weights = ROOT / f"host/weights/{NAME}-x{factor}.safetensors"
+    weights = ROOT / f"host/weights/{NAME}.safetensors"
     peers = [
         Peer(ncnn_variants, args.models, factor, args.threads, rgb),
         Peer(torch_variants, weights, factor, args.threads, rgb, args.compile),

@@ -8,6 +8,8 @@ export!(Guest);
 
 impl Handler for Guest {
     fn manifest() -> Manifest {
-        Manifest::new("greedy", "1.0.0", "Wants.").message("greedy:x", "Wants storage.", "").capabilities(&["storage"])
+        Manifest::new("greedy", "1.0.0", "Wants.")
+            .message("greedy:x", "Wants storage.", "")
+            .capabilities(&["storage"])
     }
 }

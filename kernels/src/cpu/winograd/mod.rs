@@ -16,9 +16,9 @@ use crate::backend::{Conv2dDesc, Shape};
 use rayon::prelude::*;
 use transform::{POINTS, SPAN, TILE};
 
-/// Bytes of a task's intermediate results. The second-level cache of current cores is 1 to 2 MiB, some of
-/// which the weights pass through; measured best on Zen 4.
-const TASK_BYTES: usize = 768 << 10;
+/// Bytes of a task's intermediate results. The second-level cache of current cores is 1 to 2 MiB, through
+/// which the weights pass as well; measured best on Zen 4, where half and twice as much are 1 to 5 % slower.
+const TASK_BYTES: usize = 384 << 10;
 /// Tiles of a task come in multiples of this, the rows of the multiplication's widest register block.
 const TASK_STEP: usize = 6;
 /// The most tiles of a task, as far as it pays.
@@ -49,9 +49,9 @@ impl Winograd {
         let (inputs, outputs) = (desc.in_channels, desc.out_channels);
         let transformed: Vec<_> = weight.chunks_exact(9).map(transform::kernel).collect();
         let mut packed = Vec::new();
-        for point in 0..POINTS {
+        (0..POINTS).for_each(|point| {
             gemm::pack(&mut packed, inputs, outputs, level, |i, o| transformed[o * inputs + i][point]);
-        }
+        });
         Self { desc, weights: gemm::aligned(&packed), level }
     }
 
@@ -61,12 +61,8 @@ impl Winograd {
         let (rows, columns) = (out_h.div_ceil(TILE), out_w.div_ceil(TILE));
         let tiles = images * rows * columns;
         let (ins, outs) = (self.desc.in_channels.div_ceil(LANES), self.desc.out_channels.div_ceil(LANES));
-        // A register block of the multiplication reads its rows whole before it writes them, so that with
-        // one panel the products can take the place of the inputs.
-        let in_place = Gemm::single_pass(self.desc.in_channels, outs, self.level);
-        let point = if in_place { [ins.max(outs); 2] } else { [ins, outs] };
-        let stride = point.map(|blocks| POINTS * blocks + 1);
-        let tile_lanes = stride[0] + if in_place { 0 } else { stride[1] };
+        let stride = [POINTS * ins + 1, POINTS * outs + 1];
+        let tile_lanes = stride[0] + stride[1];
         let most = TASK_BYTES / size_of::<Lanes>() / tile_lanes;
         let step = balanced(tiles, rayon::current_num_threads(), most.clamp(TASK_STEP, TASK_TILES));
         (0..tiles.div_ceil(step)).into_par_iter().for_each(|i| {
@@ -82,9 +78,7 @@ impl Winograd {
                     first,
                     count,
                     blocks: [ins, outs],
-                    point,
                     stride,
-                    in_place,
                     scratch: scratch.as_mut_ptr().cast(),
                 };
                 // SAFETY: the level was available when the weights were packed. Shapes were checked by the
@@ -115,13 +109,9 @@ struct Tiles<'a> {
     count: usize,
     /// Channel blocks of input and output.
     blocks: [usize; 2],
-    /// Vectors from one point to the next in the transformed input and output.
-    point: [usize; 2],
     /// Vectors from one tile to the next in the transformed input and output. One more than there are, as
     /// a stride of a power of two would put the same point of all tiles into the same few cache sets.
     stride: [usize; 2],
-    /// Whether the products overwrite the transformed input.
-    in_place: bool,
     /// Room for all tiles of both: for each tile its points, for each point its channels.
     scratch: *mut f32,
 }
@@ -129,26 +119,27 @@ struct Tiles<'a> {
 impl Task for Tiles<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let outs = self.blocks[1];
+        let [ins, outs] = self.blocks;
         let (input, depth) = (self.scratch, self.layer.desc.in_channels);
         // SAFETY: `scratch` has room for `count` times `stride[0] + stride[1]` vectors; the weights hold
         // `POINTS` packed matrices.
         unsafe {
-            let product = self.scratch.add(if self.in_place { 0 } else { self.count * self.stride[0] * LANES });
+            let product = self.scratch.add(self.count * self.stride[0] * LANES);
             for tile in 0..self.count {
                 self.transform_input::<S>(tile, input.add(tile * self.stride[0] * LANES));
             }
+            let upcoming = self.upcoming();
             for point in 0..POINTS {
-                self.prefetch(point);
+                self.prefetch(&upcoming, point);
                 let weights = self.layer.weights.as_ptr().add(point * depth * outs);
                 Gemm {
                     rows: self.count,
                     depth,
                     blocks: outs,
-                    a: input.add(point * self.point[0] * LANES),
+                    a: input.add(point * ins * LANES),
                     a_stride: self.stride[0] * LANES,
                     b: weights.cast(),
-                    c: product.add(point * self.point[1] * LANES),
+                    c: product.add(point * outs * LANES),
                     c_stride: self.stride[1] * LANES,
                 }
                 .multiply::<S>();
@@ -168,30 +159,36 @@ impl Tiles<'_> {
         [tile / (rows * columns), tile / columns % rows * TILE, tile % columns * TILE]
     }
 
-    /// Brings near a 64th of what this task will write and the next one will read. The transforms by
-    /// themselves wait for memory, while the multiplication between them leaves it idle.
-    #[inline(always)]
-    fn prefetch(&self, part: usize) {
+    /// The first pixels of what this task will write and of what the next one will read, by plane and tile.
+    /// Pointers outside of the image do no harm to a prefetch.
+    fn upcoming(&self) -> [Vec<*const Lanes>; 2] {
         let ([ins, outs], pad) = (self.blocks, self.layer.desc.padding);
-        let share = |all: usize| all * part / POINTS..all * (part + 1) / POINTS;
-        // Addresses outside of the image do no harm. By halves of tiles, so as to spread the requests.
-        for i in share(2 * self.count * ins) {
-            let (plane, half) = (i / 2, i % 2);
-            let [image, y, x] = self.place(self.count + plane / ins);
-            if let Some(plane) = self.planes.get(image * ins + plane % ins) {
-                let row = (y + SPAN / 2 * half).wrapping_sub(pad).wrapping_mul(self.in_size[1]);
-                // The first two columns are the last ones of the tile before.
-                let column = (x + SPAN - TILE).wrapping_sub(pad);
-                let first = plane.as_ptr().wrapping_add(row.wrapping_add(column));
-                prefetch_rows(first, SPAN / 2, self.in_size[1]);
-            }
+        let mut upcoming = [Vec::with_capacity(self.count * ins), Vec::with_capacity(self.count * outs)];
+        for tile in 0..self.count {
+            let [image, y, x] = self.place(self.count + tile);
+            // The first two columns are the last ones of the tile before.
+            let column = (x + SPAN - TILE).wrapping_sub(pad);
+            let pixel = y.wrapping_sub(pad).wrapping_mul(self.in_size[1]).wrapping_add(column);
+            let planes = self.planes.iter().skip(image * ins).take(ins);
+            upcoming[0].extend(planes.map(|plane| plane.as_ptr().wrapping_add(pixel)));
+            let [image, y, x] = self.place(tile);
+            let pixel = y * self.out_size[1] + x;
+            let planes = (0..outs).map(|block| self.output.address(image, block, outs));
+            upcoming[1].extend(planes.map(|plane| plane.wrapping_add(pixel)));
         }
-        for i in share(2 * self.count * outs) {
-            let (plane, half) = (i / 2, i % 2);
-            let [image, y, x] = self.place(plane / outs);
-            let pixel = (y + TILE / 2 * half) * self.out_size[1] + x;
-            let first = self.output.address(image, plane % outs, outs).wrapping_add(pixel);
-            prefetch_rows(first, TILE / 2, self.out_size[1]);
+        upcoming
+    }
+
+    /// Brings near a 64th of what is upcoming. The transforms by themselves wait for memory, while the
+    /// multiplication between them leaves it idle.
+    #[inline(always)]
+    fn prefetch(&self, [inputs, outputs]: &[Vec<*const Lanes>; 2], part: usize) {
+        let share = |all: usize| all * part / POINTS..all * (part + 1) / POINTS;
+        for i in share(inputs.len() * SPAN) {
+            prefetch_row(inputs[i / SPAN].wrapping_add(i % SPAN * self.in_size[1]));
+        }
+        for i in share(outputs.len() * TILE) {
+            prefetch_row(outputs[i / TILE].wrapping_add(i % TILE * self.out_size[1]));
         }
     }
 
@@ -207,10 +204,10 @@ impl Tiles<'_> {
                 let target = target.add(block * LANES);
                 if inside {
                     let source = plane.as_ptr().add((y - pad) * w + x - pad);
-                    transform::input::<S>(source.cast(), w * LANES, target, self.point[0] * LANES);
+                    transform::input::<S>(source.cast(), w * LANES, target, self.blocks[0] * LANES);
                 } else {
                     let copy = padded(plane, [h, w], [y, x], pad);
-                    transform::input::<S>(copy.as_ptr().cast(), SPAN * LANES, target, self.point[0] * LANES);
+                    transform::input::<S>(copy.as_ptr().cast(), SPAN * LANES, target, self.blocks[0] * LANES);
                 }
             }
         }
@@ -224,7 +221,7 @@ impl Tiles<'_> {
             // SAFETY: only pixels inside of the image are stored, and no other tile has them.
             unsafe {
                 let epilogue = self.output.plane::<S>(image, block, self.blocks[1]);
-                transform::output::<S>(source.add(block * LANES), self.point[1] * LANES, |y, sums| {
+                transform::output::<S>(source.add(block * LANES), self.blocks[1] * LANES, |y, sums| {
                     if y < rows {
                         for (x, sum) in sums.into_iter().enumerate() {
                             if x < columns {
@@ -239,10 +236,8 @@ impl Tiles<'_> {
 }
 
 #[inline(always)]
-fn prefetch_rows(first: *const Lanes, rows: usize, row_stride: usize) {
-    for y in 0..rows {
-        (0..TILE).for_each(|x| prefetch(first.wrapping_add(y * row_stride + x)));
-    }
+fn prefetch_row(first: *const Lanes) {
+    (0..TILE).for_each(|x| prefetch(first.wrapping_add(x)));
 }
 
 /// A copy of a tile's 8×8 inputs with zeros where they lie outside of the image.
