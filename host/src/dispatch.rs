@@ -86,12 +86,17 @@ async fn to_plugin(
     let message = Message { kind: kind.to_owned(), id: id.clone(), client: client.id.clone(), body: text };
     let (engine, services) = (registry.engine.clone(), registry.services.clone());
     let replying = client.clone();
-    registry.engine.runtime().spawn(async move {
+    let mut call = Box::pin(async move {
         let _permit = permit;
         if let Err(error) = plugin.handle_message(engine, services, client, message).await {
             replying.reply(error_message(&error), id.as_deref());
         }
     });
+    // Most handlers end within one epoch tick: those run here, without a change of threads. One that does not, or that
+    // waits, gives way at its first tick and goes on among the plugin threads.
+    if futures_util::poll!(&mut call).is_pending() {
+        registry.engine.runtime().spawn(call);
+    }
 }
 
 async fn submit(

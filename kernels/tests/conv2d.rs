@@ -6,8 +6,9 @@ use common::{Plain, SIZES, assert_close, backends, noise};
 use reverie_kernels::cpu::{CpuBackend, Level};
 use reverie_kernels::{Activation, Backend, Conv2dDesc, Error};
 
-/// Of the largest output. Winograd's transforms cost about two digits of the seven that `f32` has.
-const TOLERANCE: f32 = 2e-5;
+/// Of the largest output. Most cases stay below 3e-6; the deepest Winograd sums come to 2e-5 where there is
+/// no fused multiply-add.
+const TOLERANCE: f32 = 3e-5;
 
 fn check(desc: Conv2dDesc, [h, w]: [usize; 2], images: usize, act: Activation) {
     let x = Plain::noise([images, desc.in_channels, h, w], 1);

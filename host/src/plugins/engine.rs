@@ -11,7 +11,7 @@ use wasmtime::{
 use super::{bindings, call::CallState};
 use crate::config;
 
-/// One tick of guest CPU time. Also how long guest code can keep a thread before others get their turn.
+/// One tick of guest CPU time. Also how long guest code can keep a thread of the network, or one of its own from others.
 pub const TICK: Duration = Duration::from_millis(5);
 
 /// Core instances, memories and tables set aside for each component instance; `plugin_runtime.limits.instances` can lower
@@ -22,7 +22,7 @@ const CORE_INSTANCES: u32 = 32;
 pub struct Engine {
     pub wasmtime: Wasmtime,
     pub linker: Linker<CallState>,
-    /// Guest code runs here, so that a busy plugin never delays the network.
+    /// Jobs, and messages that take longer than a tick, run here, so that a busy plugin never delays the network.
     runtime: Option<Runtime>,
     /// One permit for each slot of the instance pool.
     pub instances: Arc<Semaphore>,
