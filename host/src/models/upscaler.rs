@@ -166,7 +166,7 @@ impl Upscalers {
     /// the ending; one called like the embedded network takes its place). A file that can't be used is left out and
     /// reported; every tensor is checked now, but weights are kept in memory only for networks that were used.
     /// `threads`: none for one a core. `tile`: its side in pixels of the input; memory grows with its square: at 512 about
-    /// 160 MB for SRVGGNetCompact and 1.5 GB for RRDBNet.
+    /// 300 MB for SRVGGNetCompact and 1.5 GB for RRDBNet.
     pub fn new(models_dir: Option<&Path>, threads: Option<usize>, tile: usize) -> (Self, Vec<WeightsError>) {
         let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
         let mut networks = BTreeMap::new();
