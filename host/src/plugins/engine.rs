@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{runtime::Runtime, sync::Semaphore};
 use wasmtime::{
-    Cache, CacheConfig, Config, Enabled, Engine as Wasmtime, InstanceAllocationStrategy, PoolingAllocationConfig,
+    Cache, CacheConfig, Config, Enabled, Engine as Wasmtime, InstanceAllocationStrategy,
+    PoolingAllocationConfig,
     component::{HasSelf, Linker},
 };
 
