@@ -4,6 +4,7 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
 use tokio::sync::Mutex as AsyncMutex;
+use tracing::Instrument;
 use wasmtime::{ResourceLimiter, Store, Trap, UpdateDeadline, component::ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
@@ -191,6 +192,8 @@ pub async fn run<T: Send>(
         let handler = plugin.pre.instantiate_async(&mut *store).await?;
         body(&handler, &mut store, argument).await
     };
+    let called =
+        called.instrument(tracing::debug_span!("plugin", name = &*plugin.name, version = plugin.version));
     let answer = tokio::select! {
         answer = called => answer,
         () = overdue(budget.wall_ms) => {
