@@ -36,6 +36,7 @@ pub fn build(packages: &[&str], examples: bool) -> PathBuf {
     for watched in ["wit", "plugins", "tests/guests", "Cargo.toml", "host/guests.rs"] {
         println!("cargo::rerun-if-changed={}", root.join(watched).display());
     }
+    add_target();
     let target = target_dir();
     let mut cargo = Command::new(env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
     cargo
@@ -61,6 +62,17 @@ pub fn build(packages: &[&str], examples: bool) -> PathBuf {
         );
     }
     target.join(TARGET).join(PROFILE)
+}
+
+/// Installs the target where it is missing: rustup does so by `rust-toolchain.toml` only together with the toolchain, not
+/// into one that is already there. A failure shows itself in the build that follows.
+fn add_target() {
+    let rustc = env::var("RUSTC").unwrap_or_else(|_| "rustc".into());
+    let libraries = Command::new(rustc).args(["--print", "target-libdir", "--target", TARGET]).output();
+    let there = libraries.is_ok_and(|out| Path::new(String::from_utf8_lossy(&out.stdout).trim()).is_dir());
+    if !there {
+        let _ = Command::new("rustup").args(["target", "add", TARGET]).output();
+    }
 }
 
 /// `guests` in the outer target folder, shared by all profiles.

@@ -5,18 +5,18 @@
 //!
 //! Without an argument it builds the template plugin, `hello`.
 
-use std::{path::PathBuf, process::Command, time::Instant};
+use std::{net::TcpStream, path::PathBuf, process::Command, time::Instant};
 
-use futures_util::{SinkExt, StreamExt};
 use reverie::{
     config::{self, Sources},
     server::Server,
 };
-use tokio::net::TcpStream;
-use tokio_tungstenite::{WebSocketStream, client_async, tungstenite::Message};
+use tokio_tungstenite::tungstenite::{Message, WebSocket, client};
 
 const ROUNDS: usize = 20;
 const MESSAGES: usize = 500;
+/// Under the host's limit of messages of one client that are handled at a time.
+const PIPELINED: usize = 25;
 const INSTANCES: usize = 5000;
 
 fn main() {
@@ -54,22 +54,32 @@ async fn bench() {
     let registry = server.registry.clone();
     tokio::spawn(server.run(std::future::pending()));
 
-    let stream = TcpStream::connect(address).await.expect("listens");
-    stream.set_nodelay(true).expect("a socket");
-    let (mut socket, _) = client_async(format!("ws://{address}/v1/ws"), stream).await.expect("upgrades");
+    // The client has a thread and a socket of its own, as a client elsewhere has: nothing of it runs on the server's threads.
     let (mut native, mut wasm) = (Vec::new(), Vec::new());
-    for round in 0..=ROUNDS {
-        let a = exchange(&mut socket, r#"{"type":"ping","id":"1"}"#, "\"pong\"").await;
-        let b = exchange(&mut socket, r#"{"type":"hello:greet","id":"1"}"#, "hello:greeting").await;
-        if round > 0 {
-            native.push(a);
-            wasm.push(b);
+    let (mut native_busy, mut wasm_busy) = (Vec::new(), Vec::new());
+    tokio::task::block_in_place(|| {
+        let stream = TcpStream::connect(address).expect("listens");
+        stream.set_nodelay(true).expect("a socket");
+        let (mut socket, _) = client(format!("ws://{address}/v1/ws"), stream).expect("upgrades");
+        for round in 0..=ROUNDS {
+            let ping = (r#"{"type":"ping","id":"1"}"#, "\"pong\"");
+            let greet = (r#"{"type":"hello:greet","id":"1"}"#, "hello:greeting");
+            let figures = [(ping, 1), (greet, 1), (ping, PIPELINED), (greet, PIPELINED)]
+                .map(|((message, wanted), ahead)| exchange(&mut socket, message, wanted, ahead));
+            if round > 0 {
+                let into = [&mut native, &mut wasm, &mut native_busy, &mut wasm_busy];
+                into.into_iter().zip(figures).for_each(|(all, figure)| all.push(figure));
+            }
         }
-    }
+    });
     let (native, wasm) = (median(native), median(wasm));
+    let (native_busy, wasm_busy) = (median(native_busy), median(wasm_busy));
     println!("round trip, native ping       {native:8.1} µs");
     println!("round trip, WASM handler      {wasm:8.1} µs");
     println!("ratio WASM / native           {:8.2}", wasm / native);
+    println!("a message of {PIPELINED} ahead, native {native_busy:8.1} µs");
+    println!("a message of {PIPELINED} ahead, WASM   {wasm_busy:8.1} µs");
+    println!("ratio WASM / native           {:8.2}", wasm_busy / native_busy);
 
     let (plugin, _) = registry.message("hello:greet").expect("loaded");
     let (engine, services) = (registry.engine.clone(), registry.services.clone());
@@ -85,18 +95,21 @@ async fn bench() {
     println!("one instance, made and dropped{:8.1} µs", measured.await.expect("measured"));
 }
 
-/// Microseconds of one exchange, the mean over a batch.
-async fn exchange(socket: &mut WebSocketStream<TcpStream>, message: &str, wanted: &str) -> f64 {
+/// Microseconds of one exchange, the mean over a batch, with up to `ahead` messages sent before their answers are read.
+fn exchange(socket: &mut WebSocket<TcpStream>, message: &str, wanted: &str, ahead: usize) -> f64 {
     let began = Instant::now();
-    for _ in 0..MESSAGES {
-        socket.send(Message::text(message)).await.expect("open");
-        loop {
-            let answer = socket.next().await.expect("open").expect("a message");
+    for first in (0..MESSAGES).step_by(ahead) {
+        let burst = ahead.min(MESSAGES - first);
+        for _ in 0..burst {
+            socket.write(Message::text(message)).expect("open");
+        }
+        socket.flush().expect("open");
+        let mut answered = 0;
+        while answered < burst {
+            let answer = socket.read().expect("a message");
             let text = answer.to_text().expect("text");
             assert!(!text.contains("\"error\":\""), "{text}");
-            if text.contains(wanted) {
-                break;
-            }
+            answered += usize::from(text.contains(wanted));
         }
     }
     began.elapsed().as_secs_f64() * 1e6 / MESSAGES as f64

@@ -1,7 +1,13 @@
 //! From a message to who handles it: the host for `ping`, `job:*` and `system:*`, a plugin for everything else.
 
-use std::sync::Arc;
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    sync::{Arc, Mutex},
+    task::{Poll, ready},
+};
 
+use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
@@ -17,8 +23,37 @@ use crate::{
 /// Fields of `job:submit` that are not the job's parameters.
 const ENVELOPE: &[&str] = &["type", "id", "jobType", "priority"];
 
-/// What one connection may have under way in plugins.
-pub struct Inflight(pub Arc<Semaphore>);
+/// What one connection has under way in plugins.
+pub struct Inflight {
+    permits: Arc<Semaphore>,
+    /// What calls left to be done after their replies.
+    chores: Mutex<VecDeque<BoxFuture<'static, ()>>>,
+}
+
+impl Inflight {
+    /// For at most `limit` calls at once.
+    pub fn new(limit: usize) -> Self {
+        Self { permits: Arc::new(Semaphore::new(limit)), chores: Mutex::default() }
+    }
+
+    /// Does what calls have left, for ever. Polled last in the connection's own task, which the calls run in too: so nothing
+    /// need wake it.
+    pub async fn tidy(&self) {
+        let mut chore: Option<BoxFuture<'static, ()>> = None;
+        poll_fn(|context| {
+            loop {
+                if let Some(running) = &mut chore {
+                    ready!(running.as_mut().poll(context));
+                }
+                chore = self.chores.lock().unwrap().pop_front();
+                if chore.is_none() {
+                    return Poll::<()>::Pending;
+                }
+            }
+        })
+        .await;
+    }
+}
 
 type Object = Map<String, Value>;
 
@@ -82,20 +117,28 @@ async fn to_plugin(
     if let Err(error) = entry.schema.check(&object) {
         return client.reply(error_message(&Error::invalid(error)), id.as_deref());
     }
-    let permit = inflight.0.clone().acquire_owned().await.expect("never closed");
+    let permit = inflight.permits.clone().acquire_owned().await.expect("never closed");
     let message = Message { kind: kind.to_owned(), id: id.clone(), client: client.id.clone(), body: text };
     let (engine, services) = (registry.engine.clone(), registry.services.clone());
-    let replying = client.clone();
+    let (replying, called) = (client.clone(), plugin.clone());
     let mut call = Box::pin(async move {
         let _permit = permit;
-        if let Err(error) = plugin.handle_message(engine, services, client, message).await {
+        let (result, spent) = called.handle_message(engine, services, client, message).await;
+        if let Err(error) = result {
             replying.reply(error_message(&error), id.as_deref());
         }
+        spent
     });
+    let (engine, services) = (registry.engine.clone(), registry.services.clone());
+    let tidy = move |spent| async move {
+        drop(spent);
+        plugin.warm_up(&engine, &services).await;
+    };
     // Most handlers end within one epoch tick: those run here, without a change of threads. One that does not, or that
     // waits, gives way at its first tick and goes on among the plugin threads.
-    if futures_util::poll!(&mut call).is_pending() {
-        registry.engine.runtime().spawn(call);
+    match futures_util::poll!(&mut call) {
+        Poll::Ready(spent) => inflight.chores.lock().unwrap().push_back(Box::pin(tidy(spent))),
+        Poll::Pending => drop(registry.engine.runtime().spawn(async move { tidy(call.await).await })),
     }
 }
 
@@ -110,7 +153,7 @@ async fn submit(
         Ok(spec) => spec,
         Err(error) => return client.reply(error_message(&error), id.as_deref()),
     };
-    let permit = inflight.0.clone().acquire_owned().await.expect("never closed");
+    let permit = inflight.permits.clone().acquire_owned().await.expect("never closed");
     let registry = registry.clone();
     // A task of its own: a job that is being accepted is accepted, whatever becomes of the connection.
     tokio::spawn(async move {

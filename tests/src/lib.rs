@@ -1,6 +1,7 @@
 //! What the end-to-end tests share: the real server on a free port, a WebSocket client and an HTTP client.
 
 use std::{
+    collections::VecDeque,
     io::{BufRead, BufReader, Read},
     net::TcpStream,
     path::{Path, PathBuf},
@@ -101,7 +102,7 @@ impl Server {
         let stream = TcpStream::connect(&self.address).expect("the server listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         match tungstenite::client(format!("ws://{}{path}", self.address), stream) {
-            Ok((socket, _)) => Ok(Client { socket, greeting: Value::Null }),
+            Ok((socket, _)) => Ok(Client { socket, passed_over: VecDeque::new(), greeting: Value::Null }),
             Err(tungstenite::HandshakeError::Failure(tungstenite::Error::Http(answer))) => {
                 Err(answer.status().as_u16())
             }
@@ -214,6 +215,8 @@ impl Answer {
 /// A WebSocket client.
 pub struct Client {
     pub socket: WebSocket<TcpStream>,
+    /// What came before the reply that `ask` waited for.
+    passed_over: VecDeque<Value>,
     /// The `system:status` that a connection begins with.
     pub greeting: Value,
 }
@@ -229,6 +232,10 @@ impl Client {
 
     /// The next message of any type.
     pub fn receive(&mut self) -> Value {
+        self.passed_over.pop_front().unwrap_or_else(|| self.read())
+    }
+
+    fn read(&mut self) -> Value {
         loop {
             match self.socket.read().expect("a message") {
                 Message::Text(text) => return parse(&text),
@@ -250,11 +257,19 @@ impl Client {
         }
     }
 
-    /// Sends a message and returns the reply with its `id`.
+    /// Sends a message and returns the reply with its `id`. What comes before the reply stays to be received.
     pub fn ask(&mut self, mut message: Value) -> Value {
         message["id"] = json!("asked");
         self.send(message);
-        self.receive_where(|m| m["id"] == "asked")
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let message = self.read();
+            if message["id"] == "asked" {
+                return message;
+            }
+            self.passed_over.push_back(message);
+            assert!(Instant::now() < deadline, "the reply does not come");
+        }
     }
 
     /// Submits a job and returns its id.

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use serde::Deserialize;
-use tokio::sync::Semaphore;
 use warp::{
     Filter, Reply,
     ws::{WebSocket, Ws},
@@ -54,7 +53,7 @@ fn upgrade(ws: Ws, query: Query, registry: Arc<Registry>) -> Result<impl Reply, 
     let limit = hub.config.max_message_bytes;
     let ws = ws.max_message_size(limit).max_frame_size(limit);
     Ok(ws.on_upgrade(move |socket: WebSocket| async move {
-        let inflight = Arc::new(Inflight(Arc::new(Semaphore::new(hub.config.max_inflight))));
+        let inflight = Inflight::new(hub.config.max_inflight);
         let greeting = registry.clone();
         let greet = move |client: &hub::Client| {
             let mut status = status::message(&greeting);
@@ -63,10 +62,7 @@ fn upgrade(ws: Ws, query: Query, registry: Arc<Registry>) -> Result<impl Reply, 
             }
             client.reply(status, None);
         };
-        hub::serve(hub, socket, client_id, greet, move |client, text| {
-            let (registry, inflight) = (registry.clone(), inflight.clone());
-            async move { dispatch::receive(&registry, &inflight, client, text).await }
-        })
-        .await;
+        let receive = |client, text| dispatch::receive(&registry, &inflight, client, text);
+        hub::serve(hub, socket, client_id, greet, receive, inflight.tidy()).await;
     }))
 }

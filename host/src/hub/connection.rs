@@ -1,6 +1,11 @@
 //! One connection: a reader that hands messages to the dispatcher and a writer that empties the outbox.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::{SinkExt, StreamExt, stream::SplitSink};
 use tokio::{sync::mpsc, time::timeout};
@@ -13,13 +18,14 @@ use crate::config::seconds;
 const CLOSE_LINGER: Duration = Duration::from_secs(5);
 
 /// Runs a connection to its end. `greet` is called once, then `receive` for every text message, in order; while it
-/// waits, nothing more is read from this client.
+/// waits, nothing more is read from this client. `tidy` is polled when nothing is left to read or to send.
 pub async fn serve<F, Fut>(
     hub: Arc<Hub>,
     socket: WebSocket,
     id: Option<String>,
     greet: impl FnOnce(&Client),
     receive: F,
+    tidy: impl Future<Output = ()>,
 ) where
     F: Fn(Arc<Client>, String) -> Fut,
     Fut: Future<Output = ()>,
@@ -29,7 +35,7 @@ pub async fn serve<F, Fut>(
     greet(&client);
     let (sink, mut stream) = socket.split();
     let (pong_due, pings) = mpsc::channel(1);
-    let writer = tokio::spawn(write(hub.clone(), client.clone(), sink, pings));
+    let mut writer = pin!(write(hub.clone(), client.clone(), sink, pings));
     let idle = seconds(hub.config.idle_timeout_s);
 
     let read = async {
@@ -59,7 +65,8 @@ pub async fn serve<F, Fut>(
                 // tungstenite has queued the pong; a flush by the writer sends it.
                 let _ = pong_due.try_send(());
             } else if let Ok(text) = message.to_str() {
-                receive(client.clone(), text.to_owned()).await;
+                let mut receiving = pin!(receive(client.clone(), text.to_owned()));
+                poll_fn(|context| client.outbox.hold(|| receiving.as_mut().poll(context))).await;
             } else if message.is_binary() {
                 let error =
                     "Binary messages are not accepted: send JSON as text, and files to POST /v1/upload";
@@ -67,15 +74,17 @@ pub async fn serve<F, Fut>(
             }
         }
     };
-    let mut writer = writer;
+    // One task for both: an answer that was made while its message was read goes out in the same poll, where waking a task
+    // of its own would cost more than most handlers do.
     tokio::select! {
+        biased;
         () = read => {
             // Lets the writer send the close frame that answers the client's, or that says why.
             client.outbox.close(close_code::GOING_AWAY, "");
             let _ = timeout(CLOSE_LINGER, &mut writer).await;
-            writer.abort();
         }
         _ = &mut writer => {}
+        () = tidy => {}
     }
     hub.disconnect(&client);
     tracing::debug!(client = client.id, "disconnected");

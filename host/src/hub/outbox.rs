@@ -2,7 +2,9 @@
 
 use std::{
     collections::VecDeque,
+    future::poll_fn,
     sync::{Arc, Mutex},
+    task::{Poll, Waker},
 };
 
 use tokio::sync::Notify;
@@ -51,7 +53,6 @@ pub enum Next {
 /// A bounded queue that never blocks who fills it.
 pub struct Outbox {
     state: Mutex<State>,
-    filled: Notify,
     drained: Notify,
     capacity: usize,
     metrics: Arc<Metrics>,
@@ -61,11 +62,23 @@ pub struct Outbox {
 struct State {
     frames: VecDeque<Frame>,
     closed: Option<(u16, String)>,
+    /// The one who waits in `next`.
+    writer: Option<Waker>,
+    /// The writer looks by itself soon: it need not be woken.
+    held: bool,
+}
+
+impl State {
+    fn wake(&mut self) {
+        if let Some(writer) = self.writer.take_if(|_| !self.held) {
+            writer.wake();
+        }
+    }
 }
 
 impl Outbox {
     pub fn new(capacity: usize, metrics: Arc<Metrics>) -> Self {
-        Self { state: Mutex::default(), filled: Notify::new(), drained: Notify::new(), capacity, metrics }
+        Self { state: Mutex::default(), drained: Notify::new(), capacity, metrics }
     }
 
     /// Queues a frame. When the queue is full of frames that nothing supersedes, the client is closed instead: it must not
@@ -81,8 +94,7 @@ impl Outbox {
             self.metrics.ws_superseded.inc();
         } else if state.frames.len() < self.capacity {
             state.frames.push_back(frame);
-            drop(state);
-            self.filled.notify_one();
+            state.wake();
         } else {
             drop(state);
             self.metrics.ws_slow_closed.inc();
@@ -98,29 +110,37 @@ impl Outbox {
             if code != close_code::GOING_AWAY {
                 state.frames.clear();
             }
+            state.wake();
             drop(state);
-            self.filled.notify_one();
             self.drained.notify_one();
         }
     }
 
-    /// What to do next; waits until there is something.
+    /// What to do next; waits until there is something. For one task: a second one would take the place of the first.
     pub async fn next(&self) -> Next {
-        loop {
-            {
-                let mut state = self.state.lock().unwrap();
-                if let Some(frame) = state.frames.pop_front() {
-                    if state.frames.len() < self.capacity / 2 {
-                        self.drained.notify_one();
-                    }
-                    return Next::Send(frame);
+        poll_fn(|context| {
+            let mut state = self.state.lock().unwrap();
+            if let Some(frame) = state.frames.pop_front() {
+                if state.frames.len() < self.capacity / 2 {
+                    self.drained.notify_one();
                 }
-                if let Some((code, reason)) = &state.closed {
-                    return Next::Close(*code, reason.clone());
-                }
+                return Poll::Ready(Next::Send(frame));
             }
-            self.filled.notified().await;
-        }
+            if let Some((code, reason)) = &state.closed {
+                return Poll::Ready(Next::Close(*code, reason.clone()));
+            }
+            state.writer = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Runs `work` without waking the writer, whose task calls this and polls `next` itself before it gives way.
+    pub fn hold<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.state.lock().unwrap().held = true;
+        let done = work();
+        self.state.lock().unwrap().held = false;
+        done
     }
 
     /// Waits until the queue is less than half full: a client that does not read is not read from either, so that it can't

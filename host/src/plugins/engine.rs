@@ -9,7 +9,7 @@ use wasmtime::{
     component::{HasSelf, Linker},
 };
 
-use super::{bindings, call::CallState};
+use super::{bindings, instance::CallState};
 use crate::config;
 
 /// One tick of guest CPU time. Also how long guest code can keep a thread of the network, or one of its own from others.
@@ -30,6 +30,8 @@ pub struct Engine {
     runtime: Option<Runtime>,
     /// One permit for each slot of the instance pool.
     pub instances: Arc<Semaphore>,
+    /// Slots that are left to calls: below it no instance is made ahead of its call.
+    pub reserve: usize,
 }
 
 impl Engine {
@@ -94,7 +96,7 @@ impl Engine {
         }
         let runtime = runtime.thread_name("plugins").enable_all().build().map_err(|e| e.to_string())?;
         let instances = Arc::new(Semaphore::new(count as usize));
-        Ok(Self { wasmtime, linker, runtime: Some(runtime), instances })
+        Ok(Self { wasmtime, linker, runtime: Some(runtime), instances, reserve: count as usize / 2 })
     }
 
     /// Where guest calls are spawned.

@@ -13,7 +13,7 @@ use wasmtime::component::{Component, types::ComponentItem};
 use super::{
     CAPABILITIES, Engine, Entry, Plugin, Schema, Services, WAITING_PER_CALL,
     bindings::{PluginPre, exports::reverie::handler::handler as wit},
-    call::{self, Budget, Origin},
+    instance::{self, Budget, CallState, Origin, Warm},
 };
 
 const PACKAGE: &str = "reverie:handler/";
@@ -56,10 +56,11 @@ pub async fn load(
         limits,
         name,
         pre,
+        warm: Warm::default(),
     })
 }
 
-type Compiled = (PluginPre<call::CallState>, BTreeSet<String>);
+type Compiled = (PluginPre<CallState>, BTreeSet<String>);
 
 fn compile(engine: &Engine, bytes: &[u8]) -> Result<Compiled, String> {
     if bytes.starts_with(b"\0asm\x01\0\0\0") {
@@ -108,11 +109,11 @@ fn compile(engine: &Engine, bytes: &[u8]) -> Result<Compiled, String> {
 async fn read_manifest(
     engine: &Arc<Engine>,
     services: &Arc<Services>,
-    pre: &PluginPre<call::CallState>,
+    pre: &PluginPre<CallState>,
 ) -> Result<wit::Manifest, String> {
     let limits = services.config.plugin_runtime.limits.clone();
     let mut store =
-        call::store(engine, services.clone(), "".into(), Origin::Loader, &limits, MANIFEST_BUDGET);
+        instance::store(engine, services.clone(), "".into(), Origin::Loader, &limits, MANIFEST_BUDGET.cpu_ms);
     let pre = pre.clone();
     let slot = engine.instances.clone().acquire_owned().await.expect("never closed");
     let reading = engine.runtime().spawn(async move {

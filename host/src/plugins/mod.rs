@@ -5,6 +5,7 @@ mod bindings;
 mod call;
 mod engine;
 mod imports;
+mod instance;
 mod loader;
 mod registry;
 mod schema;
@@ -34,7 +35,8 @@ use crate::{
     uploads::Uploads,
 };
 use bindings::{PluginPre, exports::reverie::handler::handler as wit};
-use call::{Body, Budget, CallState, Origin};
+use call::Body;
+use instance::{Budget, CallState, Origin, Warm};
 
 pub use engine::Engine;
 pub use registry::{Change, Registry, Report, Source};
@@ -101,6 +103,7 @@ pub struct Plugin {
     pub capabilities: Vec<String>,
     pub limits: Limits,
     pre: PluginPre<CallState>,
+    warm: Warm,
     /// Message calls that run.
     running: Arc<Semaphore>,
     /// Message calls that run or wait.
@@ -108,7 +111,7 @@ pub struct Plugin {
 }
 
 impl Plugin {
-    /// Handles one message on the plugin threads.
+    /// Handles one message. Also returns what the call leaves, to be dropped after the reply is on its way.
     ///
     /// # Errors
     /// The handler's error, a fault of the plugin, or `Busy` when too many calls of it wait.
@@ -118,13 +121,12 @@ impl Plugin {
         services: Arc<Services>,
         client: Arc<Client>,
         message: wit::Message,
-    ) -> Result<(), Error> {
+    ) -> (Result<(), Error>, Option<call::Spent>) {
         let Ok(_admitted) = self.admitted.clone().try_acquire_owned() else {
             let limit = self.limits.message_concurrency;
-            return Err(Error::new(
-                ErrorKind::Busy,
-                format!("plugin '{}' is busy ({limit} calls run and more wait); try again", self.name),
-            ));
+            let error =
+                format!("plugin '{}' is busy ({limit} calls run and more wait); try again", self.name);
+            return (Err(Error::new(ErrorKind::Busy, error)), None);
         };
         let began = Instant::now();
         let _running = self.running.clone().acquire_owned().await.expect("never closed");
@@ -135,14 +137,20 @@ impl Plugin {
                 async move { handler.reverie_handler_handler().call_handle_message(store, &message).await },
             )
         };
-        let result = call::run(&self, &engine, services.clone(), origin, budget, message, body).await;
+        let (result, spent) =
+            call::run(&self, &engine, services.clone(), origin, budget, message, body).await;
         services
             .metrics
             .plugin_call_seconds
             .with_label_values(&[&*self.name])
             .observe(began.elapsed().as_secs_f64());
         self.count(&services, "message", result.is_ok());
-        result.map(drop)
+        (result.map(drop), spent)
+    }
+
+    /// Makes the instance that the next call takes.
+    pub async fn warm_up(&self, engine: &Engine, services: &Arc<Services>) {
+        self.warm.fill(self, engine, services).await;
     }
 
     /// Runs one job on the plugin threads.
@@ -163,9 +171,10 @@ impl Plugin {
         let body: Body<wit::JobRequest> = |handler, store, request| {
             Box::pin(async move { handler.reverie_handler_handler().call_run_job(store, &request).await })
         };
-        let result =
+        let (result, spent) =
             call::run(&self, &engine, services.clone(), Origin::Job(job.clone()), budget, request, body)
                 .await;
+        drop(spent);
         self.count(&services, "job", result.is_ok());
         match result {
             Ok(Some((outputs, meta))) => Outcome::Done { outputs, meta },
@@ -183,9 +192,8 @@ impl Plugin {
     /// # Errors
     /// What wasmtime said.
     pub async fn instantiate(&self, engine: &Engine, services: &Arc<Services>) -> Result<(), String> {
-        let budget = Budget { cpu_ms: self.limits.message_cpu_ms, wall_ms: 0 };
         let name = self.name.clone();
-        let mut store = call::store(engine, services.clone(), name, Origin::Loader, &self.limits, budget);
+        let mut store = instance::store(engine, services.clone(), name, Origin::Loader, &self.limits, 0);
         self.pre.instantiate_async(&mut store).await.map(drop).map_err(|e| e.to_string())
     }
 

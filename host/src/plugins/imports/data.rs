@@ -5,7 +5,7 @@ use wasmtime::component::Resource;
 
 use super::super::{
     bindings::reverie::handler::{storage, types, uploads},
-    call::CallState,
+    instance::CallState,
 };
 use crate::{
     error::{Error, ErrorKind},

@@ -8,7 +8,7 @@ use wasmtime::component::Resource;
 use super::{
     super::{
         bindings::reverie::handler::{images as wit, types},
-        call::CallState,
+        instance::CallState,
     },
     Blob,
 };

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{
     super::{
         bindings::reverie::handler::{hub, job, jobs, types},
-        call::{CallState, Origin},
+        instance::{CallState, Origin},
     },
     object,
 };

@@ -12,7 +12,7 @@ pub use images::Picture;
 
 use serde_json::{Map, Value};
 
-use super::{bindings::reverie::handler::types as wit, call::CallState};
+use super::{bindings::reverie::handler::types as wit, instance::CallState};
 use crate::error::{Error, ErrorKind};
 
 impl CallState {

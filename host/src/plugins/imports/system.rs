@@ -7,7 +7,7 @@ use std::{
 
 use super::super::{
     bindings::reverie::handler::{clock, config, log, random},
-    call::CallState,
+    instance::CallState,
 };
 
 const MAX_RANDOM_BYTES: u32 = 65536;

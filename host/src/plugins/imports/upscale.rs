@@ -10,7 +10,7 @@ use wasmtime::component::Resource;
 use super::{
     super::{
         bindings::reverie::handler::{types, upscale as wit},
-        call::CallState,
+        instance::CallState,
     },
     Picture,
 };
