@@ -211,7 +211,7 @@ fn jobs_are_queued_reordered_cancelled_and_refused() {
             ended.push(message["jobId"].as_str().unwrap().to_owned());
         }
     }
-    assert_eq!(ended, [&waiting[1], &running, &waiting[2], &waiting[0]]);
+    assert_eq!(ended.iter().collect::<Vec<_>>(), [&waiting[1], &running, &waiting[2], &waiting[0]]);
     let unknown = client.ask(json!({"type": "job:cancel", "jobId": "nope"}));
     assert!(unknown["error"].as_str().unwrap().contains("no job"));
 }
