@@ -78,7 +78,8 @@ impl Conv2dDesc {
     }
 }
 
-fn check_len(what: &'static str, expected: usize, actual: usize) -> Result<()> {
+/// Refuses parameters of another length than `expected`.
+pub(crate) fn check_len(what: &'static str, expected: usize, actual: usize) -> Result<()> {
     if expected == actual { Ok(()) } else { Err(Error::ParameterLength { what, expected, actual }) }
 }
 
@@ -127,9 +128,36 @@ pub enum Filter {
     Lanczos3,
 }
 
+/// A function of one value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Unary {
+    /// `x`.
+    Identity,
+    /// `max(x, 0)`.
+    Relu,
+    /// `x * sigmoid(x)`, also called swish.
+    Silu,
+    /// `x * Φ(x)` by the error function: `torch.nn.GELU()`.
+    Gelu,
+    /// `x * sigmoid(1.702 x)`: CLIP's GELU.
+    QuickGelu,
+    /// `tanh(x)`.
+    Tanh,
+}
+
+/// Which keys a query sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Mask {
+    /// All.
+    None,
+    /// Those at its own position and before it.
+    Causal,
+}
+
 /// The tensor operations that the models need, on one device.
 ///
 /// Tensors hold `f32` values as N, C, H, W to the outside; how they lie in memory is the backend's affair.
+/// A sequence of T tokens of C features is a tensor of shape (N, 1, T, C).
 /// They are immutable and cheap to clone. No method panics on shapes that do not fit: it returns an
 /// [`Error`] that names them.
 pub trait Backend: Send + Sync + 'static {
@@ -137,6 +165,8 @@ pub trait Backend: Send + Sync + 'static {
     type Tensor: Clone + Send + Sync + 'static;
     /// A convolution with its weights laid out for the device.
     type Conv2d: Send + Sync + 'static;
+    /// A matrix with its weights laid out for the device.
+    type Linear: Send + Sync + 'static;
 
     /// The device in words, for logs and reports.
     fn name(&self) -> &str;
@@ -261,4 +291,127 @@ pub trait Backend: Send + Sync + 'static {
     /// # Errors
     /// [`Error::ShapeMismatch`].
     fn scale_add(&self, x: &Self::Tensor, alpha: f32, y: &Self::Tensor) -> Result<Self::Tensor>;
+
+    /// Prepares `y = x Wᵀ + b` once, to be run many times. `weight` is in out, in order, as in PyTorch;
+    /// `bias`, where there is one, has a value for each output.
+    ///
+    /// # Errors
+    /// [`Error::ParameterLength`].
+    fn prepare_linear(
+        &self,
+        inputs: usize,
+        outputs: usize,
+        weight: &[f32],
+        bias: Option<&[f32]>,
+    ) -> Result<Self::Linear>;
+
+    /// `x Wᵀ + b` for every row: (N, 1, T, in) to (N, 1, T, out).
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`].
+    fn linear(&self, x: &Self::Tensor, linear: &Self::Linear) -> Result<Self::Tensor>;
+
+    /// `x Wᵀ + b + residual`, in one pass where the backend can.
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`].
+    fn linear_residual(
+        &self,
+        x: &Self::Tensor,
+        linear: &Self::Linear,
+        residual: &Self::Tensor,
+    ) -> Result<Self::Tensor> {
+        self.add(&self.linear(x, linear)?, residual)
+    }
+
+    /// `softmax(q kᵀ / √d + mask) v`, by heads of d = C / `heads` neighbouring features each; the N×N matrix
+    /// is never held as a whole. `q` is (N, 1, T, C); `k` and `v` are (N, 1, S, C).
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`]; [`Error::Heads`] where `heads` does not divide C.
+    fn attention(
+        &self,
+        q: &Self::Tensor,
+        k: &Self::Tensor,
+        v: &Self::Tensor,
+        heads: usize,
+        mask: Mask,
+    ) -> Result<Self::Tensor>;
+
+    /// `torch.nn.GroupNorm` followed by `act`, in one pass: statistics over the C / `groups` neighbouring
+    /// channels of an image; `weight` and `bias` are (1, 1, 1, C).
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`]; [`Error::Groups`] where `groups` does not divide C.
+    fn group_norm(
+        &self,
+        x: &Self::Tensor,
+        groups: usize,
+        weight: &Self::Tensor,
+        bias: &Self::Tensor,
+        eps: f32,
+        act: Unary,
+    ) -> Result<Self::Tensor>;
+
+    /// `torch.nn.LayerNorm` over the last axis; `weight` and `bias` are (1, 1, 1, W).
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`].
+    fn layer_norm(
+        &self,
+        x: &Self::Tensor,
+        weight: &Self::Tensor,
+        bias: &Self::Tensor,
+        eps: f32,
+    ) -> Result<Self::Tensor>;
+
+    /// `f` of each value.
+    ///
+    /// # Errors
+    /// None on the CPU; a device may fail.
+    fn unary(&self, x: &Self::Tensor, f: Unary) -> Result<Self::Tensor>;
+
+    /// (N, 1, T, 2C) to (N, 1, T, C): the first half times the GELU of the second (Shazeer 2020, "GLU Variants
+    /// Improve Transformer").
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] where the last axis is odd.
+    fn geglu(&self, x: &Self::Tensor) -> Result<Self::Tensor>;
+
+    /// Adds one value to each channel: `x` is (N, C, H, W), `bias` (N, 1, 1, C).
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`].
+    fn add_channels(&self, x: &Self::Tensor, bias: &Self::Tensor) -> Result<Self::Tensor>;
+
+    /// The pixels as a sequence, row after row: (N, C, H, W) to (N, 1, H·W, C).
+    ///
+    /// # Errors
+    /// None on the CPU; a device may fail.
+    fn to_tokens(&self, x: &Self::Tensor) -> Result<Self::Tensor>;
+
+    /// The inverse of [`Backend::to_tokens`]: (N, 1, H·W, C) to (N, C, H, W).
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] where the tokens are not `h`·`w`.
+    #[expect(clippy::wrong_self_convention, reason = "the counterpart of `to_tokens`")]
+    fn from_tokens(&self, x: &Self::Tensor, h: usize, w: usize) -> Result<Self::Tensor>;
+
+    /// Zeros added at the right and at the bottom, in pixels.
+    ///
+    /// # Errors
+    /// [`Error::InvalidShape`].
+    fn pad(&self, x: &Self::Tensor, right: usize, bottom: usize) -> Result<Self::Tensor>;
+
+    /// Joins tensors along the batch.
+    ///
+    /// # Errors
+    /// [`Error::NothingToConcat`]; [`Error::ShapeMismatch`] where another axis differs.
+    fn stack(&self, xs: &[&Self::Tensor]) -> Result<Self::Tensor>;
+
+    /// `count` images of a batch, from the one numbered `first` on.
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] where the batch has fewer.
+    fn images(&self, x: &Self::Tensor, first: usize, count: usize) -> Result<Self::Tensor>;
 }

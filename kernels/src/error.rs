@@ -80,4 +80,20 @@ pub enum Error {
     /// Concatenation of nothing.
     #[error("concat needs at least one tensor")]
     NothingToConcat,
+    /// Attention whose heads do not share the features evenly.
+    #[error("{heads} heads cannot share {features} features evenly")]
+    Heads {
+        /// How many heads were asked for.
+        heads: usize,
+        /// The features of a token.
+        features: usize,
+    },
+    /// Group normalisation whose groups do not share the channels evenly.
+    #[error("{groups} groups cannot share the channels of {shape:?} evenly")]
+    Groups {
+        /// How many groups were asked for.
+        groups: usize,
+        /// The input's shape.
+        shape: Shape,
+    },
 }

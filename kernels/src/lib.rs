@@ -26,5 +26,5 @@ pub mod cpu;
 mod error;
 pub mod nvml;
 
-pub use backend::{Activation, Backend, Conv2dDesc, Filter, Shape};
+pub use backend::{Activation, Backend, Conv2dDesc, Filter, Mask, Shape, Unary};
 pub use error::{Error, Result};

@@ -6,11 +6,16 @@ use common::{Plain, SIZES, assert_close, backends, noise};
 use reverie_kernels::cpu::{CpuBackend, Level};
 use reverie_kernels::{Activation, Backend, Conv2dDesc, Error};
 
-/// Of the largest output. Most cases stay below 3e-6; the deepest Winograd sums come to 2e-5 where there is
-/// no fused multiply-add.
-const TOLERANCE: f32 = 3e-5;
+/// Of the largest output. Most cases stay below 3e-6, the worst of Winograd's larger tiles come to 6e-6.
+const TOLERANCE: f32 = 2e-5;
+/// Winograd's smaller tiles, for many channels: as deep sums as there are come to 2e-6.
+const FINE: f32 = 4e-6;
 
-fn check(desc: Conv2dDesc, [h, w]: [usize; 2], images: usize, act: Activation) {
+fn check(desc: Conv2dDesc, size: [usize; 2], images: usize, act: Activation) {
+    check_to(TOLERANCE, desc, size, images, act);
+}
+
+fn check_to(tolerance: f32, desc: Conv2dDesc, [h, w]: [usize; 2], images: usize, act: Activation) {
     let x = Plain::noise([images, desc.in_channels, h, w], 1);
     let (weight, bias) = (noise(desc.weight_len(), 2), noise(desc.out_channels, 3));
     let expected = common::conv2d(&x, desc, &weight, &bias, &act);
@@ -20,7 +25,7 @@ fn check(desc: Conv2dDesc, [h, w]: [usize; 2], images: usize, act: Activation) {
         let tensor = backend.tensor(x.data.clone(), x.shape).unwrap();
         let out = backend.conv2d(&tensor, &conv).unwrap();
         assert_eq!(backend.shape(&out), expected.shape, "{what}");
-        assert_close(&backend.to_vec(&out).unwrap(), &expected, TOLERANCE, &what);
+        assert_close(&backend.to_vec(&out).unwrap(), &expected, tolerance, &what);
     }
 }
 
@@ -77,20 +82,30 @@ fn deep_sums_are_right() {
 }
 
 #[test]
-fn large_weights_go_without_winograd() {
-    let desc = Conv2dDesc::same(640, 640, 3);
-    let x = Plain::noise([1, 640, 2, 2], 1);
-    let weight = noise(desc.weight_len(), 2);
-    let expected = common::conv2d(&x, desc, &weight, &vec![0.0; 640], &Activation::None);
-    let backend = CpuBackend::new(2);
-    let conv = backend.prepare_conv2d(desc, &weight, None, Activation::None).unwrap();
-    let out = backend.conv2d(&backend.tensor(x.data, x.shape).unwrap(), &conv).unwrap();
-    assert_close(&backend.to_vec(&out).unwrap(), &expected, TOLERANCE, "640 channels");
+fn many_channels_are_right_on_every_size() {
+    for &size in &SIZES[..8] {
+        check_to(FINE, Conv2dDesc::same(200, 96, 3), size, 1, Activation::LeakyRelu(0.2));
+    }
+}
+
+#[test]
+fn many_channels_are_right_for_every_channel_count() {
+    for (inputs, outputs) in [(130, 141), (1040, 16), (17, 1030), (160, 128), (145, 177)] {
+        check_to(
+            FINE,
+            Conv2dDesc::same(inputs, outputs, 3),
+            [9, 14],
+            2,
+            Activation::PRelu(noise(outputs, 4)),
+        );
+    }
+    check(Conv2dDesc { padding: 2, ..Conv2dDesc::same(144, 130, 3) }, [5, 7], 1, Activation::None);
+    check(Conv2dDesc { padding: 0, ..Conv2dDesc::same(144, 130, 3) }, [5, 7], 1, Activation::None);
 }
 
 #[test]
 fn the_residual_comes_after_the_activation() {
-    for (inputs, outputs) in [(32, 20), (3, 20)] {
+    for (inputs, outputs) in [(32, 20), (3, 20), (200, 100)] {
         let desc = Conv2dDesc::same(inputs, outputs, 3);
         let (x, base) = (Plain::noise([2, inputs, 10, 9], 1), Plain::noise([2, outputs, 10, 9], 5));
         let weight = noise(desc.weight_len(), 2);
@@ -139,7 +154,8 @@ fn a_chain_of_layers_stays_accurate() {
 #[test]
 fn the_number_of_threads_does_not_change_a_bit() {
     for level in Level::available() {
-        for desc in [Conv2dDesc::same(40, 33, 3), Conv2dDesc::same(3, 33, 5), Conv2dDesc::same(300, 33, 1)] {
+        for (inputs, outputs, kernel) in [(40, 33, 3), (160, 112, 3), (3, 33, 5), (300, 33, 1)] {
+            let desc = Conv2dDesc::same(inputs, outputs, kernel);
             let weight = noise(desc.weight_len(), 2);
             let x = noise(2 * desc.in_channels * 45 * 31, 1);
             let run = |threads| {

@@ -3,33 +3,14 @@
 
 mod common;
 
-use common::{Plain, SIZES, assert_close, backends, leaky};
+use common::{Plain, SIZES, assert_close, backends, layouts, leaky};
 use reverie_kernels::cpu::{CpuBackend, CpuTensor};
-use reverie_kernels::{Activation, Backend, Conv2dDesc, Error, Filter};
+use reverie_kernels::{Backend, Error, Filter};
 
 const EXACT: f32 = 1e-6;
 
-/// The same values in both layouts: a convolution with the identity leaves them blocked.
-fn layouts(backend: &CpuBackend, x: &Plain) -> [CpuTensor; 2] {
-    let planar = backend.tensor(x.data.clone(), x.shape).unwrap();
-    let c = x.shape[1];
-    let identity: Vec<f32> = (0..c * c).map(|i| if i / c == i % c { 1.0 } else { 0.0 }).collect();
-    let desc = Conv2dDesc::same(c, c, 1);
-    let conv = backend.prepare_conv2d(desc, &identity, None, Activation::None).unwrap();
-    let blocked = backend.conv2d(&planar, &conv).unwrap();
-    [planar, blocked]
-}
-
-/// Runs `op` on both layouts of `x` on every backend.
 fn check(x: &Plain, expected: &Plain, op: impl Fn(&CpuBackend, &CpuTensor) -> CpuTensor) {
-    for backend in backends() {
-        for (tensor, layout) in layouts(&backend, x).iter().zip(["planar", "blocked"]) {
-            let out = op(&backend, tensor);
-            let what = format!("{:?} {layout}, {}", x.shape, backend.name());
-            assert_eq!(backend.shape(&out), expected.shape, "{what}");
-            assert_close(&backend.to_vec(&out).unwrap(), expected, EXACT, &what);
-        }
-    }
+    common::check(x, expected, EXACT, op);
 }
 
 #[test]

@@ -1,34 +1,48 @@
 //! The CPU backend: `f32`, any CPU, with AVX-512 and AVX2 where the machine has them.
 //!
 //! [`CpuBackend`] checks shapes and picks layouts; the work is in the modules below it, from the register
-//! block of the matrix multiplication (`gemm`) to the convolutions made of it (`winograd`, `direct`).
+//! block of the matrix multiplication (`gemm`) to the convolutions made of it (`winograd`, `deep`, `direct`).
 
+#[allow(unsafe_code)]
+mod attention;
 mod buffer;
+mod conv;
+#[allow(unsafe_code)]
+mod deep;
 #[allow(unsafe_code)]
 mod direct;
+#[allow(unsafe_code)]
 mod elementwise;
 mod epilogue;
 #[allow(unsafe_code)]
 mod gemm;
+#[allow(unsafe_code)]
+mod group_norm;
+#[allow(unsafe_code)]
+mod linear;
 mod resize;
+#[allow(unsafe_code)]
+mod rows;
 mod scratch;
 mod shuffle;
 #[allow(unsafe_code)]
 mod simd;
 mod tensor;
+mod tokens;
 #[allow(unsafe_code)]
 mod winograd;
 
-use crate::backend::{Activation, Backend, Conv2dDesc, Filter, Shape, check_shape, check_slope};
+use crate::backend::{
+    Activation, Backend, Conv2dDesc, Filter, Mask, Shape, Unary, check_len, check_shape, check_slope,
+};
 use crate::error::{Error, Result};
 use buffer::{LANES, Pool};
-use direct::{Direct, Source};
-use epilogue::{Output, Parameters};
 use rayon::prelude::*;
 use std::sync::Arc;
 use tensor::Data;
-use winograd::Winograd;
 
+pub use conv::CpuConv2d;
+pub use linear::CpuLinear;
 pub use simd::Level;
 pub use tensor::CpuTensor;
 
@@ -42,18 +56,6 @@ pub struct CpuBackend {
     pool: Arc<Pool>,
     /// `None` where the system gave no threads: the work is then done in rayon's global pool.
     threads: Option<rayon::ThreadPool>,
-}
-
-/// A convolution of the CPU backend.
-pub struct CpuConv2d {
-    desc: Conv2dDesc,
-    parameters: Parameters,
-    method: Method,
-}
-
-enum Method {
-    Winograd(Winograd),
-    Direct(Direct),
 }
 
 impl Default for CpuBackend {
@@ -115,37 +117,14 @@ impl CpuBackend {
         if let Some((_, residual)) = residual {
             same_shape("conv2d_residual", shape, residual.shape)?;
         }
-        let [n, c, h, w] = shape;
-        Ok(self.install(|| {
-            let residual = residual.map(|(alpha, x)| (alpha, x.to_blocked(&self.pool)));
-            let residual_planes = residual.as_ref().map(|(_, x)| x.blocks());
-            let residual = residual.as_ref().zip(residual_planes.as_deref());
-            let mut out = self.pool.take(n * c.next_multiple_of(LANES) * h * w);
-            let output = Output::new(
-                &conv.parameters,
-                out.lanes_mut(),
-                h * w,
-                residual.map(|((alpha, _), planes)| (*alpha, planes)),
-            );
-            match &conv.method {
-                Method::Direct(direct) if direct.planar() => {
-                    direct.run(Source::Planar(x.to_planar(&self.pool).floats()), x.shape, shape, &output);
-                }
-                Method::Direct(direct) => {
-                    direct.run(Source::Blocked(&x.to_blocked(&self.pool).blocks()), x.shape, shape, &output);
-                }
-                Method::Winograd(winograd) => {
-                    winograd.run(&x.to_blocked(&self.pool).blocks(), x.shape, shape, &output);
-                }
-            }
-            CpuTensor::blocked(out, shape)
-        }))
+        Ok(self.install(|| conv.run(&self.pool, x, residual, shape)))
     }
 }
 
 impl Backend for CpuBackend {
     type Tensor = CpuTensor;
     type Conv2d = CpuConv2d;
+    type Linear = CpuLinear;
 
     fn name(&self) -> &str {
         &self.name
@@ -177,12 +156,7 @@ impl Backend for CpuBackend {
         act: Activation,
     ) -> Result<CpuConv2d> {
         desc.validate(weight, bias, &act)?;
-        let method = if Winograd::suits(&desc) {
-            Method::Winograd(Winograd::new(desc, weight, self.level))
-        } else {
-            Method::Direct(Direct::new(desc, weight, self.level))
-        };
-        Ok(CpuConv2d { desc, parameters: Parameters::new(desc.out_channels, bias, &act), method })
+        Ok(self.install(|| CpuConv2d::new(desc, weight, bias, &act, self.level)))
     }
 
     fn conv2d(&self, x: &CpuTensor, conv: &CpuConv2d) -> Result<CpuTensor> {
@@ -238,6 +212,132 @@ impl Backend for CpuBackend {
     fn scale_add(&self, x: &CpuTensor, alpha: f32, y: &CpuTensor) -> Result<CpuTensor> {
         same_shape("scale_add", x.shape, y.shape)?;
         Ok(self.install(|| elementwise::scale_add(&self.pool, x, alpha, y)))
+    }
+
+    fn prepare_linear(
+        &self,
+        inputs: usize,
+        outputs: usize,
+        weight: &[f32],
+        bias: Option<&[f32]>,
+    ) -> Result<CpuLinear> {
+        check_len("linear weight", check_shape([1, 1, outputs, inputs])?, weight.len())?;
+        if let Some(bias) = bias {
+            check_len("linear bias", outputs, bias.len())?;
+        }
+        Ok(self.install(|| CpuLinear::new(inputs, outputs, weight, bias, self.level)))
+    }
+
+    fn linear(&self, x: &CpuTensor, linear: &CpuLinear) -> Result<CpuTensor> {
+        let shape = linear.output_shape("linear", x.shape)?;
+        Ok(self.install(|| linear.run(&self.pool, x, None, shape)))
+    }
+
+    fn linear_residual(&self, x: &CpuTensor, linear: &CpuLinear, residual: &CpuTensor) -> Result<CpuTensor> {
+        let shape = linear.output_shape("linear_residual", x.shape)?;
+        same_shape("linear_residual", shape, residual.shape)?;
+        Ok(self.install(|| linear.run(&self.pool, x, Some(residual), shape)))
+    }
+
+    fn attention(
+        &self,
+        q: &CpuTensor,
+        k: &CpuTensor,
+        v: &CpuTensor,
+        heads: usize,
+        mask: Mask,
+    ) -> Result<CpuTensor> {
+        let [n, _, queries, features] = q.shape;
+        same_shape("attention: queries", [n, 1, queries, features], q.shape)?;
+        same_shape("attention: keys", [n, 1, k.shape[2], features], k.shape)?;
+        same_shape("attention: values", k.shape, v.shape)?;
+        if heads == 0 || !features.is_multiple_of(heads) {
+            return Err(Error::Heads { heads, features });
+        }
+        Ok(self.install(|| attention::attention(&self.pool, [q, k, v], heads, mask, self.level)))
+    }
+
+    fn group_norm(
+        &self,
+        x: &CpuTensor,
+        groups: usize,
+        weight: &CpuTensor,
+        bias: &CpuTensor,
+        eps: f32,
+        act: Unary,
+    ) -> Result<CpuTensor> {
+        let channels = x.shape[1];
+        if groups == 0 || !channels.is_multiple_of(groups) {
+            return Err(Error::Groups { groups, shape: x.shape });
+        }
+        same_shape("group_norm: weight", [1, 1, 1, channels], weight.shape)?;
+        same_shape("group_norm: bias", [1, 1, 1, channels], bias.shape)?;
+        Ok(self
+            .install(|| group_norm::group_norm(&self.pool, x, groups, [weight, bias], eps, act, self.level)))
+    }
+
+    fn layer_norm(&self, x: &CpuTensor, weight: &CpuTensor, bias: &CpuTensor, eps: f32) -> Result<CpuTensor> {
+        same_shape("layer_norm: weight", [1, 1, 1, x.shape[3]], weight.shape)?;
+        same_shape("layer_norm: bias", [1, 1, 1, x.shape[3]], bias.shape)?;
+        Ok(self.install(|| rows::layer_norm(&self.pool, x, [weight, bias], eps, self.level)))
+    }
+
+    fn unary(&self, x: &CpuTensor, f: Unary) -> Result<CpuTensor> {
+        Ok(self.install(|| elementwise::unary(&self.pool, x, f, self.level)))
+    }
+
+    fn geglu(&self, x: &CpuTensor) -> Result<CpuTensor> {
+        let [n, c, h, w] = x.shape;
+        let shape = [n, c, h, w / 2];
+        same_shape("geglu", [n, c, h, (w / 2).max(1) * 2], x.shape)?;
+        Ok(self.install(|| rows::geglu(&self.pool, x, shape, self.level)))
+    }
+
+    fn add_channels(&self, x: &CpuTensor, bias: &CpuTensor) -> Result<CpuTensor> {
+        same_shape("add_channels", [x.shape[0], 1, 1, x.shape[1]], bias.shape)?;
+        Ok(self.install(|| elementwise::add_channels(&self.pool, x, bias)))
+    }
+
+    fn to_tokens(&self, x: &CpuTensor) -> Result<CpuTensor> {
+        Ok(self.install(|| tokens::to_tokens(&self.pool, x)))
+    }
+
+    fn from_tokens(&self, x: &CpuTensor, h: usize, w: usize) -> Result<CpuTensor> {
+        let [n, _, _, c] = x.shape;
+        let shape = [n, c, h, w];
+        check_shape(shape)?;
+        same_shape("from_tokens", [n, 1, h * w, c], x.shape)?;
+        Ok(self.install(|| tokens::from_tokens(&self.pool, x, shape)))
+    }
+
+    fn pad(&self, x: &CpuTensor, right: usize, bottom: usize) -> Result<CpuTensor> {
+        let [n, c, h, w] = x.shape;
+        let shape = [n, c, h.saturating_add(bottom), w.saturating_add(right)];
+        check_shape(shape)?;
+        Ok(self.install(|| tokens::pad(&self.pool, x, shape)))
+    }
+
+    fn stack(&self, xs: &[&CpuTensor]) -> Result<CpuTensor> {
+        let [_, c, h, w] = xs.first().ok_or(Error::NothingToConcat)?.shape;
+        let mut images = 0usize;
+        for x in xs {
+            same_shape("stack", [x.shape[0], c, h, w], x.shape)?;
+            images = images.saturating_add(x.shape[0]);
+        }
+        let shape = [images, c, h, w];
+        check_shape(shape)?;
+        Ok(self.install(|| tokens::stack(&self.pool, xs, shape)))
+    }
+
+    fn images(&self, x: &CpuTensor, first: usize, count: usize) -> Result<CpuTensor> {
+        let [n, c, h, w] = x.shape;
+        let shape = [count, c, h, w];
+        check_shape(shape)?;
+        if first.checked_add(count).is_none_or(|end| end > n) {
+            let left = [first.saturating_add(count), c, h, w];
+            return Err(Error::ShapeMismatch { operation: "images", left, right: x.shape });
+        }
+        Ok(self.install(|| tokens::images(&self.pool, x, first, shape)))
     }
 }
 

@@ -71,6 +71,24 @@ impl CpuTensor {
         Self { shape, data: Data::Blocked(planes) }
     }
 
+    /// Joins blocked tensors along the batch, without copying.
+    pub(crate) fn from_images(parts: &[Self], shape: Shape) -> Self {
+        let mut planes = Vec::new();
+        for part in parts {
+            if let Data::Blocked(all) = &part.data {
+                planes.extend_from_slice(all);
+            }
+        }
+        Self { shape, data: Data::Blocked(planes) }
+    }
+
+    /// As many images of a blocked tensor as `shape` has, from `first` on, without copying.
+    pub(crate) fn some_images(&self, first: usize, shape: Shape) -> Self {
+        let Data::Blocked(planes) = &self.data else { return self.clone() };
+        let blocks = shape[1].div_ceil(LANES);
+        Self { shape, data: Data::Blocked(planes[first * blocks..][..shape[0] * blocks].to_vec()) }
+    }
+
     /// The same tensor in the planar layout.
     pub(crate) fn to_planar(&self, pool: &Arc<Pool>) -> Arc<Buffer> {
         match &self.data {

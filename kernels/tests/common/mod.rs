@@ -1,8 +1,8 @@
 //! Plain versions of every operation, with sums in `f64`, and what the tests share.
 #![allow(dead_code)] // Each test crate uses its part.
 
-use reverie_kernels::cpu::{CpuBackend, Level};
-use reverie_kernels::{Activation, Conv2dDesc, Filter, Shape};
+use reverie_kernels::cpu::{CpuBackend, CpuTensor, Level};
+use reverie_kernels::{Activation, Backend, Conv2dDesc, Filter, Shape};
 
 /// Height and width: single pixels, less than a tile, exact tiles, and odd remainders.
 pub const SIZES: [[usize; 2]; 9] =
@@ -71,6 +71,26 @@ pub fn slope_of(act: &Activation, channel: usize) -> f64 {
 
 pub fn leaky(x: f64, slope: f64) -> f64 {
     if x > 0.0 { x } else { x * slope }
+}
+
+/// x Φ(x). The error function by its series, or by its continued fraction where that converges.
+pub fn gelu(x: f64) -> f64 {
+    let z = x.abs() / std::f64::consts::SQRT_2;
+    let upper = if z < 3.0 {
+        // erf z = 2/√π Σ (-1)ⁿ z^(2n+1) / (n! (2n+1))
+        let mut term = z;
+        let mut sum = z;
+        for n in 1..100 {
+            term *= -z * z / f64::from(n);
+            sum += term / f64::from(2 * n + 1);
+        }
+        0.5 - sum / std::f64::consts::PI.sqrt()
+    } else {
+        // erfc z = e^(-z²)/√π · 1 / (z + (1/2) / (z + (2/2) / (z + …)))
+        let fraction = (1..200).rev().fold(z, |below, n| z + f64::from(n) / 2.0 / below);
+        (-z * z).exp() / std::f64::consts::PI.sqrt() / fraction / 2.0
+    };
+    x * if x > 0.0 { 1.0 - upper } else { upper }
 }
 
 pub fn conv2d(x: &Plain, desc: Conv2dDesc, weight: &[f32], bias: &[f32], act: &Activation) -> Plain {
@@ -158,5 +178,29 @@ pub fn assert_close(actual: &[f32], expected: &Plain, tolerance: f32, what: &str
     for (i, (a, e)) in actual.iter().zip(&expected.data).enumerate() {
         let error = (a - e).abs() / scale;
         assert!(error <= tolerance, "{what}: value {i} is {a}, not {e} (off by {error:e} of {scale})");
+    }
+}
+
+/// The same values in both layouts: a convolution with the identity leaves them blocked.
+pub fn layouts(backend: &CpuBackend, x: &Plain) -> [CpuTensor; 2] {
+    let planar = backend.tensor(x.data.clone(), x.shape).unwrap();
+    let c = x.shape[1];
+    let identity: Vec<f32> = (0..c * c).map(|i| if i / c == i % c { 1.0 } else { 0.0 }).collect();
+    let desc = Conv2dDesc::same(c, c, 1);
+    let conv = backend.prepare_conv2d(desc, &identity, None, Activation::None).unwrap();
+    let blocked = backend.conv2d(&planar, &conv).unwrap();
+    [planar, blocked]
+}
+
+/// Runs `op` on both layouts of `x` on every backend.
+#[track_caller]
+pub fn check(x: &Plain, expected: &Plain, tolerance: f32, op: impl Fn(&CpuBackend, &CpuTensor) -> CpuTensor) {
+    for backend in backends() {
+        for (tensor, layout) in layouts(&backend, x).iter().zip(["planar", "blocked"]) {
+            let out = op(&backend, tensor);
+            let what = format!("{:?} {layout}, {}", x.shape, backend.name());
+            assert_eq!(backend.shape(&out), expected.shape, "{what}");
+            assert_close(&backend.to_vec(&out).unwrap(), expected, tolerance, &what);
+        }
     }
 }

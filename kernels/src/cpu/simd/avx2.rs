@@ -79,4 +79,42 @@ impl Simd for Avx2 {
         }
         halves!(half, x, slope)
     }
+    #[inline(always)]
+    unsafe fn div(a: Self::V, b: Self::V) -> Self::V {
+        halves!(_mm256_div_ps, a, b)
+    }
+    #[inline(always)]
+    unsafe fn min(a: Self::V, b: Self::V) -> Self::V {
+        halves!(_mm256_min_ps, a, b)
+    }
+    #[inline(always)]
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V {
+        halves!(_mm256_max_ps, a, b)
+    }
+    #[inline(always)]
+    unsafe fn round(x: Self::V) -> Self::V {
+        // SAFETY: as above.
+        unsafe { x.map(|x| _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x)) }
+    }
+    #[inline(always)]
+    unsafe fn scale(x: Self::V, n: Self::V) -> Self::V {
+        #[inline(always)]
+        unsafe fn half(x: __m256, n: __m256) -> __m256 {
+            // SAFETY: as above.
+            unsafe {
+                let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+                _mm256_mul_ps(x, _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent)))
+            }
+        }
+        halves!(half, x, n)
+    }
+    #[inline(always)]
+    unsafe fn above(x: Self::V, limit: Self::V, a: Self::V, b: Self::V) -> Self::V {
+        #[inline(always)]
+        unsafe fn half(x: __m256, limit: __m256, a: __m256, b: __m256) -> __m256 {
+            // SAFETY: as above.
+            unsafe { _mm256_blendv_ps(b, a, _mm256_cmp_ps::<_CMP_GT_OQ>(x, limit)) }
+        }
+        halves!(half, x, limit, a, b)
+    }
 }

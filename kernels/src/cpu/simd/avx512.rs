@@ -68,4 +68,50 @@ impl Simd for Avx512 {
             _mm512_mask_mul_ps(x, negative, x, slope)
         }
     }
+    #[inline(always)]
+    unsafe fn div(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: as above.
+        unsafe { _mm512_div_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn min(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: as above.
+        unsafe { _mm512_min_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn max(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: as above.
+        unsafe { _mm512_max_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn round(x: __m512) -> __m512 {
+        // SAFETY: as above.
+        unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x) }
+    }
+    #[inline(always)]
+    unsafe fn scale(x: __m512, n: __m512) -> __m512 {
+        // SAFETY: as above.
+        unsafe { _mm512_scalef_ps(x, n) }
+    }
+    #[inline(always)]
+    unsafe fn above(x: __m512, limit: __m512, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: as above.
+        unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(x, limit), b, a) }
+    }
+    #[inline(always)]
+    unsafe fn load_first(p: *const f32, count: usize) -> __m512 {
+        // SAFETY: as above; lanes past `count` are not touched.
+        unsafe { _mm512_maskz_loadu_ps(first(count), p) }
+    }
+    #[inline(always)]
+    unsafe fn store_first(p: *mut f32, x: __m512, count: usize) {
+        // SAFETY: as above; lanes past `count` are not touched.
+        unsafe { _mm512_mask_storeu_ps(p, first(count), x) }
+    }
+}
+
+/// The mask of the first `count` of sixteen lanes.
+#[inline(always)]
+fn first(count: usize) -> __mmask16 {
+    ((1u32 << count) - 1) as __mmask16
 }

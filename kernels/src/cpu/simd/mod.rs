@@ -7,6 +7,7 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub(crate) mod math;
 mod portable;
 
 /// The instructions that the CPU backend may use.
@@ -108,6 +109,63 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// `x > 0 ? x : slope * x`
     unsafe fn leaky(x: Self::V, slope: Self::V) -> Self::V;
+    unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
+    /// The nearest whole number, for values of less than 2²².
+    unsafe fn round(x: Self::V) -> Self::V;
+    /// `x * 2ⁿ` for whole numbers n of -126 to 127.
+    unsafe fn scale(x: Self::V, n: Self::V) -> Self::V;
+    /// `x > limit ? a : b`
+    unsafe fn above(x: Self::V, limit: Self::V, a: Self::V, b: Self::V) -> Self::V;
+
+    /// The lanes as an array.
+    #[inline(always)]
+    unsafe fn lanes(x: Self::V) -> [f32; 16] {
+        let mut lanes = [0.0; 16];
+        // SAFETY: the array has sixteen floats; the caller has the instructions.
+        unsafe { Self::store(lanes.as_mut_ptr(), x) };
+        lanes
+    }
+
+    /// The sum of the lanes, in the same order at every level.
+    #[inline(always)]
+    unsafe fn sum(x: Self::V) -> f32 {
+        // SAFETY: the caller's promise is passed on.
+        halve(unsafe { Self::lanes(x) }, |a, b| a + b)
+    }
+
+    /// `count` floats, followed by zeros.
+    ///
+    /// # Safety
+    /// `p` is good for `count` reads, at most sixteen.
+    #[inline(always)]
+    unsafe fn load_first(p: *const f32, count: usize) -> Self::V {
+        let mut lanes = [0.0; 16];
+        // SAFETY: the caller's promise; the array is large enough.
+        unsafe {
+            std::ptr::copy_nonoverlapping(p, lanes.as_mut_ptr(), count);
+            Self::load(lanes.as_ptr())
+        }
+    }
+
+    /// Stores the first `count` lanes.
+    ///
+    /// # Safety
+    /// `p` is good for `count` writes, at most sixteen.
+    #[inline(always)]
+    unsafe fn store_first(p: *mut f32, x: Self::V, count: usize) {
+        // SAFETY: the caller's promise; the array is large enough.
+        unsafe { std::ptr::copy_nonoverlapping(Self::lanes(x).as_ptr(), p, count) }
+    }
+}
+
+/// Folds sixteen lanes to eight, to four, and so on.
+#[inline(always)]
+fn halve(lanes: [f32; 16], op: impl Fn(f32, f32) -> f32) -> f32 {
+    let eight: [f32; 8] = std::array::from_fn(|i| op(lanes[i], lanes[i + 8]));
+    let four: [f32; 4] = std::array::from_fn(|i| op(eight[i], eight[i + 4]));
+    op(op(four[0], four[2]), op(four[1], four[3]))
 }
 
 /// Asks for the cache line at `p` to be brought near; a hint, so any address will do.

@@ -65,4 +65,30 @@ impl Simd for Portable {
     unsafe fn leaky(x: Self::V, slope: Self::V) -> Self::V {
         zip(x, slope, |x, slope| if x <= 0.0 { x * slope } else { x })
     }
+    #[inline(always)]
+    unsafe fn div(a: Self::V, b: Self::V) -> Self::V {
+        zip(a, b, |a, b| a / b)
+    }
+    #[inline(always)]
+    unsafe fn min(a: Self::V, b: Self::V) -> Self::V {
+        zip(a, b, |a, b| if a < b { a } else { b })
+    }
+    #[inline(always)]
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V {
+        zip(a, b, |a, b| if a > b { a } else { b })
+    }
+    #[inline(always)]
+    unsafe fn round(x: Self::V) -> Self::V {
+        // At 1.5 * 2^23 neighbouring floats are one apart; `round` may be a call into the C library.
+        const WHOLE: f32 = 12_582_912.0;
+        x.map(|x| (x + WHOLE) - WHOLE)
+    }
+    #[inline(always)]
+    unsafe fn scale(x: Self::V, n: Self::V) -> Self::V {
+        zip(x, n, |x, n| x * f32::from_bits(((n as i32 + 127) << 23) as u32))
+    }
+    #[inline(always)]
+    unsafe fn above(x: Self::V, limit: Self::V, a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|i| if x[i] > limit[i] { a[i] } else { b[i] })
+    }
 }

@@ -23,9 +23,9 @@ const TASK_BYTES: usize = 384 << 10;
 const TASK_STEP: usize = 6;
 /// The most tiles of a task, as far as it pays.
 const TASK_TILES: usize = 48;
-/// The most bytes of transformed weights, which are 64/9 of the original ones: past this they would stream
-/// from main memory for each task.
-const WEIGHT_BYTES: usize = 64 << 20;
+/// The most bytes of transformed weights, which are 64/9 of the original ones and are read by each task: past
+/// this [`super::deep`] is as fast, takes less memory and is more accurate.
+const WEIGHT_BYTES: usize = 4 << 20;
 
 /// Transformed weights: for each point a packed (in × out) matrix.
 pub(crate) struct Winograd {
@@ -48,11 +48,10 @@ impl Winograd {
     pub(crate) fn new(desc: Conv2dDesc, weight: &[f32], level: Level) -> Self {
         let (inputs, outputs) = (desc.in_channels, desc.out_channels);
         let transformed: Vec<_> = weight.chunks_exact(9).map(transform::kernel).collect();
-        let mut packed = Vec::new();
-        (0..POINTS).for_each(|point| {
-            gemm::pack(&mut packed, inputs, outputs, level, |i, o| transformed[o * inputs + i][point]);
-        });
-        Self { desc, weights: gemm::aligned(&packed), level }
+        let matrix =
+            |point: usize| gemm::pack(inputs, outputs, level, |i, o| transformed[o * inputs + i][point]);
+        let weights = (0..POINTS).flat_map(matrix).collect();
+        Self { desc, weights, level }
     }
 
     /// Convolves the planes of `shape` into those of `output`.
@@ -132,17 +131,10 @@ impl Task for Tiles<'_> {
             for point in 0..POINTS {
                 self.prefetch(&upcoming, point);
                 let weights = self.layer.weights.as_ptr().add(point * depth * outs);
-                Gemm {
-                    rows: self.count,
-                    depth,
-                    blocks: outs,
-                    a: input.add(point * ins * LANES),
-                    a_stride: self.stride[0] * LANES,
-                    b: weights.cast(),
-                    c: product.add(point * outs * LANES),
-                    c_stride: self.stride[1] * LANES,
-                }
-                .multiply::<S>();
+                let gemm = Gemm::whole(self.count, depth, outs, weights.cast(), self.layer.level)
+                    .into(product.add(point * outs * LANES), self.stride[1] * LANES);
+                Gemm { prefetch: false, ..gemm }
+                    .multiply::<S>(input.add(point * ins * LANES), self.stride[0] * LANES);
             }
             for tile in 0..self.count {
                 self.transform_output::<S>(tile, product.add(tile * self.stride[1] * LANES));

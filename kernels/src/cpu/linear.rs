@@ -1,0 +1,154 @@
+//! Linear layers: every row of a sequence times a packed matrix.
+
+use super::buffer::{LANES, Lanes, Pool};
+use super::gemm::{self, Gemm};
+use super::scratch::with_scratch;
+use super::simd::{Level, Simd, Task};
+use super::tensor::CpuTensor;
+use crate::backend::{Shape, check_shape};
+use crate::error::{Error, Result};
+use rayon::prelude::*;
+use std::sync::Arc;
+
+/// The most rows of a task: with the 256 values of a step of the depth they stay in the second-level cache.
+const TASK_ROWS: usize = 192;
+/// The most vectors of columns of a task, for the same reason: the results are read again at each step.
+const TASK_BLOCKS: usize = 20;
+
+/// `y = x Wᵀ + b` with packed weights.
+pub struct CpuLinear {
+    inputs: usize,
+    outputs: usize,
+    weights: Vec<Lanes>,
+    /// Padded to whole vectors; empty where there is none.
+    bias: Vec<f32>,
+    level: Level,
+}
+
+impl CpuLinear {
+    /// Packs weights in out, in order.
+    pub(crate) fn new(
+        inputs: usize,
+        outputs: usize,
+        weight: &[f32],
+        bias: Option<&[f32]>,
+        level: Level,
+    ) -> Self {
+        let weights = gemm::pack(inputs, outputs, level, |i, o| weight[o * inputs + i]);
+        let mut bias = bias.unwrap_or_default().to_vec();
+        if !bias.is_empty() {
+            bias.resize(outputs.next_multiple_of(LANES), 0.0);
+        }
+        Self { inputs, outputs, weights, bias, level }
+    }
+
+    /// The output's shape for an input of `shape`.
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] where the input has another width, [`Error::InvalidShape`] where the output
+    /// would be too large.
+    pub(crate) fn output_shape(&self, operation: &'static str, shape: Shape) -> Result<Shape> {
+        let [n, c, h, w] = shape;
+        if w != self.inputs {
+            return Err(Error::ShapeMismatch { operation, left: [n, c, h, self.inputs], right: shape });
+        }
+        let out = [n, c, h, self.outputs];
+        check_shape(out).map(|_| out)
+    }
+
+    /// The product for `x` of (N, 1, T, in), plus `residual` of the output's `shape` where there is one.
+    pub(crate) fn run(
+        &self,
+        pool: &Arc<Pool>,
+        x: &CpuTensor,
+        residual: Option<&CpuTensor>,
+        shape: Shape,
+    ) -> CpuTensor {
+        let x = x.to_planar(pool);
+        let residual = residual.map(|residual| residual.to_planar(pool));
+        let rows = shape[0] * shape[1] * shape[2];
+        let mut out = pool.take(rows * self.outputs);
+        let job = Job {
+            layer: self,
+            x: x.floats().as_ptr(),
+            residual: residual.as_ref().map_or(std::ptr::null(), |x| x.floats().as_ptr()),
+            out: out.floats_mut().as_mut_ptr(),
+        };
+        let blocks = self.outputs.div_ceil(LANES);
+        let panels = gemm::panel_count(blocks, self.level);
+        let [row_step, panel_step] = gemm::task_size([rows, panels], [TASK_ROWS, TASK_BLOCKS], self.level);
+        let row_tasks = rows.div_ceil(row_step);
+        // Tasks of the same columns follow one another, so that their weights are read once from memory.
+        (0..row_tasks * panels.div_ceil(panel_step)).into_par_iter().for_each(|i| {
+            let (row, panel) = (i % row_tasks * row_step, i / row_tasks * panel_step);
+            let job = &job;
+            let part = Part {
+                job,
+                first: row,
+                rows: row_step.min(rows - row),
+                panels: [panel, panels.min(panel + panel_step)],
+            };
+            // SAFETY: the level was available when the weights were packed; different tasks have different
+            // rows or columns, within the tensors.
+            unsafe { self.level.run(part) }
+        });
+        CpuTensor::planar(out, shape)
+    }
+}
+
+/// The operands of a product.
+struct Job<'a> {
+    layer: &'a CpuLinear,
+    x: *const f32,
+    residual: *const f32,
+    out: *mut f32,
+}
+
+// SAFETY: the pointers are used by tasks of different parts of the output, within `run`.
+unsafe impl Sync for Job<'_> {}
+
+/// Some rows and columns of a product.
+struct Part<'a> {
+    job: &'a Job<'a>,
+    first: usize,
+    rows: usize,
+    panels: [usize; 2],
+}
+
+impl Task for Part<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Job { layer, x, residual, out } = *self.job;
+        let CpuLinear { inputs, outputs, .. } = *layer;
+        let blocks = outputs.div_ceil(LANES);
+        let gemm = Gemm {
+            panels: self.panels,
+            bias: if layer.bias.is_empty() { std::ptr::null() } else { layer.bias.as_ptr() },
+            ..Gemm::whole(self.rows, inputs, blocks, layer.weights.as_ptr().cast(), layer.level)
+        };
+        // SAFETY: the rows and columns exist, and the bias is padded to whole vectors.
+        unsafe {
+            let a = x.add(self.first * inputs);
+            let at = self.first * outputs;
+            if outputs.is_multiple_of(LANES) {
+                let residual = if residual.is_null() { residual } else { residual.add(at) };
+                Gemm { residual, ..gemm.into(out.add(at), outputs) }.multiply::<S>(a, inputs);
+                return;
+            }
+            // Whole vectors would reach into the next row.
+            let columns =
+                self.panels.map(|i| (gemm::panel_start(i, blocks, layer.level) * LANES).min(outputs));
+            with_scratch(self.rows * blocks, |scratch| {
+                let sums: *mut f32 = scratch.as_mut_ptr().cast();
+                gemm.into(sums, blocks * LANES).multiply::<S>(a, inputs);
+                for row in 0..self.rows {
+                    for column in columns[0]..columns[1] {
+                        let at = at + row * outputs + column;
+                        let extra = if residual.is_null() { 0.0 } else { *residual.add(at) };
+                        *out.add(at) = *sums.add(row * blocks * LANES + column) + extra;
+                    }
+                }
+            });
+        }
+    }
+}
