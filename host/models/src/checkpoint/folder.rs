@@ -1,0 +1,171 @@
+//! diffusers' folders: `model_index.json`, and a folder for each component.
+
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use super::{Component, ModelFiles, ModelKind, VaeConfig, pickled};
+use crate::{
+    config::UNet2DConditionConfig,
+    error::{Error, Result},
+    weights::{Entry, Weights},
+};
+
+/// File names of a model's weights, without extension.
+const DIFFUSERS: &str = "diffusion_pytorch_model";
+const TRANSFORMERS: &str = "model";
+
+pub(super) fn open(path: &Path) -> Result<ModelFiles> {
+    let index: Map<String, Value> = json(&path.join("model_index.json"))?;
+    let pipeline_class = string(&index, "_class_name").to_owned();
+    // A component that a model leaves out is [null, null].
+    let has = |name: &str| index.get(name).is_some_and(|it| it.get(1).is_some_and(Value::is_string));
+    for name in ["unet", "vae", "text_encoder", "scheduler"] {
+        if !has(name) {
+            return Err(Error::Unsupported(format!(
+                "{}: {pipeline_class} without '{name}'; accepted are pipelines of Stable Diffusion 1, 2 and SDXL",
+                path.join("model_index.json").display()
+            )));
+        }
+    }
+    let unet = component(&path.join("unet"), DIFFUSERS)?;
+    let second = has("text_encoder_2").then(|| text_encoder(&path.join("text_encoder_2"))).transpose()?;
+    let tokenizer = |name: &str| has(name).then(|| path.join(name));
+    Ok(ModelFiles {
+        kind: kind(path, &unet.config, second.is_some())?,
+        pipeline_class,
+        vae: vae(&path.join("vae"))?,
+        text_encoder: text_encoder(&path.join("text_encoder"))?,
+        text_encoder_2: second,
+        scheduler: json(&path.join("scheduler/scheduler_config.json"))?,
+        tokenizer: tokenizer("tokenizer"),
+        tokenizer_2: tokenizer("tokenizer_2"),
+        force_zeros_for_empty_prompt: index.get("force_zeros_for_empty_prompt") == Some(&Value::Bool(true)),
+        unet,
+    })
+}
+
+fn kind(path: &Path, unet: &UNet2DConditionConfig, second_text_encoder: bool) -> Result<ModelKind> {
+    match (unet.addition_embed_type.as_deref(), second_text_encoder) {
+        (Some("text_time"), true) => Ok(ModelKind::Sdxl),
+        // All of the second generation, and none of the first, has linear projections.
+        (None, false) if unet.use_linear_projection => Ok(ModelKind::Sd2),
+        (None, false) => Ok(ModelKind::Sd1),
+        (addition, _) => {
+            let (count, accepted) =
+                (if second_text_encoder { "two" } else { "one" }, "null with one, text_time with two");
+            Err(Error::Unsupported(format!(
+                "{}: the UNet's addition_embed_type is {addition:?} with {count} text encoder(s); accepted is {accepted}",
+                path.display()
+            )))
+        }
+    }
+}
+
+/// An autoencoder of either kind.
+pub(super) fn vae(folder: &Path) -> Result<Component<VaeConfig>> {
+    let path = folder.join("config.json");
+    let fields: Map<String, Value> = json(&path)?;
+    let config = match string(&fields, "_class_name") {
+        "AutoencoderKL" => VaeConfig::Kl(parse(&path, fields)?),
+        "AutoencoderTiny" => VaeConfig::Tiny(parse(&path, fields)?),
+        other => {
+            return Err(Error::Unsupported(format!(
+                "{}: _class_name is '{other}'; accepted are AutoencoderKL and AutoencoderTiny",
+                path.display()
+            )));
+        }
+    };
+    Ok(Component { config, weights: weights(folder, DIFFUSERS)?.mapped(current_vae) })
+}
+
+/// The attention's names before diffusers 0.15 to those since then.
+fn current_vae(name: &str, entry: &Entry) -> Option<(String, Entry)> {
+    let renamed =
+        [(".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0.")]
+            .into_iter()
+            .find(|(old, _)| name.contains(".attentions.") && name.contains(old))
+            .map(|(old, new)| name.replace(old, new));
+    Some((renamed.unwrap_or_else(|| name.to_owned()), entry.clone()))
+}
+
+fn text_encoder<C: DeserializeOwned>(folder: &Path) -> Result<Component<C>> {
+    let Component { config, weights } = component(folder, TRANSFORMERS)?;
+    Ok(Component { config, weights: super::ldm_text::with_text_model(&weights) })
+}
+
+fn component<C: DeserializeOwned>(folder: &Path, base: &str) -> Result<Component<C>> {
+    let config = folder.join("config.json");
+    Ok(Component { config: parse(&config, json(&config)?)?, weights: weights(folder, base)? })
+}
+
+/// The weights in `folder`, as diffusers and transformers save them: whole or in shards; in full precision, or in half
+/// precision where that is all there is.
+fn weights(folder: &Path, base: &str) -> Result<Weights> {
+    for variant in ["", "fp16", "bf16"] {
+        let dotted = if variant.is_empty() { String::new() } else { format!(".{variant}") };
+        let whole = folder.join(format!("{base}{dotted}.safetensors"));
+        if whole.is_file() {
+            return Weights::open(&[whole]);
+        }
+        for index in [
+            format!("{base}.safetensors.index{dotted}.json"),
+            // diffusers before 0.31.
+            format!("{base}{dotted}.safetensors.index.json"),
+        ] {
+            let index = folder.join(index);
+            if index.is_file() {
+                return Weights::open(&shards(folder, &index)?);
+            }
+        }
+    }
+    for extension in ["bin", "fp16.bin", "bin.index.json"] {
+        let whole = folder.join(if base == TRANSFORMERS { "pytorch_model" } else { base });
+        let pickle = whole.with_extension(extension);
+        if pickle.is_file() {
+            return Err(pickled(&pickle));
+        }
+    }
+    Err(Error::File {
+        file: folder.display().to_string(),
+        reason: format!(
+            "has no {base}.safetensors, {base}.fp16.safetensors or {base}.safetensors.index.json"
+        ),
+    })
+}
+
+fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: std::collections::BTreeMap<String, String>,
+    }
+    let Index { weight_map } = json(index)?;
+    let mut names: Vec<&String> = weight_map.values().collect();
+    names.sort();
+    names.dedup();
+    let shard = |name: &String| {
+        // A model reads nothing outside of its folder.
+        if Path::new(name).file_name().is_none_or(|file| file != name.as_str()) {
+            let reason = format!("names the shard '{name}'; accepted are names of files in the same folder");
+            return Err(Error::File { file: index.display().to_string(), reason });
+        }
+        Ok(folder.join(name))
+    };
+    names.into_iter().map(shard).collect()
+}
+
+fn string<'a>(fields: &'a Map<String, Value>, key: &str) -> &'a str {
+    fields.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let failed = |reason: String| Error::File { file: path.display().to_string(), reason };
+    let text = std::fs::read(path).map_err(|e| failed(e.to_string()))?;
+    serde_json::from_slice(&text).map_err(|e| failed(e.to_string()))
+}
+
+fn parse<C: DeserializeOwned>(path: &Path, fields: Map<String, Value>) -> Result<C> {
+    serde_json::from_value(Value::Object(fields))
+        .map_err(|e| Error::File { file: path.display().to_string(), reason: e.to_string() })
+}

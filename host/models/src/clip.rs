@@ -1,0 +1,254 @@
+//! CLIP's text encoder (Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision"):
+//! `transformers.CLIPTextModel`, and `CLIPTextModelWithProjection` where the checkpoint has a projection.
+
+use std::sync::Arc;
+
+use reverie_kernels::{Backend, Mask, Unary};
+
+use crate::{
+    config::CLIPTextConfig,
+    error::{Error, Result},
+    loader::Loader,
+    weights::Weights,
+};
+
+const TOKEN_EMBEDDING: &str = "token_embedding.weight";
+
+/// A text encoder. The tensors' names begin with `text_model`, but for `text_projection.weight`.
+pub struct CLIPTextModel<B: Backend> {
+    config: CLIPTextConfig,
+    /// A row for each token is read from the file when it is used: a prompt uses few of them.
+    embeddings: Weights,
+    /// max_position_embeddings rows of hidden_size values.
+    position_embedding: Vec<f32>,
+    layers: Vec<CLIPEncoderLayer<B>>,
+    final_layer_norm: LayerNorm<B>,
+    text_projection: Option<Arc<B::Linear>>,
+}
+
+/// What the text encoder makes of a batch of N sequences of T tokens; C is `hidden_size`.
+pub struct CLIPTextOutput<B: Backend> {
+    /// The embedded tokens, then the output of each layer: (N, 1, T, C) each.
+    pub hidden_states: Vec<B::Tensor>,
+    /// The last of them after the final normalisation: (N, 1, T, C).
+    pub last_hidden_state: B::Tensor,
+    /// `last_hidden_state` at the end of each text: (N, 1, 1, C).
+    pub pooler_output: B::Tensor,
+    /// The same after the projection, where there is one: (N, 1, 1, projection_dim).
+    pub text_embeds: Option<B::Tensor>,
+}
+
+/// Which of a text encoder's states a UNet is conditioned on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TextLayer {
+    /// Stable Diffusion 1.x and 2.x: the state `clip_skip` layers before the last, after the final normalisation.
+    Normed {
+        /// As diffusers counts: 0 is the last layer. (Where 1 is the last, as in A1111, it is one more.)
+        clip_skip: usize,
+    },
+    /// SDXL: the state `clip_skip` layers before the penultimate, as it is.
+    Penultimate {
+        /// As diffusers counts: 0 is the penultimate layer.
+        clip_skip: usize,
+    },
+}
+
+impl<B: Backend> CLIPTextModel<B> {
+    /// Prepares all layers.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a configuration that is not accepted; [`Error::Missing`], [`Error::Shape`] and
+    /// [`Error::Dtype`] for a checkpoint that does not fit it.
+    pub fn load(loader: &Loader<B>, config: &CLIPTextConfig) -> Result<Self> {
+        let CLIPTextConfig { hidden_size, projection_dim, max_position_embeddings, .. } = *config;
+        let activation = activation(config)?;
+        let model = loader.sub("text_model");
+        let embeddings = model.weights.sub("embeddings");
+        embeddings.check(TOKEN_EMBEDDING, &[config.vocab_size, hidden_size])?;
+        let positions = "embeddings.position_embedding.weight";
+        let layer =
+            |i: usize| CLIPEncoderLayer::load(&model.sub(&format!("encoder.layers.{i}")), config, activation);
+        let projection = || loader.linear("text_projection", hidden_size, projection_dim);
+        Ok(Self {
+            embeddings,
+            position_embedding: model.weights.tensor(positions, &[max_position_embeddings, hidden_size])?,
+            layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_>>()?,
+            final_layer_norm: LayerNorm::load(&model, "final_layer_norm", config)?,
+            text_projection: loader.has("text_projection.weight").then(projection).transpose()?,
+            config: config.clone(),
+        })
+    }
+
+    /// The configuration that it was loaded with.
+    pub fn config(&self) -> &CLIPTextConfig {
+        &self.config
+    }
+
+    /// Runs the model over sequences of equal length, each at most `max_position_embeddings` tokens.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where there is no sequence, the lengths do not fit, or a token is not in the vocabulary;
+    /// [`Error::Backend`].
+    pub fn forward(&self, backend: &B, sequences: &[&[u32]]) -> Result<CLIPTextOutput<B>> {
+        let mut x = self.embed(backend, sequences)?;
+        let mut hidden_states = vec![x.clone()];
+        for layer in &self.layers {
+            x = layer.forward(backend, &x)?;
+            hidden_states.push(x.clone());
+        }
+        let last_hidden_state = self.final_layer_norm.forward(backend, &x)?;
+        let pooler_output = self.pool(backend, &last_hidden_state, sequences)?;
+        let project = |projection: &Arc<B::Linear>| backend.linear(&pooler_output, projection);
+        let text_embeds = self.text_projection.as_ref().map(project).transpose()?;
+        Ok(CLIPTextOutput { hidden_states, last_hidden_state, pooler_output, text_embeds })
+    }
+
+    /// The state that `layer` names: (N, 1, T, C).
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where `clip_skip` exceeds the number of layers.
+    pub fn select(&self, backend: &B, output: &CLIPTextOutput<B>, layer: TextLayer) -> Result<B::Tensor> {
+        let (first, clip_skip) = match layer {
+            TextLayer::Normed { clip_skip: 0 } => return Ok(output.last_hidden_state.clone()),
+            TextLayer::Normed { clip_skip } => (self.config.num_hidden_layers, clip_skip),
+            TextLayer::Penultimate { clip_skip } => {
+                (self.config.num_hidden_layers.saturating_sub(1), clip_skip)
+            }
+        };
+        let Some(index) = first.checked_sub(clip_skip) else {
+            return Err(Error::Invalid(format!("clip_skip is {clip_skip}; accepted are 0 to {first}")));
+        };
+        match layer {
+            TextLayer::Normed { .. } => self.final_layer_norm.forward(backend, &output.hidden_states[index]),
+            TextLayer::Penultimate { .. } => Ok(output.hidden_states[index].clone()),
+        }
+    }
+
+    /// Each token's embedding plus that of its position: (N, 1, T, C).
+    fn embed(&self, backend: &B, sequences: &[&[u32]]) -> Result<B::Tensor> {
+        let CLIPTextConfig { hidden_size, max_position_embeddings, vocab_size, .. } = self.config;
+        let tokens = sequences.first().map_or(0, |sequence| sequence.len());
+        if tokens == 0 || tokens > max_position_embeddings || sequences.iter().any(|s| s.len() != tokens) {
+            return Err(Error::Invalid(format!(
+                "the text encoder takes sequences of equal length, 1 to {max_position_embeddings} tokens"
+            )));
+        }
+        let mut values = Vec::with_capacity(sequences.len() * tokens * hidden_size);
+        for sequence in sequences {
+            for (&token, position) in sequence.iter().zip(self.position_embedding.chunks_exact(hidden_size)) {
+                let row = self.embeddings.row(TOKEN_EMBEDDING, token as usize)?.ok_or_else(|| {
+                    Error::Invalid(format!(
+                        "token {token} is not in the text encoder's vocabulary of {vocab_size}"
+                    ))
+                })?;
+                values.extend(row.iter().zip(position).map(|(token, position)| token + position));
+            }
+        }
+        Ok(backend.tensor(values, [sequences.len(), 1, tokens, hidden_size])?)
+    }
+
+    /// The state at the first end-of-text token of each sequence; where there is none at the first token, as transformers.
+    fn pool(&self, backend: &B, states: &B::Tensor, sequences: &[&[u32]]) -> Result<B::Tensor> {
+        let eos = self.config.eos_token_id;
+        let width = self.config.hidden_size;
+        let values = backend.to_vec(states)?;
+        let mut pooled = Vec::with_capacity(sequences.len() * width);
+        for (sequence, states) in sequences.iter().zip(values.chunks_exact(values.len() / sequences.len())) {
+            // The id in files from before transformers 4.30 is wrong; the last token of the vocabulary is meant.
+            let eos = if eos == 2 { sequence.iter().copied().max() } else { Some(eos) };
+            let at = sequence.iter().position(|&token| Some(token) == eos).unwrap_or(0);
+            pooled.extend_from_slice(&states[at * width..][..width]);
+        }
+        Ok(backend.tensor(pooled, [sequences.len(), 1, 1, width])?)
+    }
+}
+
+/// Attention to what came before, then an MLP, each after a normalisation and added to its input.
+struct CLIPEncoderLayer<B: Backend> {
+    layer_norm1: LayerNorm<B>,
+    self_attn: CLIPAttention<B>,
+    layer_norm2: LayerNorm<B>,
+    fc1: Arc<B::Linear>,
+    activation: Unary,
+    fc2: Arc<B::Linear>,
+}
+
+impl<B: Backend> CLIPEncoderLayer<B> {
+    fn load(loader: &Loader<B>, config: &CLIPTextConfig, activation: Unary) -> Result<Self> {
+        let CLIPTextConfig { hidden_size, intermediate_size, .. } = *config;
+        Ok(Self {
+            layer_norm1: LayerNorm::load(loader, "layer_norm1", config)?,
+            self_attn: CLIPAttention::load(&loader.sub("self_attn"), config)?,
+            layer_norm2: LayerNorm::load(loader, "layer_norm2", config)?,
+            fc1: loader.linear("mlp.fc1", hidden_size, intermediate_size)?,
+            activation,
+            fc2: loader.linear("mlp.fc2", intermediate_size, hidden_size)?,
+        })
+    }
+
+    fn forward(&self, backend: &B, x: &B::Tensor) -> Result<B::Tensor> {
+        let x = self.self_attn.forward(backend, &self.layer_norm1.forward(backend, x)?, x)?;
+        let inner = backend.linear(&self.layer_norm2.forward(backend, &x)?, &self.fc1)?;
+        let inner = backend.unary(&inner, self.activation)?;
+        Ok(backend.linear_residual(&inner, &self.fc2, &x)?)
+    }
+}
+
+struct CLIPAttention<B: Backend> {
+    q_proj: Arc<B::Linear>,
+    k_proj: Arc<B::Linear>,
+    v_proj: Arc<B::Linear>,
+    out_proj: Arc<B::Linear>,
+    num_attention_heads: usize,
+}
+
+impl<B: Backend> CLIPAttention<B> {
+    fn load(loader: &Loader<B>, config: &CLIPTextConfig) -> Result<Self> {
+        let CLIPTextConfig { hidden_size, num_attention_heads, .. } = *config;
+        let proj = |name| loader.linear(name, hidden_size, hidden_size);
+        Ok(Self {
+            q_proj: proj("q_proj")?,
+            k_proj: proj("k_proj")?,
+            v_proj: proj("v_proj")?,
+            out_proj: proj("out_proj")?,
+            num_attention_heads,
+        })
+    }
+
+    fn forward(&self, backend: &B, x: &B::Tensor, residual: &B::Tensor) -> Result<B::Tensor> {
+        let [q, k, v] =
+            [&self.q_proj, &self.k_proj, &self.v_proj].map(|projection| backend.linear(x, projection));
+        let gathered = backend.attention(&q?, &k?, &v?, self.num_attention_heads, Mask::Causal)?;
+        Ok(backend.linear_residual(&gathered, &self.out_proj, residual)?)
+    }
+}
+
+struct LayerNorm<B: Backend> {
+    weight: B::Tensor,
+    bias: B::Tensor,
+    eps: f32,
+}
+
+impl<B: Backend> LayerNorm<B> {
+    fn load(loader: &Loader<B>, name: &str, config: &CLIPTextConfig) -> Result<Self> {
+        Ok(Self {
+            weight: loader.vector(&format!("{name}.weight"), config.hidden_size)?,
+            bias: loader.vector(&format!("{name}.bias"), config.hidden_size)?,
+            eps: config.layer_norm_eps,
+        })
+    }
+
+    fn forward(&self, backend: &B, x: &B::Tensor) -> Result<B::Tensor> {
+        Ok(backend.layer_norm(x, &self.weight, &self.bias, self.eps)?)
+    }
+}
+
+fn activation(config: &CLIPTextConfig) -> Result<Unary> {
+    match &*config.hidden_act {
+        "quick_gelu" => Ok(Unary::QuickGelu),
+        "gelu" => Ok(Unary::Gelu),
+        other => Err(Error::Unsupported(format!(
+            "text encoder: 'hidden_act' is '{other}'; accepted are 'quick_gelu' and 'gelu'"
+        ))),
+    }
+}

@@ -1,0 +1,104 @@
+//! From the files of a model to a pipeline on a device.
+
+use reverie_kernels::Backend;
+use serde_json::Value;
+
+use super::{Pipeline, Vae, text::TextEncoders};
+use crate::{
+    checkpoint::{Component, ModelFiles, ModelKind, VaeConfig},
+    clip::CLIPTextModel,
+    config::CLIPTextConfig,
+    error::{Error, Result},
+    loader::{LayerCache, Loader},
+    lora::{Adapters, Target},
+    schedulers::SchedulerConfig,
+    taesd::AutoencoderTiny,
+    tokenizer::Tokenizer,
+    unet::UNet2DConditionModel,
+    vae::AutoencoderKL,
+};
+
+/// What fills the prompts of SD 2's text encoder and of SDXL's second up; all others are filled with the end of the text.
+const PAD_BIG: &str = "!";
+const PAD: &str = "<|endoftext|>";
+
+impl<B: Backend> Pipeline<B> {
+    /// Prepares a model with what LoRAs add to it. Layers that `cache` has are taken from there.
+    ///
+    /// # Errors
+    /// Files that can't be read, tensors that are missing or misshapen, configurations that are not supported.
+    pub fn load(backend: &B, files: &ModelFiles, cache: &LayerCache<B>, adapters: &Adapters) -> Result<Self> {
+        let sdxl = files.kind == ModelKind::Sdxl;
+        let mut encoders = Vec::new();
+        let pad = if files.kind == ModelKind::Sd2 { PAD_BIG } else { PAD };
+        let first = (Some(&files.text_encoder), &files.tokenizer, pad, Target::TextEncoder);
+        let second = (files.text_encoder_2.as_ref(), &files.tokenizer_2, PAD_BIG, Target::TextEncoder2);
+        for (component, tokenizer, pad, target) in [first, second] {
+            let Some(Component { config, weights }) = component else { continue };
+            let tokenizer = match tokenizer {
+                Some(folder) => Tokenizer::open(folder)?,
+                None => Tokenizer::clip(pad)?,
+            };
+            check_vocabulary(&tokenizer, config)?;
+            let loader =
+                Loader::new(backend, weights.clone(), cache).with_adapters(adapters.component(target));
+            encoders.push((tokenizer, CLIPTextModel::load(&loader, config)?));
+        }
+        let unet = &files.unet;
+        let loader = Loader::new(backend, unet.weights.clone(), cache);
+        let loader = loader.with_adapters(adapters.component(Target::Unet));
+        let (vae, latent_channels, factor) = vae(backend, &files.vae, cache)?;
+        let scheduler = Value::Object(files.scheduler.clone()).to_string();
+        let spacing = files.scheduler.get("timestep_spacing").and_then(Value::as_str);
+        // What is not supported has a near relative that is: requests can name another one still.
+        let scheduler = SchedulerConfig::from_json(&scheduler)
+            .or_else(|_| SchedulerConfig::from_json_with_name(&scheduler, "EulerDiscreteScheduler"))?;
+        Ok(Self {
+            text: TextEncoders { encoders, sdxl },
+            unet: UNet2DConditionModel::load(&loader, &unet.config)?,
+            unet_config: unet.config.clone(),
+            vae,
+            turbo: spacing == Some("trailing"),
+            scheduler,
+            kind: files.kind,
+            factor,
+            latent_channels,
+            force_zeros_for_empty_prompt: files.force_zeros_for_empty_prompt,
+        })
+    }
+}
+
+/// A tokenizer of another vocabulary than the model's would name wrong words, or none.
+fn check_vocabulary(tokenizer: &Tokenizer, config: &CLIPTextConfig) -> Result<()> {
+    let largest = tokenizer.bos.max(tokenizer.eos).max(tokenizer.pad);
+    if (largest as usize) < config.vocab_size {
+        return Ok(());
+    }
+    Err(Error::Unsupported(format!(
+        "the tokenizer has token {largest}, the text encoder a vocabulary of {}: they do not belong together",
+        config.vocab_size
+    )))
+}
+
+/// The autoencoder, the channels of its latents, and how many pixels one of them is wide.
+fn vae<B: Backend>(
+    backend: &B,
+    files: &Component<VaeConfig>,
+    cache: &LayerCache<B>,
+) -> Result<(Vae<B>, usize, usize)> {
+    let loader = Loader::new(backend, files.weights.clone(), cache);
+    match &files.config {
+        VaeConfig::Kl(config) => {
+            let vae = AutoencoderKL::load(&loader, config)?;
+            let factor = vae.factor();
+            let (scaling_factor, shift_factor) = (config.scaling_factor, config.shift_factor.unwrap_or(0.0));
+            Ok((Vae::Kl { vae: Box::new(vae), scaling_factor, shift_factor }, config.latent_channels, factor))
+        }
+        VaeConfig::Tiny(config) => {
+            let vae = AutoencoderTiny::load(&loader, config)?;
+            let factor = 1 << (config.decoder_block_out_channels.len() - 1);
+            let (scaling_factor, shift_factor) = (config.scaling_factor, config.shift_factor);
+            Ok((Vae::Tiny { vae, scaling_factor, shift_factor }, config.latent_channels, factor))
+        }
+    }
+}

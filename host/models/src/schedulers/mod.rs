@@ -1,0 +1,258 @@
+//! Schedulers: which noise levels a picture passes through, and how a model's output takes it from one to the next.
+//!
+//! They have diffusers' names, settings and numbers, in the precision in which diffusers computes them: the tensors of a
+//! schedule in f32, what NumPy does in f64. A [`Scheduler`] is the state of one request, so that requests which stand at
+//! different steps, with different schedulers, can share a batch of the model.
+
+mod config;
+mod ddim;
+mod ddpm;
+mod dpmsolver_multistep;
+mod euler_ancestral_discrete;
+mod euler_discrete;
+mod heun_discrete;
+mod json;
+mod lcm;
+mod noise_schedule;
+mod pndm;
+mod prediction;
+mod samplers;
+mod settings;
+mod sigmas;
+mod timesteps;
+mod unipc_multistep;
+
+pub use config::{SchedulerConfig, SchedulerName};
+pub use samplers::{sampler_names, schedule_type_names};
+
+use crate::{
+    error::{Error, Result},
+    random::Generator,
+};
+use settings::Settings;
+
+/// What a request asks of a scheduler.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// `num_inference_steps`: at least 1, at most the model's training timesteps.
+    pub steps: usize,
+    /// Image to image: the share of the steps that is run, of 0 (exclusive) to 1; the first ones are left out.
+    pub strength: f64,
+    /// For `LCMScheduler`: from how many steps of the distillation the steps are chosen. None takes the configuration's.
+    pub original_inference_steps: Option<usize>,
+    /// For `LCMScheduler`, what `strength` means. False: `StableDiffusionImg2ImgPipeline`'s way, as with every other
+    /// scheduler. True: `LatentConsistencyModelImg2ImgPipeline`'s, where all of the steps are run, chosen from the last
+    /// part of the distillation's.
+    pub strength_in_original_steps: bool,
+    /// For `DDIMScheduler`: the noise that is added in each step, from 0 (none) to 1 (as much as in DDPM).
+    pub eta: f32,
+}
+
+impl Plan {
+    /// All of `steps` steps: text to image.
+    pub fn new(steps: usize) -> Self {
+        Self {
+            steps,
+            strength: 1.0,
+            original_inference_steps: None,
+            strength_in_original_steps: false,
+            eta: 0.0,
+        }
+    }
+}
+
+/// The way of one request from noise to picture.
+pub struct Scheduler {
+    algorithm: Box<dyn Algorithm>,
+    /// Where the request begins in the algorithm's timesteps: beyond 0 with a strength below 1.
+    begin: usize,
+    /// The step that comes next.
+    index: usize,
+    /// How many values the latents have, once there was a step.
+    len: Option<usize>,
+}
+
+impl Scheduler {
+    /// A request's scheduler, before its first step.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a plan that can't be: no steps or too many, a strength that leaves none of them.
+    /// [`Error::Unsupported`] for a configuration that asks for what is not implemented.
+    pub fn new(config: &SchedulerConfig, plan: &Plan) -> Result<Self> {
+        let settings = Settings::read(config)?;
+        check(plan, &settings)?;
+        let algorithm: Box<dyn Algorithm> = match config.name() {
+            SchedulerName::Ddim => Box::new(ddim::DdimScheduler::new(&settings, plan)?),
+            SchedulerName::Ddpm => Box::new(ddpm::DdpmScheduler::new(&settings, plan)?),
+            SchedulerName::DpmSolverMultistep => {
+                Box::new(dpmsolver_multistep::DpmSolverMultistepScheduler::new(&settings, plan)?)
+            }
+            SchedulerName::EulerAncestralDiscrete => {
+                Box::new(euler_ancestral_discrete::EulerAncestralDiscreteScheduler::new(&settings, plan)?)
+            }
+            SchedulerName::EulerDiscrete => {
+                Box::new(euler_discrete::EulerDiscreteScheduler::new(&settings, plan)?)
+            }
+            SchedulerName::HeunDiscrete => {
+                Box::new(heun_discrete::HeunDiscreteScheduler::new(&settings, plan)?)
+            }
+            SchedulerName::Lcm => Box::new(lcm::LcmScheduler::new(&settings, plan)?),
+            SchedulerName::Pndm => Box::new(pndm::PndmScheduler::new(&settings, plan)?),
+            SchedulerName::UniPcMultistep => {
+                Box::new(unipc_multistep::UniPcMultistepScheduler::new(&settings, plan)?)
+            }
+        };
+        let begin = if config.name() == SchedulerName::Lcm && plan.strength_in_original_steps {
+            0
+        } else {
+            skipped_steps(plan)? * algorithm.order()
+        };
+        Ok(Self { algorithm, begin, index: begin, len: None })
+    }
+
+    /// The timesteps of the steps that are run, from the noisiest to the last: what the model is told. `len()` is how many
+    /// times the model runs. `EulerDiscreteScheduler` and `HeunDiscreteScheduler` have fractional ones.
+    pub fn timesteps(&self) -> &[f64] {
+        &self.algorithm.timesteps()[self.begin..]
+    }
+
+    /// The noise levels of the whole schedule, in diffusers' order, where the scheduler has them; empty otherwise.
+    pub fn sigmas(&self) -> &[f32] {
+        self.algorithm.sigmas()
+    }
+
+    /// How many of [`Scheduler::timesteps`] are done.
+    pub fn position(&self) -> usize {
+        self.index - self.begin
+    }
+
+    /// The timestep of the step that comes next; none after the last.
+    pub fn timestep(&self) -> Option<f64> {
+        self.algorithm.timesteps().get(self.index).copied()
+    }
+
+    /// What pure noise is multiplied with to be the latents of the first step.
+    pub fn init_noise_sigma(&self) -> f32 {
+        self.algorithm.init_noise_sigma()
+    }
+
+    /// Scales a copy of the latents to what the model expects at the next step. After the last step, and with schedulers
+    /// whose latents the model takes as they are, nothing changes.
+    pub fn scale_model_input(&self, latents: &mut [f32]) {
+        if self.timestep().is_some() {
+            self.algorithm.scale_model_input(self.index, latents);
+        }
+    }
+
+    /// Takes `latents` one step on, by what the model made of them (after guidance). Schedulers that add noise draw it from
+    /// `noise`: the generator that the request's first noise came from.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] after the last step, and where `model_output` and `latents` differ in length from each other or
+    /// from those of the steps before.
+    pub fn step(&mut self, model_output: &[f32], latents: &mut [f32], noise: &mut Generator) -> Result<()> {
+        if self.timestep().is_none() {
+            return Err(Error::Invalid(format!(
+                "all {} steps of the scheduler are done",
+                self.timesteps().len()
+            )));
+        }
+        let len = *self.len.get_or_insert(latents.len());
+        check_len("the step's picture", len, latents.len())?;
+        check_len("the model's output", len, model_output.len())?;
+        self.algorithm.step(self.index, model_output, latents, noise)?;
+        self.index += 1;
+        Ok(())
+    }
+
+    /// `original` with as much of `noise` as the latents have before the next step.
+    ///
+    /// Before the first step these are the latents that image-to-image begins with. After a step they are what inpainting
+    /// puts where the mask says to keep the picture. After the last step it is `original` itself.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the two differ in length.
+    pub fn add_noise(&self, original: &[f32], noise: &[f32]) -> Result<Vec<f32>> {
+        check_len("the noise", original.len(), noise.len())?;
+        if self.timestep().is_none() {
+            return Ok(original.to_vec());
+        }
+        let (signal, sigma) = self.algorithm.noise_level(self.index);
+        Ok(original.iter().zip(noise).map(|(x, n)| signal * x + sigma * n).collect())
+    }
+}
+
+/// One scheduler's numbers. `index` always lies within [`Algorithm::timesteps`], and `model_output` is as long as `sample`.
+trait Algorithm: Send + Sync {
+    /// Of all steps, those that a strength leaves out as well.
+    fn timesteps(&self) -> &[f64];
+
+    /// See [`Scheduler::sigmas`].
+    fn sigmas(&self) -> &[f32] {
+        &[]
+    }
+
+    /// How many timesteps there are to a step: diffusers' `order`.
+    fn order(&self) -> usize {
+        1
+    }
+
+    /// See [`Scheduler::init_noise_sigma`].
+    fn init_noise_sigma(&self) -> f32 {
+        1.0
+    }
+
+    /// See [`Scheduler::scale_model_input`].
+    fn scale_model_input(&self, _index: usize, _sample: &mut [f32]) {}
+
+    /// See [`Scheduler::step`].
+    fn step(
+        &mut self,
+        index: usize,
+        model_output: &[f32],
+        sample: &mut [f32],
+        noise: &mut Generator,
+    ) -> Result<()>;
+
+    /// The factors of the picture and of the noise in the latents before step `index`.
+    fn noise_level(&self, index: usize) -> (f32, f32);
+}
+
+fn check(plan: &Plan, settings: &Settings) -> Result<()> {
+    let most = settings.num_train_timesteps;
+    if plan.steps == 0 || plan.steps > most {
+        return Err(Error::Invalid(format!("steps is {}; accepted are 1 to {most}", plan.steps)));
+    }
+    if !(plan.strength > 0.0 && plan.strength <= 1.0) {
+        return Err(Error::Invalid(format!(
+            "strength is {}; accepted is more than 0, up to 1",
+            plan.strength
+        )));
+    }
+    if !(0.0..=1.0).contains(&plan.eta) {
+        return Err(Error::Invalid(format!("eta is {}; accepted are 0 to 1", plan.eta)));
+    }
+    Ok(())
+}
+
+/// How many steps a strength leaves out: `get_timesteps` of diffusers' image-to-image pipelines.
+fn skipped_steps(plan: &Plan) -> Result<usize> {
+    let run = ((plan.steps as f64 * plan.strength) as usize).min(plan.steps);
+    if run == 0 {
+        let (steps, strength) = (plan.steps, plan.strength);
+        let least = (1.0 / strength).ceil();
+        return Err(Error::Invalid(format!(
+            "strength {strength} leaves none of {steps} steps to run; it needs {least} steps or more"
+        )));
+    }
+    Ok(plan.steps - run)
+}
+
+fn check_len(what: &str, expected: usize, actual: usize) -> Result<()> {
+    if expected == actual {
+        return Ok(());
+    }
+    Err(Error::Invalid(format!(
+        "{what} has {actual} values; accepted are as many as the latents have, {expected}"
+    )))
+}

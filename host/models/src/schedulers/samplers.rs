@@ -1,0 +1,142 @@
+//! The names that AUTOMATIC1111's web UI and ComfyUI give to samplers and to spacings of noise levels, and which schedulers
+//! and settings of diffusers they are.
+//!
+//! After the table in diffusers' documentation of its schedulers. Where the two user interfaces draw noise or space noise
+//! levels in a way of their own, pictures are those of diffusers.
+
+use serde_json::Value;
+
+use super::config::SchedulerName::{self, *};
+use crate::error::{Error, Result};
+
+/// A key's value that a name stands for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Setting {
+    Bool(bool),
+    Int(u64),
+    Str(&'static str),
+}
+
+impl Setting {
+    pub(super) fn to_value(self) -> Value {
+        match self {
+            Self::Bool(value) => value.into(),
+            Self::Int(value) => value.into(),
+            Self::Str(value) => value.into(),
+        }
+    }
+}
+
+type Keys = &'static [(&'static str, Setting)];
+
+/// What a sampler's name stands for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sampler {
+    pub(super) scheduler: SchedulerName,
+    pub(super) keys: Keys,
+}
+
+/// What the name of a spacing stands for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ScheduleType {
+    pub(super) keys: Keys,
+    /// Whether only schedulers with `use_karras_sigmas` and its like have it.
+    pub(super) needs_sigmas: bool,
+}
+
+/// The sampler of this name: a class of diffusers, or one of [`SAMPLERS`].
+pub(super) fn find(name: &str) -> Result<Sampler> {
+    if let Some(scheduler) = SchedulerName::from_class_name(name) {
+        // The class's default is Runge-Kutta steps first, which nobody uses with latents.
+        let keys: Keys = if scheduler == Pndm { PLMS } else { &[] };
+        return Ok(Sampler { scheduler, keys });
+    }
+    let known = SAMPLERS.iter().find(|(names, ..)| names.iter().any(|n| n.eq_ignore_ascii_case(name)));
+    known.map(|&(_, scheduler, keys)| Sampler { scheduler, keys }).ok_or_else(|| {
+        let samplers = SAMPLERS.iter().flat_map(|(names, ..)| names.iter().copied());
+        let classes = SchedulerName::ALL.iter().map(|(name, _)| *name);
+        let accepted = samplers.chain(classes).collect::<Vec<_>>().join(", ");
+        Error::Invalid(format!("there is no sampler '{name}'; accepted are {accepted}"))
+    })
+}
+
+/// The spacing of this name: one of [`SCHEDULE_TYPES`].
+pub(super) fn find_schedule_type(name: &str) -> Result<ScheduleType> {
+    let known = SCHEDULE_TYPES.iter().find(|(names, ..)| names.iter().any(|n| n.eq_ignore_ascii_case(name)));
+    known.map(|&(_, needs_sigmas, keys)| ScheduleType { keys, needs_sigmas }).ok_or_else(|| {
+        let names = SCHEDULE_TYPES.iter().flat_map(|(names, ..)| names.iter().copied());
+        let accepted = names.collect::<Vec<_>>().join(", ");
+        Error::Invalid(format!("there is no schedule type '{name}'; accepted are {accepted}"))
+    })
+}
+
+/// Every sampler by the name that A1111's web UI gives it (or ComfyUI, where that one lacks it), with its other names.
+pub fn sampler_names() -> impl Iterator<Item = (&'static str, &'static [&'static str])> {
+    SAMPLERS.iter().filter_map(|(names, ..)| names.split_first().map(|(first, others)| (*first, others)))
+}
+
+/// Every spacing of noise levels: in lower case, as requests name it, and as A1111's web UI shows it.
+pub fn schedule_type_names() -> impl Iterator<Item = (String, &'static str)> {
+    SCHEDULE_TYPES.iter().filter_map(|(names, ..)| names.first().map(|name| (name.to_lowercase(), *name)))
+}
+
+const PLMS: Keys = &[("skip_prk_steps", Setting::Bool(true))];
+const DPMPP_2M: Keys =
+    &[("algorithm_type", Setting::Str("dpmsolver++")), ("solver_order", Setting::Int(2)), NOT_KARRAS];
+const DPMPP_2M_KARRAS: Keys = &[
+    ("algorithm_type", Setting::Str("dpmsolver++")),
+    ("solver_order", Setting::Int(2)),
+    KARRAS,
+    NOT_EXPONENTIAL,
+];
+const DPMPP_2M_SDE: Keys =
+    &[("algorithm_type", Setting::Str("sde-dpmsolver++")), ("solver_order", Setting::Int(2)), NOT_KARRAS];
+const DPMPP_2M_SDE_KARRAS: Keys = &[
+    ("algorithm_type", Setting::Str("sde-dpmsolver++")),
+    ("solver_order", Setting::Int(2)),
+    KARRAS,
+    NOT_EXPONENTIAL,
+];
+const BH1: Keys = &[("solver_type", Setting::Str("bh1"))];
+const BH2: Keys = &[("solver_type", Setting::Str("bh2"))];
+
+const NOT_KARRAS: (&str, Setting) = ("use_karras_sigmas", Setting::Bool(false));
+const KARRAS: (&str, Setting) = ("use_karras_sigmas", Setting::Bool(true));
+const NOT_EXPONENTIAL: (&str, Setting) = ("use_exponential_sigmas", Setting::Bool(false));
+const EXPONENTIAL: (&str, Setting) = ("use_exponential_sigmas", Setting::Bool(true));
+
+/// Names of one sampler, AUTOMATIC1111's first. A name that says nothing of Karras' noise levels means the even ones where
+/// the interface has both.
+const SAMPLERS: &[(&[&str], SchedulerName, Keys)] = &[
+    (&["Euler", "euler"], EulerDiscrete, &[]),
+    (&["Euler a", "euler_ancestral"], EulerAncestralDiscrete, &[]),
+    (&["Heun"], HeunDiscrete, &[]),
+    (&["DDIM"], Ddim, &[]),
+    (&["DDPM"], Ddpm, &[]),
+    (&["PLMS"], Pndm, PLMS),
+    (&["LCM"], Lcm, &[]),
+    (&["UniPC", "uni_pc"], UniPcMultistep, BH1),
+    (&["uni_pc_bh2"], UniPcMultistep, BH2),
+    (&["DPM++ 2M", "dpmpp_2m"], DpmSolverMultistep, DPMPP_2M),
+    (&["DPM++ 2M Karras"], DpmSolverMultistep, DPMPP_2M_KARRAS),
+    (&["DPM++ 2M SDE", "dpmpp_2m_sde", "dpmpp_2m_sde_gpu"], DpmSolverMultistep, DPMPP_2M_SDE),
+    (&["DPM++ 2M SDE Karras"], DpmSolverMultistep, DPMPP_2M_SDE_KARRAS),
+];
+
+/// Names of one spacing, AUTOMATIC1111's first; whether it needs sigmas; the keys.
+const SCHEDULE_TYPES: &[(&[&str], bool, Keys)] = &[
+    (&["Automatic"], false, &[]),
+    (&["Uniform", "normal"], false, &[NOT_KARRAS, NOT_EXPONENTIAL]),
+    (&["Karras"], true, &[KARRAS, NOT_EXPONENTIAL]),
+    (&["Exponential"], true, &[NOT_KARRAS, EXPONENTIAL]),
+    (
+        &["SGM Uniform", "sgm_uniform", "simple"],
+        false,
+        &[NOT_KARRAS, NOT_EXPONENTIAL, ("timestep_spacing", Setting::Str("trailing"))],
+    ),
+    (
+        &["DDIM", "ddim_uniform"],
+        false,
+        &[NOT_KARRAS, NOT_EXPONENTIAL, ("timestep_spacing", Setting::Str("leading"))],
+    ),
+];

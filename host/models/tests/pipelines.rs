@@ -1,0 +1,188 @@
+//! Whole pipelines against diffusers': tests/oracles/diffusion/make_pipeline_goldens.py made the models and the goldens.
+
+use std::path::{Path, PathBuf};
+
+use reverie_kernels::cpu::CpuBackend;
+use reverie_models::{
+    Adapters, LayerCache, ModelFiles, Weights,
+    denoise::{self, Denoise},
+    pipeline::{Mask, Picture, Pipeline, Request},
+    schedulers::SchedulerConfig,
+};
+use serde_json::{Map, Value};
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/diffusion/pipelines")
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+fn requests() -> Vec<Value> {
+    json(&fixtures().join("requests.json")).as_array().unwrap().clone()
+}
+
+/// A tensor of bytes, which `Weights` does not read.
+fn bytes(file: &str, name: &str) -> Vec<u8> {
+    let content = std::fs::read(fixtures().join(file)).unwrap();
+    safetensors::SafeTensors::deserialize(&content).unwrap().tensor(name).unwrap().data().to_vec()
+}
+
+fn load(backend: &CpuBackend, asked: &Value) -> Pipeline<CpuBackend> {
+    let mut files = ModelFiles::open(&fixtures().join(asked["model"].as_str().unwrap())).unwrap();
+    if let Some(vae) = asked["vae"].as_str() {
+        files.vae = ModelFiles::open_vae(&fixtures().join(vae)).unwrap();
+    }
+    Pipeline::load(backend, &files, &LayerCache::default(), &Adapters::default()).unwrap()
+}
+
+/// The request of each seed.
+fn read(asked: &Value) -> Vec<Request> {
+    let number = |name: &str| asked[name].as_f64();
+    let (width, height) = (number("width").unwrap() as usize, number("height").unwrap() as usize);
+    let model = fixtures().join(asked["model"].as_str().unwrap());
+    let mut scheduler = json(&model.join("scheduler/scheduler_config.json")).as_object().unwrap().clone();
+    scheduler.extend(asked["scheduler"].as_object().cloned().unwrap_or_else(Map::new));
+    if let Some(steps) = asked.get("original_inference_steps") {
+        scheduler.insert("original_inference_steps".into(), steps.clone());
+    }
+    let scheduler = SchedulerConfig::from_json(&Value::Object(scheduler).to_string()).unwrap();
+    let image = asked["image"].as_str();
+    let mask = asked["mask_image"].as_str();
+    let request = |seed: &Value| Request {
+        prompt: asked["prompt"].as_str().unwrap().into(),
+        negative_prompt: asked["negative_prompt"].as_str().map(str::to_owned),
+        prompt_2: asked["prompt_2"].as_str().map(str::to_owned),
+        negative_prompt_2: asked["negative_prompt_2"].as_str().map(str::to_owned),
+        width,
+        height,
+        time_ids: asked.get("original_size").map(|_| {
+            let pair = |name: &str| [0, 1].map(|i| asked[name][i].as_f64().unwrap() as f32);
+            let [original, crop, target] =
+                ["original_size", "crops_coords_top_left", "target_size"].map(pair);
+            [original[0], original[1], crop[0], crop[1], target[0], target[1]]
+        }),
+        num_inference_steps: number("num_inference_steps").unwrap() as usize,
+        guidance_scale: number("guidance_scale").unwrap() as f32,
+        seed: seed.as_u64().unwrap(),
+        // diffusers counts the layers that are skipped.
+        clip_skip: asked["clip_skip"].as_u64().map(|skipped| skipped as usize + 1),
+        scheduler: Some(scheduler.clone()),
+        image: image.map(|name| Picture { width, height, rgb: bytes("inputs.safetensors", name) }),
+        mask: mask.map(|name| Mask { width, height, grey: bytes("inputs.safetensors", name) }),
+        strength: number("strength").unwrap_or(1.0) as f32,
+    };
+    asked["seeds"].as_array().unwrap().iter().map(request).collect()
+}
+
+/// The largest difference over the largest value.
+fn relative_error(actual: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(actual.len(), expected.len());
+    let largest = expected.iter().fold(0f32, |max, x| max.max(x.abs()));
+    let difference = actual.iter().zip(expected).fold(0f32, |max, (a, b)| max.max((a - b).abs()));
+    assert!(actual.iter().all(|x| x.is_finite()));
+    difference / largest
+}
+
+#[test]
+fn pictures_are_those_of_diffusers() {
+    let backend = CpuBackend::default();
+    let goldens = Weights::open(&[fixtures().join("goldens.safetensors")]).unwrap();
+    let requests = requests();
+    assert!(requests.len() >= 30);
+    for asked in &requests {
+        let name = asked["name"].as_str().unwrap();
+        let pipeline = load(&backend, asked);
+        let requests = read(asked);
+        let mut states: Vec<Denoise> =
+            requests.iter().map(|request| pipeline.prepare(&backend, request).unwrap()).collect();
+        let trajectory = goldens.shape(&format!("{name}/trajectory")).unwrap();
+        let expected = goldens.values(&format!("{name}/trajectory")).unwrap();
+        let moments = trajectory[0];
+        assert_eq!(moments, states[0].steps() + 1, "{name}: {trajectory:?}");
+        let mut worst = 0f32;
+        for expected in expected.chunks_exact(expected.len() / moments) {
+            for (state, expected) in states.iter().zip(expected.chunks_exact(expected.len() / requests.len()))
+            {
+                worst = worst.max(relative_error(state.latents(), expected));
+            }
+            if !states[0].is_done() {
+                denoise::step(&backend, &pipeline.unet, &mut states.iter_mut().collect::<Vec<_>>()).unwrap();
+            }
+        }
+        let image = bytes("goldens.safetensors", &format!("{name}/image"));
+        let mut off = 0;
+        for (state, expected) in states.iter().zip(image.chunks_exact(image.len() / requests.len())) {
+            let picture = pipeline.decode(&backend, state, &mut |_, _| Ok(())).unwrap();
+            assert_eq!(picture.rgb.len(), expected.len(), "{name}");
+            off += picture.rgb.iter().zip(expected).filter(|(a, b)| a.abs_diff(**b) > 2).count();
+        }
+        println!("{name}: latents {worst:.1e}, {off} of {} values off by more than 2", image.len());
+        assert!(worst < 1e-3, "{name}: latents differ by {worst}");
+        assert!(off * 1000 <= image.len(), "{name}: {off} values of the picture differ");
+    }
+}
+
+/// Requests that began at different times and differ in steps, guidance, prompt and scheduler.
+#[test]
+fn a_picture_is_the_same_alone_and_in_a_batch() {
+    let backend = CpuBackend::default();
+    let all = requests();
+    let named = |name: &str| all.iter().find(|asked| asked["name"] == name).unwrap();
+    let pipeline = load(&backend, named("sd_txt2img"));
+    let mut requests: Vec<Request> =
+        ["sd_txt2img", "sd_clip_skip", "sd_dpmpp_karras"].iter().flat_map(|name| read(named(name))).collect();
+    requests[1].prompt = "something else entirely".into();
+    requests[1].guidance_scale = 1.0;
+    let prepare = |request: &Request| pipeline.prepare(&backend, request).unwrap();
+    let alone: Vec<Vec<f32>> = requests
+        .iter()
+        .map(|request| {
+            let mut state = prepare(request);
+            while !state.is_done() {
+                denoise::step(&backend, &pipeline.unet, &mut [&mut state]).unwrap();
+            }
+            state.latents().to_vec()
+        })
+        .collect();
+    // One joins after the other.
+    let mut states: Vec<Denoise> = Vec::new();
+    loop {
+        if let Some(request) = requests.get(states.len()) {
+            states.push(prepare(request));
+        }
+        let mut batch: Vec<&mut Denoise> = states.iter_mut().filter(|state| !state.is_done()).collect();
+        if batch.is_empty() {
+            break;
+        }
+        denoise::step(&backend, &pipeline.unet, &mut batch).unwrap();
+    }
+    for (state, alone) in states.iter().zip(&alone) {
+        assert_eq!(state.latents(), alone);
+    }
+}
+
+#[test]
+fn bad_requests_name_the_field_and_what_is_accepted() {
+    let backend = CpuBackend::default();
+    let all = requests();
+    let pipeline = load(&backend, &all[0]);
+    let good = read(&all[0]).remove(0);
+    let error = |change: &dyn Fn(&mut Request)| {
+        let mut request = good.clone();
+        change(&mut request);
+        pipeline.prepare(&backend, &request).err().map(|e| e.to_string()).unwrap_or_default()
+    };
+    assert!(error(&|r| r.width = 63).contains("width: 63 is not a multiple of"));
+    assert!(error(&|r| r.height = 0).contains("height"));
+    assert!(error(&|r| r.guidance_scale = f32::NAN).contains("guidance_scale"));
+    assert!(error(&|r| r.clip_skip = Some(0)).contains("clip_skip"));
+    assert!(error(&|r| r.num_inference_steps = 0).contains("steps"));
+    assert!(
+        error(&|r| r.mask = Some(Mask { width: 64, height: 64, grey: vec![0; 4096] }))
+            .contains("needs an image")
+    );
+    let image = Picture { width: 8, height: 8, rgb: vec![0; 192] };
+    assert!(error(&|r| r.image = Some(image.clone())).contains("8x8"));
+}

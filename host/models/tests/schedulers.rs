@@ -1,0 +1,303 @@
+//! Schedulers against diffusers': timesteps, noise levels, and the latents after each step. The files come from
+//! tests/oracles/diffusion/make_scheduler_goldens.py.
+
+use std::{fs, path::PathBuf};
+
+use reverie_models::{
+    random::Generator,
+    schedulers::{Plan, Scheduler, SchedulerConfig, SchedulerName},
+};
+use safetensors::{Dtype, SafeTensors};
+use serde_json::{Value, json};
+
+/// How far a value may be from diffusers', relative to the largest of its tensor.
+const TOLERANCE: f64 = 1e-5;
+
+/// The same for Euler's schedulers where the first noise level is 4096. The first step takes latents of that size to ones
+/// of 1, so that one bit of it is 1e-4 of them; and PyTorch's square root is not always the nearest float.
+const TOLERANCE_OF_ZERO_SNR: f64 = 2e-4;
+
+fn fixture(name: &str) -> Vec<u8> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/diffusion");
+    fs::read(folder.join(name)).unwrap()
+}
+
+struct Golden<'a>(SafeTensors<'a>);
+
+impl Golden<'_> {
+    fn find(&self, name: &str) -> Option<Vec<f32>> {
+        let view = self.0.tensor(name).ok()?;
+        assert_eq!(view.dtype(), Dtype::F32, "{name}");
+        let (words, _) = view.data().as_chunks::<4>();
+        Some(words.iter().map(|word| f32::from_le_bytes(*word)).collect())
+    }
+
+    fn get(&self, name: &str) -> Vec<f32> {
+        self.find(name).unwrap_or_else(|| panic!("the fixture lacks {name}"))
+    }
+}
+
+/// The largest difference, relative to the largest value.
+fn error(actual: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(actual.len(), expected.len());
+    let largest = expected.iter().fold(0f64, |largest, &x| largest.max(f64::from(x).abs()));
+    let difference = |(&a, &b): (&f32, &f32)| (f64::from(a) - f64::from(b)).abs();
+    let differences = actual.iter().zip(expected).map(difference);
+    let worst = differences.fold(0f64, |worst, d| if d.is_nan() { f64::INFINITY } else { worst.max(d) });
+    worst / largest.max(f64::MIN_POSITIVE)
+}
+
+/// In place of a model: `model()` of the script.
+fn model(sample: &[f32], timestep: f64) -> Vec<f32> {
+    let offset = ((timestep * 0.01).sin() * 0.5) as f32;
+    sample.iter().map(|x| x / (1.0 + x.abs()) * 0.3 + offset).collect()
+}
+
+fn plan(case: &Value, run: &Value) -> Plan {
+    Plan {
+        steps: run["steps"].as_u64().unwrap() as usize,
+        strength: run["strength"].as_f64().unwrap(),
+        original_inference_steps: case["plan"]["original_inference_steps"]
+            .as_u64()
+            .map(|steps| steps as usize),
+        strength_in_original_steps: case["plan"]["strength_in_original_steps"].as_bool().unwrap_or(false),
+        eta: case["plan"]["eta"].as_f64().unwrap_or(0.0) as f32,
+    }
+}
+
+/// Runs a plan and returns the largest error.
+fn check(golden: &Golden, name: &str, config: &SchedulerConfig, plan: &Plan, seed: u64) -> f64 {
+    let mut scheduler = Scheduler::new(config, plan).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let tolerance = if scheduler.init_noise_sigma() > 4000.0 { TOLERANCE_OF_ZERO_SNR } else { TOLERANCE };
+    let mut worst = 0f64;
+    let mut compare = |what: &str, actual: &[f32], expected: &[f32]| {
+        let error = error(actual, expected);
+        assert!(error < tolerance, "{name}: {what} differs by {error:e}: {actual:?} for {expected:?}");
+        worst = worst.max(error);
+    };
+    let timesteps: Vec<f32> = scheduler.timesteps().iter().map(|&t| t as f32).collect();
+    compare("timesteps", &timesteps, &golden.get(&format!("{name}/timesteps")));
+    if let Some(sigmas) = golden.find(&format!("{name}/sigmas")) {
+        compare("sigmas", scheduler.sigmas(), &sigmas);
+    }
+
+    let trajectory = golden.get(&format!("{name}/trajectory"));
+    let len = trajectory.len() / (timesteps.len() + 1);
+    let mut generator = Generator::new(seed);
+    let original: Vec<f32> = generator.randn(len).into_iter().map(|x| x * 0.8).collect();
+    let noise = generator.randn(len);
+    let mut latents = if plan.strength == 1.0 {
+        noise.iter().map(|x| x * scheduler.init_noise_sigma()).collect()
+    } else {
+        scheduler.add_noise(&original, &noise).unwrap()
+    };
+    compare("the first latents", &latents, &trajectory[..len]);
+
+    for (i, expected) in trajectory.chunks(len).skip(1).enumerate() {
+        assert_eq!(scheduler.position(), i);
+        let timestep = scheduler.timestep().unwrap();
+        let mut input = latents.clone();
+        scheduler.scale_model_input(&mut input);
+        scheduler.step(&model(&input, timestep), &mut latents, &mut generator).unwrap();
+        compare(&format!("step {i}"), &latents, expected);
+        if i == 0
+            && let Some(noised) = golden.find(&format!("{name}/noised"))
+        {
+            compare("noise for inpainting", &scheduler.add_noise(&original, &noise).unwrap(), &noised);
+        }
+    }
+    assert_eq!(scheduler.timestep(), None);
+    assert_eq!(scheduler.add_noise(&original, &noise).unwrap(), original);
+    assert!(scheduler.step(&latents.clone(), &mut latents, &mut generator).is_err());
+    worst
+}
+
+#[test]
+fn every_step_is_diffusers() {
+    let file = fixture("schedulers/trajectories.safetensors");
+    let golden = Golden(SafeTensors::deserialize(&file).unwrap());
+    let cases: Value = serde_json::from_slice(&fixture("schedulers/cases.json")).unwrap();
+    let mut seen = Vec::new();
+    for case in cases.as_array().unwrap() {
+        let label = case["label"].as_str().unwrap();
+        let (config, scheduler) = (case["config"].to_string(), case["scheduler"].as_str().unwrap());
+        let config = SchedulerConfig::from_json_with_name(&config, scheduler).unwrap();
+        let mut worst = 0f64;
+        for run in case["runs"].as_array().unwrap() {
+            let plan = plan(case, run);
+            let name = format!("{label}/{}/{:?}", plan.steps, plan.strength);
+            worst = worst.max(check(&golden, &name, &config, &plan, run["seed"].as_u64().unwrap()));
+        }
+        println!("{label}: {worst:.1e}");
+        seen.push(config.name());
+    }
+    for (name, scheduler) in SchedulerName::ALL {
+        assert!(seen.contains(&scheduler), "no case of {name}");
+    }
+}
+
+/// Of the requests of tests/oracles/diffusion/make_pipeline_goldens.py, those without a picture: the noise that they begin
+/// with, and what the first output of the model makes of it.
+#[test]
+fn pipelines_begin_as_diffusers() {
+    let file = fixture("pipelines/goldens.safetensors");
+    let golden = Golden(SafeTensors::deserialize(&file).unwrap());
+    let requests: Value = serde_json::from_slice(&fixture("pipelines/requests.json")).unwrap();
+    let requests = requests.as_array().unwrap();
+    for request in requests.iter().filter(|request| request["image"].is_null()) {
+        let name = request["name"].as_str().unwrap();
+        let text = fixture(&format!(
+            "pipelines/{}/scheduler/scheduler_config.json",
+            request["model"].as_str().unwrap()
+        ));
+        let mut config: Value = serde_json::from_slice(&text).unwrap();
+        for (key, value) in request["scheduler"].as_object().into_iter().flatten() {
+            config[key] = value.clone();
+        }
+        let config = SchedulerConfig::from_json(&config.to_string()).unwrap();
+        let plan = Plan {
+            original_inference_steps: request["original_inference_steps"]
+                .as_u64()
+                .map(|steps| steps as usize),
+            ..Plan::new(request["num_inference_steps"].as_u64().unwrap() as usize)
+        };
+        let output = golden.get(&format!("{name}/noise_pred"));
+        let trajectory = golden.get(&format!("{name}/trajectory"));
+        let seeds = request["seeds"].as_array().unwrap();
+        let len = output.len() / seeds.len();
+        for (i, seed) in seeds.iter().enumerate() {
+            let mut scheduler = Scheduler::new(&config, &plan).unwrap();
+            let mut generator = Generator::new(seed.as_u64().unwrap());
+            let sigma = scheduler.init_noise_sigma();
+            let mut latents: Vec<f32> = generator.randn(len).into_iter().map(|x| x * sigma).collect();
+            let entry = i * len..(i + 1) * len;
+            assert!(
+                error(&latents, &trajectory[entry.clone()]) < 1e-7,
+                "{name}, seed {seed}: the noise differs"
+            );
+            scheduler.step(&output[entry.clone()], &mut latents, &mut generator).unwrap();
+            let error = error(&latents, &trajectory[output.len()..][entry]);
+            assert!(error < TOLERANCE, "{name}, seed {seed}: the first step differs by {error:e}");
+        }
+    }
+}
+
+fn sdxl() -> SchedulerConfig {
+    let text = r#"{"_class_name": "EulerDiscreteScheduler", "beta_end": 0.012, "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085, "steps_offset": 1, "timestep_spacing": "leading", "skip_prk_steps": true}"#;
+    SchedulerConfig::from_json(text).unwrap()
+}
+
+#[test]
+fn samplers_have_the_names_of_other_interfaces() {
+    let named = |name: &str| sdxl().with_name(name).unwrap();
+    assert_eq!(named("Euler a").name(), SchedulerName::EulerAncestralDiscrete);
+    assert_eq!(named("euler_ancestral"), named("EULER A"));
+    assert_eq!(named("dpmpp_2m"), named("DPM++ 2M"));
+    assert_eq!(named("DPM++ 2M Karras"), named("dpmpp_2m").with_schedule_type("karras").unwrap());
+    assert_eq!(named("UniPCMultistepScheduler").name(), SchedulerName::UniPcMultistep);
+    let unsupported =
+        r#"{"_class_name": "DEISMultistepScheduler", "algorithm_type": "deis", "skip_prk_steps": true}"#;
+    assert!(SchedulerConfig::from_json(unsupported).is_err());
+    assert!(SchedulerConfig::from_json_with_name(unsupported, "DPMSolverMultistepScheduler").is_ok());
+
+    let sigmas = |config: &SchedulerConfig| Scheduler::new(config, &Plan::new(8)).unwrap().sigmas().to_vec();
+    let even = sigmas(&named("DPM++ 2M"));
+    assert_ne!(sigmas(&named("DPM++ 2M Karras")), even);
+    assert_eq!(sigmas(&named("DPM++ 2M Karras").with_name("DPM++ 2M").unwrap()), even);
+    let exponential = named("euler").with_schedule_type("Exponential").unwrap();
+    assert_ne!(sigmas(&exponential), sigmas(&exponential.with_schedule_type("Karras").unwrap()));
+
+    let trailing = named("euler").with_schedule_type("SGM Uniform").unwrap();
+    assert_eq!(Scheduler::new(&trailing, &Plan::new(1)).unwrap().timesteps(), [999.0]);
+
+    let message = sdxl().with_name("DPM++ 9M").unwrap_err().to_string();
+    assert!(message.contains("'DPM++ 9M'") && message.contains("Euler a"), "{message}");
+    let message = named("Euler a").with_schedule_type("karras").unwrap_err().to_string();
+    assert!(message.contains("EulerAncestralDiscreteScheduler"), "{message}");
+    assert!(sdxl().with_schedule_type("steep").unwrap_err().to_string().contains("SGM Uniform"));
+}
+
+#[test]
+fn a_configuration_that_is_not_supported_names_its_key() {
+    let refused = |class: &str, key: &str, value: Value| {
+        let mut config = json!({"_class_name": class, "skip_prk_steps": true});
+        config[key] = value;
+        let message = SchedulerConfig::from_json(&config.to_string()).unwrap_err().to_string();
+        assert!(message.contains(key), "{message} does not name {key}");
+        message
+    };
+    refused("DPMSolverSinglestepScheduler", "_class_name", json!("DPMSolverSinglestepScheduler"));
+    let message = refused("EulerDiscreteScheduler", "beta_schedule", json!("sigmoid"));
+    assert!(message.contains("sigmoid") && message.contains("squaredcos_cap_v2"), "{message}");
+    refused("EulerDiscreteScheduler", "timestep_type", json!("continuous"));
+    refused("EulerDiscreteScheduler", "num_train_timesteps", json!(0));
+    refused("EulerDiscreteScheduler", "num_train_timesteps", json!("many"));
+    refused("EulerDiscreteScheduler", "beta_end", json!(-1));
+    refused("EulerDiscreteScheduler", "use_beta_sigmas", json!(true));
+    refused("EulerAncestralDiscreteScheduler", "prediction_type", json!("sample"));
+    refused("DDIMScheduler", "thresholding", json!(true));
+    refused("DDIMScheduler", "trained_betas", json!([0.1, 0.2]));
+    refused("DDPMScheduler", "variance_type", json!("learned_range"));
+    refused("PNDMScheduler", "skip_prk_steps", json!(false));
+    refused("DPMSolverMultistepScheduler", "algorithm_type", json!("dpmsolver"));
+    refused("DPMSolverMultistepScheduler", "solver_order", json!(4));
+    refused("DPMSolverMultistepScheduler", "use_lu_lambdas", json!(true));
+    refused("UniPCMultistepScheduler", "predict_x0", json!(false));
+    assert!(SchedulerConfig::from_json("[]").is_err());
+    assert!(SchedulerConfig::from_json("{").is_err());
+}
+
+#[test]
+fn keys_of_other_schedulers_mean_nothing() {
+    let text = r#"{"_class_name": "EulerAncestralDiscreteScheduler", "use_beta_sigmas": true, "thresholding": true,
+        "made_up": [1], "lambda_min_clipped": -Infinity, "use_karras_sigmas": null}"#;
+    assert!(SchedulerConfig::from_json(text).is_ok());
+}
+
+#[test]
+fn a_plan_that_can_not_be_is_refused() {
+    let refused = |sampler: &str, plan: Plan, names: &str| {
+        let message = Scheduler::new(&sdxl().with_name(sampler).unwrap(), &plan).err().unwrap().to_string();
+        assert!(message.contains(names), "{message} does not name {names}");
+    };
+    refused("Euler", Plan::new(0), "steps");
+    refused("Euler", Plan::new(1001), "steps");
+    refused("DDIM", Plan::new(1000), "steps_offset");
+    refused("DPM++ 2M", Plan::new(1000), "steps");
+    refused("Euler", Plan { strength: 0.0, ..Plan::new(4) }, "strength");
+    refused("Euler", Plan { strength: f64::NAN, ..Plan::new(4) }, "strength");
+    refused("Euler", Plan { strength: 0.2, ..Plan::new(4) }, "5 steps");
+    refused("LCM", Plan::new(51), "original_inference_steps");
+    refused("LCM", Plan { original_inference_steps: Some(0), ..Plan::new(4) }, "original_inference_steps");
+    refused("LCM", Plan { strength: 0.1, strength_in_original_steps: true, ..Plan::new(8) }, "strength");
+    refused("DDIM", Plan { eta: 2.0, ..Plan::new(4) }, "eta");
+}
+
+/// Diffusers makes one step more of these, at timestep -1.
+#[test]
+fn trailing_timesteps_are_as_many_as_the_steps() {
+    let trailing = sdxl().with_schedule_type("SGM Uniform").unwrap();
+    for (steps, sampler) in [(61, "Euler"), (103, "DDIM"), (1000, "Heun"), (999, "UniPC")] {
+        let config = trailing.with_name(sampler).unwrap();
+        let scheduler = Scheduler::new(&config, &Plan::new(steps)).unwrap();
+        assert_eq!(scheduler.timesteps()[0], 999.0);
+        assert!(scheduler.timesteps().iter().all(|&t| t >= 0.0));
+        let expected = if sampler == "Heun" { 2 * steps - 1 } else { steps };
+        assert_eq!(scheduler.timesteps().len(), expected);
+    }
+}
+
+#[test]
+fn latents_of_another_length_are_refused() {
+    let mut generator = Generator::new(0);
+    for sampler in ["DPM++ 2M", "UniPC", "PLMS", "Heun"] {
+        let config = sdxl().with_name(sampler).unwrap();
+        let mut scheduler = Scheduler::new(&config, &Plan::new(4)).unwrap();
+        assert!(scheduler.step(&[0.0; 3], &mut [0.0; 4], &mut generator).is_err());
+        assert!(scheduler.add_noise(&[0.0; 3], &[0.0; 4]).is_err());
+        scheduler.step(&[0.0; 4], &mut [1.0; 4], &mut generator).unwrap();
+        let message = scheduler.step(&[0.0; 5], &mut [1.0; 5], &mut generator).unwrap_err().to_string();
+        assert!(message.contains('5') && message.contains('4'), "{message}");
+    }
+}
