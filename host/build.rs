@@ -5,7 +5,7 @@ mod guests;
 use std::{env, fmt::Write as _, fs, path::PathBuf};
 
 /// Package and file name of each.
-const BUILTIN: &[(&str, &str)] = &[("reverie-plugin-sr", "sr")];
+const BUILTIN: &[(&str, &str)] = &[("reverie-plugin-sr", "sr"), ("reverie-plugin-generate", "generate")];
 
 fn main() {
     let packages: Vec<&str> = BUILTIN.iter().map(|(package, _)| *package).collect();

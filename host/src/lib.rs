@@ -4,6 +4,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod diffusion;
 pub mod dispatch;
 pub mod error;
 pub mod execution;

@@ -132,6 +132,24 @@ pub fn encode(picture: &DynamicImage, encoding: Encoding) -> Result<Vec<u8>, Err
     Ok(content)
 }
 
+/// Puts a text chunk `parameters` behind the header of a PNG, where AUTOMATIC1111's web UI and the tools around it look for
+/// how a picture was made. Latin-1 is written as `tEXt`, any other text as `iTXt`, as Pillow does it.
+pub fn add_parameters(png: &mut Vec<u8>, text: &str) {
+    /// Signature, and the header with its length, name and checksum.
+    const HEADER_END: usize = 8 + 25;
+    let latin1: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect();
+    let mut chunk = match latin1 {
+        Some(text) => [b"tEXtparameters\0", text.as_slice()].concat(),
+        // Not compressed, no language, no translated keyword.
+        None => [b"iTXtparameters\0\0\0\0\0", text.as_bytes()].concat(),
+    };
+    let length = (chunk.len() - 4) as u32;
+    let checksum = crc32fast::hash(&chunk);
+    chunk.splice(..0, length.to_be_bytes());
+    chunk.extend_from_slice(&checksum.to_be_bytes());
+    png.splice(HEADER_END..HEADER_END, chunk);
+}
+
 /// # Errors
 /// `TooLarge` over `max_pixels`, `InvalidInput` when a side is zero.
 pub fn check_size(width: u32, height: u32, max_pixels: u64) -> Result<(), Error> {

@@ -13,6 +13,7 @@ use tracing::Instrument;
 
 use crate::{
     config::Config,
+    diffusion::{self, Diffusion},
     error::Error,
     execution::Device,
     http,
@@ -34,6 +35,7 @@ pub struct Server {
     pub registry: Arc<Registry>,
     listener: TcpListener,
     _watcher: Option<plugins::Watcher>,
+    _modes: diffusion::Watcher,
 }
 
 impl Server {
@@ -54,7 +56,8 @@ impl Server {
             true => Some(plugins::watch(&registry)?),
             false => None,
         };
-        Ok(Self { registry, listener, _watcher: watcher })
+        let modes = diffusion::watch(&registry.services.diffusion)?;
+        Ok(Self { registry, listener, _watcher: watcher, _modes: modes })
     }
 
     /// The address that was bound, with the port the system chose for port 0.
@@ -124,6 +127,7 @@ pub async fn registry(config: Config) -> Result<Arc<Registry>, String> {
     if execution.backend == crate::config::Backend::Auto {
         tracing::info!("backend: cpu (this version has no other)");
     }
+    let diffusion = Arc::new(Diffusion::new(&config));
     let engine = Arc::new(Engine::new(&config.plugin_runtime)?);
     let services = Arc::new(Services {
         hub,
@@ -132,6 +136,7 @@ pub async fn registry(config: Config) -> Result<Arc<Registry>, String> {
         storage: Storage::open(&config.storage)?,
         storage_ok: AtomicBool::new(true),
         upscalers: Arc::new(upscalers),
+        diffusion,
         device: Device::default(),
         metrics,
         registry: OnceLock::new(),

@@ -17,8 +17,7 @@ pub fn message(registry: &Registry) -> Value {
     let mut message = json!({
         "type": "system:status",
         "ts": jobs::now(),
-        // No text-to-image model is loaded by this version, so there is no mode to name.
-        "mode": null,
+        "mode": services.diffusion.current(),
         "version": env!("CARGO_PKG_VERSION"),
         "backend": services.upscalers.backend(),
         "storage": {"ok": services.storage_ok.load(std::sync::atomic::Ordering::Relaxed), "location": services.storage.location()},

@@ -44,6 +44,19 @@ pub struct Server {
     settings: Vec<String>,
 }
 
+/// A server's folder and settings, before it starts.
+struct Prepared {
+    dir: TempDir,
+    settings: Vec<String>,
+}
+
+impl Prepared {
+    fn launch(self) -> Server {
+        let (process, address) = spawn(self.dir.path(), &self.settings);
+        Server { dir: self.dir, address, process, settings: self.settings }
+    }
+}
+
 impl Server {
     /// Starts a server with these settings (`section.key=value`) and test guests in its plugin folder.
     pub fn start(settings: &[&str], guests: &[&str]) -> Self {
@@ -55,8 +68,12 @@ impl Server {
         }
         let granted = "plugins.echo.capabilities=[\"jobs\", \"hub\"]";
         let settings: Vec<String> = [granted].iter().chain(settings).map(|s| s.to_string()).collect();
-        let (process, address) = spawn(dir.path(), &settings);
-        Self { dir, address, process, settings }
+        Prepared { dir, settings }.launch()
+    }
+
+    fn prepare(settings: &[&str]) -> Prepared {
+        let dir = tempfile::tempdir().expect("a folder");
+        Prepared { dir, settings: settings.iter().map(|s| s.to_string()).collect() }
     }
 
     /// Ends the process without warning and starts it again in the same folder.
@@ -137,6 +154,24 @@ impl Server {
         body.extend_from_slice(b"--limit--\r\n");
         let post = agent().post(self.url(path)).header("Content-Type", "multipart/form-data; boundary=limit");
         Answer::of(post.send(&body))
+    }
+
+    /// Posts JSON.
+    pub fn post_json(&self, path: &str, body: &Value) -> Answer {
+        let post = agent().post(self.url(path)).header("Content-Type", "application/json");
+        Answer::of(post.send(body.to_string().as_bytes()))
+    }
+
+    /// Starts a server with the tiny text-to-image models named.
+    pub fn with_models(settings: &[&str], models: &[&str]) -> Self {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/diffusion/pipelines");
+        let server = Self::prepare(settings);
+        let dir = server.dir.path().join("reverie-data/checkpoints");
+        std::fs::create_dir_all(&dir).expect("a folder");
+        for model in models {
+            std::os::unix::fs::symlink(folder.join(model), dir.join(model)).expect("a link");
+        }
+        server.launch()
     }
 
     /// Uploads a file and returns its `fileRef`.

@@ -129,6 +129,7 @@ fn a_file_takes_a_built_ins_place_and_gives_it_back() {
             .as_array()
             .unwrap()
             .iter()
+            .filter(|p| p["name"] == "sr")
             .map(|p| p["state"].as_str().unwrap().to_owned())
             .collect()
     };

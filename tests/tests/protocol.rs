@@ -30,7 +30,7 @@ fn messages_are_answered_with_their_id() {
     assert!(client.receive()["error"].as_str().unwrap().contains("Binary"));
     let unknown = client.ask(json!({"type": "job:submit", "jobType": "nope"}));
     assert!(
-        unknown["type"] == "error" && unknown["error"].as_str().unwrap().contains("echo-sleep, sr"),
+        unknown["type"] == "error" && unknown["error"].as_str().unwrap().contains("echo-sleep, generate, sr"),
         "{unknown}"
     );
     client.socket.send(Message::Ping(vec![7u8].into())).unwrap();
@@ -158,7 +158,7 @@ fn http_serves_the_same() {
     assert_eq!(server.get("/storage/health").json()["ok"], true);
     let plugins = server.get("/v1/plugins").json();
     assert_eq!(
-        (&plugins["plugins"][0]["name"], &plugins["plugins"][0]["state"]),
+        (&plugins["plugins"][1]["name"], &plugins["plugins"][1]["state"]),
         (&json!("sr"), &json!("active"))
     );
     let metrics = server.get("/metrics").text();

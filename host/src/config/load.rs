@@ -23,6 +23,18 @@ pub struct Sources {
     pub set: Vec<String>,
 }
 
+impl Sources {
+    /// The file, and whether it was named, and so must exist.
+    pub fn path(&self) -> (PathBuf, bool) {
+        let from_env =
+            self.env.iter().find(|(name, _)| name == "REVERIE_CONFIG").map(|(_, path)| path.into());
+        match self.file.clone().or(from_env) {
+            Some(path) => (path, true),
+            None => (FILE.into(), false),
+        }
+    }
+}
+
 /// Merges the sources into a checked configuration.
 ///
 /// # Errors
@@ -31,10 +43,8 @@ pub fn load(sources: &Sources) -> Result<Config, String> {
     let defaults: Table = DEFAULTS.parse().map_err(|e| format!("embedded reverie.toml: {e}"))?;
     let mut merged = defaults.clone();
 
-    let from_env = sources.env.iter().find(|(name, _)| name == "REVERIE_CONFIG").map(|(_, path)| path.into());
-    let named = sources.file.clone().or(from_env);
-    let path = named.clone().unwrap_or_else(|| FILE.into());
-    if named.is_some() || path.exists() {
+    let (path, named) = sources.path();
+    if named || path.exists() {
         let file = read(&path)?;
         // Deserialised by itself first, so that the error shows the line in the operator's own file.
         merge(&mut merged, file);
@@ -52,7 +62,8 @@ pub fn load(sources: &Sources) -> Result<Config, String> {
         let keys: Vec<String> = key.split('.').map(str::to_owned).collect();
         set(&mut merged, &defaults, &keys, value).map_err(|e| format!("--set {assignment}: {e}"))?;
     }
-    let config = Config::deserialize_table(merged).map_err(|e| format!("configuration: {e}"))?;
+    let mut config = Config::deserialize_table(merged).map_err(|e| format!("configuration: {e}"))?;
+    config.sources = sources.clone();
     config.check().map_err(|e| format!("configuration: {e}"))?;
     Ok(config)
 }

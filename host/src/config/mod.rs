@@ -19,10 +19,16 @@ pub struct Config {
     pub storage: Storage,
     pub images: Images,
     pub execution: Execution,
+    pub diffusion: Diffusion,
+    #[serde(default)]
+    pub modes: BTreeMap<String, Mode>,
     pub plugin_runtime: PluginRuntime,
     #[serde(default)]
     pub plugins: BTreeMap<String, Plugin>,
     pub log: Log,
+    /// Where it came from, to be read again.
+    #[serde(skip)]
+    pub sources: Sources,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -90,6 +96,52 @@ pub struct Execution {
     pub threads: usize,
     pub tile: usize,
     pub models_dir: PathBuf,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Diffusion {
+    pub dir: PathBuf,
+    pub loras_dir: PathBuf,
+    pub default_mode: String,
+    pub memory_mb: u64,
+    pub max_batch: usize,
+    pub max_pixels: u64,
+}
+
+/// A named model with adapters and defaults.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mode {
+    pub model: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vae: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub loras: Vec<ModeLora>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_inference_steps: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guidance_scale: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scheduler: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub negative_prompt: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip_skip: Option<u32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModeLora {
+    pub name: String,
+    #[serde(default = "one")]
+    pub strength: f32,
+}
+
+fn one() -> f32 {
+    1.0
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
@@ -213,6 +265,8 @@ impl Config {
             ("storage.max_put_bytes", self.storage.max_put_bytes),
             ("images.max_input_pixels", self.images.max_input_pixels as usize),
             ("images.max_output_pixels", self.images.max_output_pixels as usize),
+            ("diffusion.max_batch", self.diffusion.max_batch),
+            ("diffusion.max_pixels", self.diffusion.max_pixels as usize),
             ("plugin_runtime.max_instances", self.plugin_runtime.max_instances as usize),
         ];
         for (key, value) in positive {
@@ -242,6 +296,16 @@ impl Config {
         if !(32..=4096).contains(&self.execution.tile) {
             return Err(format!("execution.tile = {}: must be from 32 to 4096", self.execution.tile));
         }
+        for (name, mode) in &self.modes {
+            if let Some(size) = &mode.size
+                && parse_size(size).is_none()
+            {
+                return Err(format!("modes.{name}.size = '{size}': must be WIDTHxHEIGHT, such as 512x512"));
+            }
+            if mode.num_inference_steps.is_some_and(|steps| !(1..=1000).contains(&steps)) {
+                return Err(format!("modes.{name}.num_inference_steps: must be from 1 to 1000"));
+            }
+        }
         for name in self.plugins.keys().map(String::as_str).chain([""]) {
             let limits = self.limits(name);
             let table =
@@ -255,6 +319,12 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// Width and height of `512x512`.
+pub fn parse_size(text: &str) -> Option<(u32, u32)> {
+    let (width, height) = text.split_once('x')?;
+    Some((width.parse().ok()?, height.parse().ok()?)).filter(|&(w, h)| w > 0 && h > 0)
 }
 
 /// Seconds of a checked configuration value as a duration.

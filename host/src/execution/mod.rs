@@ -1,6 +1,10 @@
 //! The device, shared: whoever computes holds it for one step (a tile), and the job with the highest priority, then the
 //! oldest, goes next. A running job of lower priority so gives way within one tile.
 
+mod lane;
+
+pub use lane::{Ended, Lane, Watch};
+
 use std::{
     collections::BTreeMap,
     sync::{Condvar, Mutex},

@@ -1,11 +1,17 @@
 //! The HTTP side: one file for each resource, composed here. Every error leaves as the JSON body that `error` makes.
 
+mod a1111;
 mod access;
+mod body;
 mod error;
+mod generate;
 mod health;
 mod metrics;
+mod modes;
+mod openai;
 mod page;
 mod plugins;
+mod run;
 mod storage;
 mod superres;
 mod uploads;
@@ -27,6 +33,14 @@ pub fn routes(registry: &Arc<Registry>) -> Route {
         .or(uploads::routes(registry))
         .unify()
         .or(superres::routes(registry))
+        .unify()
+        .or(generate::routes(registry))
+        .unify()
+        .or(openai::routes(registry))
+        .unify()
+        .or(a1111::routes(registry))
+        .unify()
+        .or(modes::routes(registry))
         .unify()
         .or(storage::routes(registry))
         .unify()

@@ -3,21 +3,19 @@
 use std::{collections::HashMap, sync::Arc};
 
 use serde_json::{Map, Value};
-use uuid::Uuid;
 use warp::{
     Filter, Reply,
     http::{Response, header},
     multipart::FormData,
 };
 
-use super::{Route, error::or_error, uploads, with};
-use crate::{
-    dispatch,
-    error::Error,
-    jobs::{Jobs, Spec},
-    plugins::Registry,
-    storage,
+use super::{
+    Route,
+    error::or_error,
+    run::{self, Done},
+    uploads, with,
 };
+use crate::{error::Error, plugins::Registry, storage};
 
 /// Form fields and whether they are numbers. `format` is an alias.
 const FIELDS: &[(&str, bool)] =
@@ -36,24 +34,14 @@ async fn superres(form: FormData, registry: &Arc<Registry>) -> Result<impl Reply
     let file_ref = form.file.ok_or_else(uploads::missing_file)?;
     let mut params = params(&form.fields)?;
     params.insert("fileRef".into(), file_ref.into());
-    let spec = Spec { job_type: "sr".into(), params, owner: None, priority: 0 };
-    dispatch::check_spec(registry, &spec)?;
-    let services = &registry.services;
-    let id = services.jobs.submit(spec, |_| ()).await?;
-    // Nobody else waits for this job: if the caller goes away, so does it.
-    let mut abandoned = CancelOnDrop(Some((services.jobs.clone(), id)));
-    let job = services.jobs.wait(id).await?;
-    abandoned.0 = None;
-    dispatch::finished(&job)?;
-    let output = job.outputs.first().ok_or_else(|| Error::internal("the job has no output"))?;
-    let content = services.storage.get(&output.key).await?;
+    let Done { job, key, content } = run::submit(registry, "sr", params, None).await?.done().await?;
     let scale = job.meta.get("scale").map(Value::to_string).unwrap_or_default();
     Ok(Response::builder()
-        .header(header::CONTENT_TYPE, storage::media_type(&output.key))
+        .header(header::CONTENT_TYPE, storage::media_type(&key))
         .header(header::CACHE_CONTROL, "no-store")
         .header("X-SuperRes", scale)
-        .header("X-Storage-Key", &output.key)
-        .header("X-Job-Id", id.to_string())
+        .header("X-Storage-Key", &key)
+        .header("X-Job-Id", job.id.to_string())
         .body(content)
         .expect("plain header values"))
 }
@@ -73,14 +61,4 @@ fn params(fields: &HashMap<String, String>) -> Result<Map<String, Value>, Error>
         params.insert((*name).into(), value);
     }
     Ok(params)
-}
-
-struct CancelOnDrop(Option<(Arc<Jobs>, Uuid)>);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        if let Some((jobs, id)) = self.0.take() {
-            let _ = jobs.cancel(id);
-        }
-    }
 }

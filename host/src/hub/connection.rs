@@ -11,7 +11,10 @@ use futures_util::{SinkExt, StreamExt, stream::SplitSink};
 use tokio::{sync::mpsc, time::timeout};
 use warp::ws::{Message, WebSocket};
 
-use super::{Client, Hub, close_code, outbox::Next};
+use super::{
+    Client, Hub, close_code,
+    outbox::{Content, Frame, Next},
+};
 use crate::config::seconds;
 
 /// How long a close frame may wait for a client that does not read before the socket is dropped.
@@ -102,7 +105,8 @@ async fn write(
     loop {
         let message = tokio::select! {
             next = client.outbox.next() => match next {
-                Next::Send(frame) => Message::text(&*frame.text),
+                Next::Send(Frame { content: Content::Text(text), .. }) => Message::text(&*text),
+                Next::Send(Frame { content: Content::Binary(content), .. }) => Message::binary(content),
                 Next::Close(code, reason) => return close(&mut sink, code, reason).await,
             },
             _ = ping.tick() => Message::ping(&b""[..]),

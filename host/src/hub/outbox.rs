@@ -7,6 +7,7 @@ use std::{
     task::{Poll, Waker},
 };
 
+use bytes::Bytes;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -17,29 +18,47 @@ use crate::metrics::Metrics;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Key {
     Progress(Uuid),
+    Preview(Uuid),
     Status,
 }
 
-/// One text message.
+/// One message.
 #[derive(Debug, Clone)]
 pub struct Frame {
-    pub text: Arc<str>,
+    pub content: Content,
     key: Option<Key>,
+}
+
+/// What it holds.
+#[derive(Debug, Clone)]
+pub enum Content {
+    Text(Arc<str>),
+    Binary(Bytes),
 }
 
 impl Frame {
     pub fn new(text: impl Into<Arc<str>>) -> Self {
-        Self { text: text.into(), key: None }
+        Self { content: Content::Text(text.into()), key: None }
     }
 
     /// Progress of a job, which a later frame of the same job may replace while it waits.
     pub fn progress(job: Uuid, text: impl Into<Arc<str>>) -> Self {
-        Self { text: text.into(), key: Some(Key::Progress(job)) }
+        Self { key: Some(Key::Progress(job)), ..Self::new(text) }
+    }
+
+    /// A picture of a job's last step, which that of a later one may replace while it waits.
+    pub fn preview(job: Uuid, text: impl Into<Arc<str>>) -> Self {
+        Self { key: Some(Key::Preview(job)), ..Self::new(text) }
+    }
+
+    /// The same as a binary message.
+    pub fn binary_preview(job: Uuid, content: Vec<u8>) -> Self {
+        Self { content: Content::Binary(content.into()), key: Some(Key::Preview(job)) }
     }
 
     /// The server's status, which a later one may replace while it waits.
     pub fn status(text: impl Into<Arc<str>>) -> Self {
-        Self { text: text.into(), key: Some(Key::Status) }
+        Self { key: Some(Key::Status), ..Self::new(text) }
     }
 }
 
@@ -170,7 +189,10 @@ mod tests {
         outbox.close(close_code::GOING_AWAY, "end");
         let mut texts = Vec::new();
         while let Next::Send(frame) = outbox.next().await {
-            texts.push(frame.text.to_string());
+            match frame.content {
+                Content::Text(text) => texts.push(text.to_string()),
+                Content::Binary(content) => texts.push(format!("{content:?}")),
+            }
         }
         texts
     }

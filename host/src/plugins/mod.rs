@@ -25,6 +25,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     config::{Config, Limits},
+    diffusion::Diffusion,
     error::{Error, ErrorKind},
     execution::Device,
     hub::{Client, Hub},
@@ -47,7 +48,7 @@ pub use watcher::{Watcher, watch};
 const WAITING_PER_CALL: usize = 4;
 
 /// What plugins can be granted.
-pub const CAPABILITIES: &[&str] = &["uploads", "storage", "images", "upscale", "jobs", "hub"];
+pub const CAPABILITIES: &[&str] = &["uploads", "storage", "images", "upscale", "diffusion", "jobs", "hub"];
 
 /// Everything of the host that plugins reach through their imports.
 pub struct Services {
@@ -59,6 +60,7 @@ pub struct Services {
     /// What the last check of the storage found.
     pub storage_ok: AtomicBool,
     pub upscalers: Arc<Upscalers>,
+    pub diffusion: Arc<Diffusion>,
     pub device: Device,
     pub metrics: Arc<Metrics>,
     /// Set once the registry stands, which needs these services itself.

@@ -49,7 +49,7 @@ mod message;
 pub use bindings::{
     exports::reverie::handler::handler::{Entry, JobRequest as Job, Manifest, Message},
     reverie::handler::{
-        clock, hub, images,
+        clock, diffusion, hub, images,
         job::Output,
         jobs, random, storage,
         types::{Blob, Error, ErrorKind},

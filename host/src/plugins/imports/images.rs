@@ -72,13 +72,30 @@ impl wit::HostImage for CallState {
         format: wit::Format,
         quality: u8,
     ) -> Answer<Resource<Blob>> {
+        self.encode_with_parameters(picture, format, quality, String::new()).await
+    }
+
+    async fn encode_with_parameters(
+        &mut self,
+        picture: Resource<Picture>,
+        format: wit::Format,
+        quality: u8,
+        parameters: String,
+    ) -> Answer<Resource<Blob>> {
         let picture = self.table.get(&picture)?.0.clone();
         let format = match format {
             wit::Format::Png => Format::Png,
             wit::Format::Jpeg => Format::Jpeg,
             wit::Format::Webp => Format::Webp,
         };
-        let encoded = blocking(move || pictures::encode(&picture, Encoding { format, quality })).await;
+        let encoded = blocking(move || {
+            let mut content = pictures::encode(&picture, Encoding { format, quality })?;
+            if format == Format::Png && !parameters.is_empty() {
+                pictures::add_parameters(&mut content, &parameters);
+            }
+            Ok(content)
+        });
+        let encoded = encoded.await;
         match encoded {
             Ok(content) => {
                 let blob = Blob { content: content.into(), media_type: format.media_type().into() };

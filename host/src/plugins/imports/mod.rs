@@ -1,7 +1,9 @@
 //! The host functions that plugins import, one file for each kind. Bad arguments are errors the guest can handle, never
 //! traps.
 
+mod abandon;
 mod data;
+mod diffusion;
 mod images;
 mod messages;
 mod system;

@@ -13,6 +13,7 @@ use super::{
         instance::CallState,
     },
     Picture,
+    abandon::Abandon,
 };
 use crate::{
     error::Error,
@@ -70,14 +71,6 @@ impl wit::Host for CallState {
             Ok(Err(error)) => Ok(Err(error.into())),
             Err(_) => Ok(Err(Error::internal("the network failed (a fault of the server)").into())),
         }
-    }
-}
-
-struct Abandon(Arc<AtomicBool>);
-
-impl Drop for Abandon {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -1,0 +1,198 @@
+//! Models in memory: loaded when they are first asked for, shared, and dropped when others need the room.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use reverie_kernels::cpu::CpuBackend;
+use reverie_models::{Adapters, LayerCache, Lora, ModelFiles, pipeline::Pipeline};
+
+use crate::{error::Error, execution::Lane};
+
+/// Sets of adapters that one model is kept with.
+const VARIANTS: usize = 3;
+
+/// A model with a set of adapters, ready to make pictures.
+pub struct Model {
+    pub pipeline: Pipeline<CpuBackend>,
+    /// Where its pictures meet.
+    pub lane: Lane,
+    _base: Arc<Base>,
+}
+
+/// What the variants of a model share: its files, and the layers that no adapter touches.
+struct Base {
+    path: PathBuf,
+    /// In place of the model's own.
+    vae: Option<PathBuf>,
+    files: ModelFiles,
+    layers: LayerCache<CpuBackend>,
+    bytes: u64,
+}
+
+/// A file of adapters and its strength.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Adapter {
+    pub name: String,
+    pub path: PathBuf,
+    pub strength: f32,
+}
+
+#[derive(Default)]
+struct Shelf {
+    slots: Vec<Slot>,
+    clock: u64,
+}
+
+struct Slot {
+    base: Arc<Base>,
+    adapters: Vec<Adapter>,
+    model: Arc<Model>,
+    used: u64,
+}
+
+/// All models in memory.
+pub struct Library {
+    shelf: Mutex<Shelf>,
+    /// One model is loaded at a time.
+    loading: Mutex<()>,
+    budget: u64,
+}
+
+impl Library {
+    /// Models of `budget` bytes in all, and always one.
+    pub fn new(budget: u64) -> Self {
+        Self { shelf: Mutex::default(), loading: Mutex::default(), budget }
+    }
+
+    /// The model of a file or folder with its adapters; loads it where it is not in memory. Requests that have it go on with
+    /// it when it is dropped here.
+    ///
+    /// # Errors
+    /// `InvalidInput` for files that are missing or are no models, with what is wrong.
+    pub fn get(
+        &self,
+        backend: &CpuBackend,
+        path: &Path,
+        vae: Option<&Path>,
+        adapters: &[Adapter],
+    ) -> Result<Arc<Model>, Error> {
+        if let Some(model) = self.find(path, vae, adapters) {
+            return Ok(model);
+        }
+        // A load that panicked has left nothing behind.
+        let _loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another request may have loaded it meanwhile.
+        if let Some(model) = self.find(path, vae, adapters) {
+            return Ok(model);
+        }
+        let base = self
+            .shelf
+            .lock()
+            .unwrap()
+            .slots
+            .iter()
+            .find(|slot| slot.base.is(path, vae))
+            .map(|s| s.base.clone());
+        let base = match base {
+            Some(base) => base,
+            None => Arc::new(self.open(path, vae)?),
+        };
+        let began = std::time::Instant::now();
+        let loras =
+            adapters.iter().map(|adapter| Ok((Arc::new(Lora::open(&adapter.path)?), adapter.strength)));
+        let loras = loras.collect::<Result<Vec<_>, _>>().map_err(error)?;
+        let added = Adapters::for_model(&base.files, &loras).map_err(error)?;
+        if let [first, ..] = added.unmatched() {
+            let count = added.unmatched().len();
+            tracing::warn!(model = %path.display(), "{count} tensors of its LoRAs fit no layer and are left out, such as {first}");
+        }
+        let pipeline = Pipeline::load(backend, &base.files, &base.layers, &added).map_err(error)?;
+        tracing::info!(model = %path.display(), adapters = adapters.len(), "model loaded in {:.1} s", began.elapsed().as_secs_f32());
+        let model = Arc::new(Model { pipeline, lane: Lane::default(), _base: base.clone() });
+        let mut shelf = self.shelf.lock().unwrap();
+        let used = shelf.tick();
+        shelf.slots.push(Slot { base, adapters: adapters.to_vec(), model: model.clone(), used });
+        shelf.make_room(self.budget, 1);
+        Ok(model)
+    }
+
+    fn open(&self, path: &Path, vae: Option<&Path>) -> Result<Base, Error> {
+        let mut files = ModelFiles::open(path).map_err(error)?;
+        if let Some(vae) = vae {
+            files.vae = ModelFiles::open_vae(vae).map_err(error)?;
+        }
+        let bytes = files.parameters() * size_of::<f32>() as u64;
+        // Room is made before it is taken.
+        self.shelf.lock().unwrap().make_room(self.budget.saturating_sub(bytes), 0);
+        let vae = vae.map(Path::to_owned);
+        Ok(Base { path: path.to_owned(), vae, files, layers: LayerCache::default(), bytes })
+    }
+
+    fn find(&self, path: &Path, vae: Option<&Path>, adapters: &[Adapter]) -> Option<Arc<Model>> {
+        let mut shelf = self.shelf.lock().unwrap();
+        let used = shelf.tick();
+        let slot =
+            shelf.slots.iter_mut().find(|slot| slot.base.is(path, vae) && slot.adapters == adapters)?;
+        slot.used = used;
+        Some(slot.model.clone())
+    }
+
+    /// Paths and bytes of the models in memory, the last used first.
+    pub fn loaded(&self) -> Vec<(PathBuf, u64)> {
+        let shelf = self.shelf.lock().unwrap();
+        let mut slots: Vec<&Slot> = shelf.slots.iter().collect();
+        slots.sort_by_key(|slot| std::cmp::Reverse(slot.used));
+        let mut loaded: Vec<(PathBuf, u64)> = Vec::new();
+        for slot in slots {
+            if !loaded.iter().any(|(path, _)| *path == slot.base.path) {
+                loaded.push((slot.base.path.clone(), slot.base.bytes));
+            }
+        }
+        loaded
+    }
+
+    /// Drops all models: those whose files may have changed are read anew.
+    pub fn clear(&self) {
+        self.shelf.lock().unwrap().slots.clear();
+    }
+}
+
+impl Base {
+    fn is(&self, path: &Path, vae: Option<&Path>) -> bool {
+        self.path == path && self.vae.as_deref() == vae
+    }
+}
+
+impl Shelf {
+    fn tick(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+
+    /// Drops what was used longest ago until `budget` is kept and no model has more than `VARIANTS`. The `least` last used
+    /// stay in any case.
+    fn make_room(&mut self, budget: u64, least: usize) {
+        self.slots.sort_by_key(|slot| std::cmp::Reverse(slot.used));
+        let mut kept: Vec<Slot> = Vec::new();
+        let mut bytes = 0;
+        for slot in self.slots.drain(..) {
+            let variants = kept.iter().filter(|other| Arc::ptr_eq(&other.base, &slot.base)).count();
+            let more = if variants == 0 { slot.base.bytes } else { 0 };
+            if kept.len() < least || variants < VARIANTS && bytes + more <= budget {
+                bytes += more;
+                kept.push(slot);
+            }
+        }
+        self.slots = kept;
+    }
+}
+
+/// A model's error as one of the host's.
+pub fn error(error: reverie_models::Error) -> Error {
+    match error {
+        reverie_models::Error::Backend(e) => Error::internal(e.to_string()),
+        e => Error::invalid(e.to_string()),
+    }
+}

@@ -1,0 +1,434 @@
+//! Text to image: from a request of a plugin to a picture, by the mode's model.
+
+mod library;
+mod modes;
+mod watch;
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, RwLock},
+    time::Instant,
+};
+
+use image::{DynamicImage, RgbImage, imageops::FilterType};
+use reverie_kernels::{Backend, cpu::CpuBackend};
+use reverie_models::{
+    denoise::{self, Denoise},
+    pipeline::{Mask, Picture, Request as Generation},
+    schedulers::SchedulerName,
+};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    config::{self, Config, Mode, parse_size},
+    error::{Error, ErrorKind},
+    execution::{Device, Ended, Watch},
+};
+use library::{Adapter, Library, Model};
+pub use modes::Modes;
+pub use watch::{Watcher, watch};
+
+/// What a request takes where neither it nor its mode says: models made for few steps, and all others.
+const FEW_STEPS: (u32, f32) = (4, 1.0);
+const MANY_STEPS: (u32, f32) = (25, 7.5);
+
+/// The largest number of steps that a request may ask for.
+const MAX_STEPS: u32 = 1000;
+
+/// What a picture shall be. None, and a size of 0, take the mode's value.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    pub mode: String,
+    pub prompt: String,
+    pub negative_prompt: Option<String>,
+    pub prompt_2: Option<String>,
+    pub negative_prompt_2: Option<String>,
+    pub width: u32,
+    pub height: u32,
+    pub num_inference_steps: Option<u32>,
+    pub guidance_scale: Option<f32>,
+    pub seed: u64,
+    pub scheduler: Option<String>,
+    pub schedule_type: Option<String>,
+    pub clip_skip: Option<u32>,
+    pub strength: f32,
+    pub loras: Vec<(String, f32)>,
+    pub image: Option<Arc<DynamicImage>>,
+    pub mask: Option<Arc<DynamicImage>>,
+}
+
+/// A picture and what it was made with.
+pub struct Generated {
+    pub picture: RgbImage,
+    pub mode: String,
+    pub model: String,
+    pub scheduler: &'static str,
+    pub num_inference_steps: u32,
+    pub guidance_scale: f32,
+    pub negative_prompt: Option<String>,
+    pub loras: Vec<(String, f32)>,
+    pub timings: Timings,
+}
+
+/// Milliseconds.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Timings {
+    pub load: f64,
+    pub encode: f64,
+    pub denoise: f64,
+    pub decode: f64,
+}
+
+/// Who a picture is for.
+pub trait Control: Send + Sync + 'static {
+    fn priority(&self) -> i64;
+    fn stopped(&self) -> bool;
+    /// `fraction` of the whole, 0 to 1, with fields for the client.
+    fn progress(&self, fraction: f32, detail: Map<String, Value>);
+    /// Whether pictures of the steps are wanted.
+    fn wants_previews(&self) -> bool;
+    fn preview(&self, step: usize, picture: RgbImage);
+}
+
+/// Shares of the progress: encoding, then the steps, then decoding.
+const ENCODED: f32 = 0.03;
+const DENOISED: f32 = 0.92;
+
+/// Models, modes and the device they run on.
+pub struct Diffusion {
+    backend: CpuBackend,
+    library: Library,
+    modes: RwLock<Modes>,
+    settings: config::Diffusion,
+    sources: config::Sources,
+    /// The mode whose model was used last, for `system:status`.
+    current: Mutex<Option<String>>,
+}
+
+impl Diffusion {
+    pub fn new(config: &Config) -> Self {
+        let modes = Modes::read(config);
+        match modes.get("") {
+            Ok((default, _)) => {
+                tracing::info!(default, "modes: {}", modes.names().collect::<Vec<_>>().join(", "))
+            }
+            Err(error) => tracing::warn!("generate: {}", error.message),
+        }
+        Self {
+            backend: CpuBackend::new(config.execution.threads),
+            library: Library::new(config.diffusion.memory_mb << 20),
+            modes: RwLock::new(modes),
+            settings: config.diffusion.clone(),
+            sources: config.sources.clone(),
+            current: Mutex::default(),
+        }
+    }
+
+    /// The device in words.
+    pub fn backend(&self) -> &str {
+        self.backend.name()
+    }
+
+    /// The modes as they are now.
+    pub fn modes(&self) -> Modes {
+        self.modes.read().unwrap().clone()
+    }
+
+    /// Makes another mode the default one.
+    ///
+    /// # Errors
+    /// Those of [`Modes::get`].
+    pub fn switch(&self, name: &str) -> Result<(), Error> {
+        self.modes.write().unwrap().switch(name)
+    }
+
+    /// Reads the configuration's modes and the folder of models again. Requests in flight finish as they began. Models stay in
+    /// memory, unless `anew`.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration; the old modes then stay.
+    pub fn reload(&self, anew: bool) -> Result<(), Error> {
+        let config = config::load(&self.sources).map_err(Error::invalid)?;
+        let modes = Modes::read(&config);
+        if anew {
+            self.library.clear();
+        }
+        let mut current = self.modes.write().unwrap();
+        if *current != modes {
+            tracing::info!("modes: {}", modes.names().collect::<Vec<_>>().join(", "));
+            *current = modes;
+        }
+        Ok(())
+    }
+
+    /// What lies in memory: path and bytes.
+    pub fn loaded(&self) -> Vec<(PathBuf, u64)> {
+        self.library.loaded()
+    }
+
+    /// The mode that was used last.
+    pub fn current(&self) -> Option<String> {
+        let used = self.current.lock().unwrap().clone();
+        used.or_else(|| self.modes.read().unwrap().default_name().map(str::to_owned))
+    }
+
+    /// The LoRA files there are, by name.
+    pub fn loras(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(&self.settings.loras_dir).into_iter().flatten().flatten();
+        let files = entries.map(|entry| entry.path());
+        let mut names: Vec<String> = files
+            .filter(|path| path.extension().is_some_and(|e| e == "safetensors"))
+            .map(|p| modes::name(&p))
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// Makes a picture. Blocks; the device is shared step by step.
+    ///
+    /// # Errors
+    /// `InvalidInput` names the field and what is accepted; `Unavailable` without a model; `Cancelled`.
+    pub fn generate(
+        &self,
+        device: &Device,
+        request: Request,
+        control: Arc<dyn Control>,
+    ) -> Result<Generated, Error> {
+        let (mode_name, mode) = {
+            let modes = self.modes.read().unwrap();
+            let (name, mode) = modes.get(&request.mode)?;
+            (name.to_owned(), mode.clone())
+        };
+        let adapters = self.adapters(&mode, &request)?;
+        let began = Instant::now();
+        let model = self.library.get(&self.backend, &mode.model, mode.vae.as_deref(), &adapters)?;
+        *self.current.lock().unwrap() = Some(mode_name.clone());
+        let loaded = Instant::now();
+
+        let generation = self.generation(&mode, &request, &model)?;
+        let (steps, guidance_scale) = (generation.num_inference_steps, generation.guidance_scale);
+        let negative_prompt = generation.negative_prompt.clone();
+        let scheduler = generation.scheduler.as_ref().unwrap_or(model.pipeline.scheduler()).name().as_str();
+        let picture = {
+            let ticket = device.ticket();
+            let lease = ticket.lease(|| control.priority(), || control.stopped());
+            let _lease = lease.ok_or_else(Error::cancelled)?;
+            model.pipeline.prepare(&self.backend, &generation).map_err(library::error)?
+        };
+        let encoded = Instant::now();
+        control.progress(ENCODED, steps_of(&picture));
+
+        let watch =
+            Arc::new(Steps { control: control.clone(), model: model.clone(), began: Mutex::new(None) });
+        let step =
+            |pictures: &mut [&mut Denoise]| denoise::step(&self.backend, &model.pipeline.unet, pictures);
+        let picture =
+            model.lane.run(device, picture, watch, self.settings.max_batch, &step).map_err(|ended| {
+                match ended {
+                    Ended::Stopped => Error::cancelled(),
+                    Ended::Failed(error) => library::error(error),
+                }
+            })?;
+        let denoised = Instant::now();
+        let decoded = self.decode(device, &model, &picture, &*control)?;
+        let ms = |from: Instant, to: Instant| (to - from).as_secs_f64() * 1e3;
+        Ok(Generated {
+            picture: decoded,
+            mode: mode_name,
+            model: modes::name(&mode.model),
+            scheduler,
+            num_inference_steps: steps as u32,
+            guidance_scale,
+            negative_prompt,
+            loras: adapters.into_iter().map(|adapter| (adapter.name, adapter.strength)).collect(),
+            timings: Timings {
+                load: ms(began, loaded),
+                encode: ms(loaded, encoded),
+                denoise: ms(encoded, denoised),
+                decode: ms(denoised, Instant::now()),
+            },
+        })
+    }
+
+    fn adapters(&self, mode: &Mode, request: &Request) -> Result<Vec<Adapter>, Error> {
+        let own = mode.loras.iter().map(|lora| (&lora.name, lora.strength));
+        let further = request.loras.iter().map(|(name, strength)| (name, *strength));
+        let named = own.chain(further).filter(|(_, strength)| *strength != 0.0);
+        named
+            .map(|(name, strength)| {
+                let plain = !name.is_empty() && !name.contains(['/', '\\']) && !name.starts_with('.');
+                let path = self.settings.loras_dir.join(format!("{name}.safetensors"));
+                if !plain || !path.is_file() {
+                    let known = self.loras();
+                    let known = if known.is_empty() { "none".into() } else { known.join(", ") };
+                    return Err(Error::invalid(format!("loras: there is no '{name}'; there are: {known}")));
+                }
+                Ok(Adapter { name: name.clone(), path, strength })
+            })
+            .collect()
+    }
+
+    /// The request with the mode's and the model's values where it has none.
+    fn generation(&self, mode: &Mode, request: &Request, model: &Model) -> Result<Generation, Error> {
+        let pipeline = &model.pipeline;
+        let mut scheduler = pipeline.scheduler().clone();
+        if let Some(name) = request.scheduler.as_ref().or(mode.scheduler.as_ref()) {
+            scheduler = scheduler.with_name(name).map_err(|e| Error::invalid(format!("scheduler: {e}")))?;
+        }
+        if let Some(name) = &request.schedule_type {
+            scheduler = scheduler
+                .with_schedule_type(name)
+                .map_err(|e| Error::invalid(format!("schedule_type: {e}")))?;
+        }
+        let few = pipeline.is_lcm() || pipeline.is_turbo() || scheduler.name() == SchedulerName::Lcm;
+        let (default_steps, default_guidance) = if few { FEW_STEPS } else { MANY_STEPS };
+        let steps = request.num_inference_steps.or(mode.num_inference_steps).unwrap_or(default_steps);
+        if !(1..=MAX_STEPS).contains(&steps) {
+            return Err(Error::invalid(format!(
+                "num_inference_steps: accepted are 1 to {MAX_STEPS}, got {steps}"
+            )));
+        }
+        let (width, height) = self.size(mode, request, model)?;
+        let fit = |picture: &DynamicImage| match (picture.width(), picture.height()) == (width, height) {
+            true => picture.clone(),
+            // As diffusers' VaeImageProcessor.
+            false => picture.resize_exact(width, height, FilterType::Lanczos3),
+        };
+        let (width_px, height_px) = (width as usize, height as usize);
+        let image = request.image.as_ref().map(|picture| Picture {
+            width: width_px,
+            height: height_px,
+            rgb: fit(picture).to_rgb8().into_raw(),
+        });
+        let mask = request.mask.as_ref().map(|picture| Mask {
+            width: width_px,
+            height: height_px,
+            grey: fit(picture).to_luma8().into_raw(),
+        });
+        Ok(Generation {
+            prompt: request.prompt.clone(),
+            negative_prompt: request.negative_prompt.clone().or_else(|| mode.negative_prompt.clone()),
+            prompt_2: request.prompt_2.clone(),
+            negative_prompt_2: request.negative_prompt_2.clone(),
+            width: width_px,
+            height: height_px,
+            time_ids: None,
+            num_inference_steps: steps as usize,
+            guidance_scale: request.guidance_scale.or(mode.guidance_scale).unwrap_or(default_guidance),
+            seed: request.seed,
+            clip_skip: request.clip_skip.or(mode.clip_skip).map(|layers| layers as usize),
+            scheduler: Some(scheduler),
+            image,
+            mask,
+            strength: request.strength,
+        })
+    }
+
+    /// Width and height: the request's, the mode's, the picture's (to a multiple of what the model takes), the model's.
+    fn size(&self, mode: &Mode, request: &Request, model: &Model) -> Result<(u32, u32), Error> {
+        let factor = model.pipeline.factor() as u32;
+        let of_image = |picture: &Arc<DynamicImage>| {
+            let side = |pixels: u32| (pixels / factor).max(1) * factor;
+            (side(picture.width()), side(picture.height()))
+        };
+        let side = model.pipeline.default_size() as u32;
+        let (width, height) = match (request.width, request.height) {
+            (0, _) | (_, 0) => request
+                .image
+                .as_ref()
+                .map(of_image)
+                .or_else(|| mode.size.as_deref().and_then(parse_size))
+                .unwrap_or((side, side)),
+            size => size,
+        };
+        if !width.is_multiple_of(factor) || !height.is_multiple_of(factor) {
+            return Err(Error::invalid(format!(
+                "size: {width}x{height} is not accepted: both sides must be multiples of {factor}"
+            )));
+        }
+        let limit = self.settings.max_pixels;
+        if u64::from(width) * u64::from(height) > limit {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                format!("size: {width}x{height} is over the limit of {limit} pixels (diffusion.max_pixels)"),
+            ));
+        }
+        Ok((width, height))
+    }
+
+    fn decode(
+        &self,
+        device: &Device,
+        model: &Model,
+        picture: &Denoise,
+        control: &dyn Control,
+    ) -> Result<RgbImage, Error> {
+        let ticket = device.ticket();
+        let mut lease = None;
+        let mut stopped = false;
+        // The device is given back and asked for again between tiles.
+        let mut progress = |done: usize, tiles: usize| {
+            lease = None;
+            let share = done as f32 / tiles.max(1) as f32;
+            control.progress(DENOISED + (1.0 - DENOISED) * share, steps_of(picture));
+            if done < tiles {
+                lease = ticket.lease(|| control.priority(), || control.stopped());
+                stopped = lease.is_none();
+            }
+            match stopped {
+                true => Err(reverie_models::Error::Invalid("stopped".into())),
+                false => Ok(()),
+            }
+        };
+        let decoded = model.pipeline.decode(&self.backend, picture, &mut progress);
+        if stopped {
+            return Err(Error::cancelled());
+        }
+        let decoded = decoded.map_err(library::error)?;
+        RgbImage::from_raw(decoded.width as u32, decoded.height as u32, decoded.rgb)
+            .ok_or_else(|| Error::internal("the picture has not as many pixels as it should"))
+    }
+}
+
+fn steps_of(picture: &Denoise) -> Map<String, Value> {
+    let detail = json!({"step": picture.position(), "steps": picture.steps()});
+    detail.as_object().expect("an object was written").clone()
+}
+
+/// Tells a request's client of its steps.
+struct Steps {
+    control: Arc<dyn Control>,
+    model: Arc<Model>,
+    /// When its first step ended: what the time left is reckoned from.
+    began: Mutex<Option<Instant>>,
+}
+
+impl Watch for Steps {
+    fn priority(&self) -> i64 {
+        self.control.priority()
+    }
+
+    fn stopped(&self) -> bool {
+        self.control.stopped()
+    }
+
+    fn stepped(&self, picture: &Denoise) {
+        let (done, steps) = (picture.position(), picture.steps());
+        let mut detail = steps_of(picture);
+        let first = *self.began.lock().unwrap().get_or_insert_with(Instant::now);
+        if done > 1 {
+            let eta = first.elapsed().as_secs_f64() / (done - 1) as f64 * (steps - done) as f64;
+            detail.insert("eta_s".into(), ((eta * 10.0).round() / 10.0).into());
+        }
+        let share = done as f32 / steps as f32;
+        self.control.progress(ENCODED + (DENOISED - ENCODED) * share, detail);
+        if self.control.wants_previews() && done < steps {
+            // Cheap enough for the leader of a batch: a projection of the latents.
+            if let Some(small) = self.model.pipeline.preview(picture)
+                && let Some(small) = RgbImage::from_raw(small.width as u32, small.height as u32, small.rgb)
+            {
+                self.control.preview(done, small);
+            }
+        }
+    }
+}

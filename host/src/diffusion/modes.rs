@@ -1,0 +1,116 @@
+//! Modes: the names under which models are asked for, from the configuration and from the folder of models.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    config::{Config, Mode},
+    error::{Error, ErrorKind},
+};
+
+/// The modes there are.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Modes {
+    modes: BTreeMap<String, Mode>,
+    /// Those of the configuration, which come first.
+    configured: Vec<String>,
+    default: Option<String>,
+    dir: PathBuf,
+}
+
+impl Modes {
+    /// Those of `config`, and one for each model of its folder that no other mode takes the name of.
+    pub fn read(config: &Config) -> Self {
+        let dir = absolute(&config.diffusion.dir);
+        let mut modes = config.modes.clone();
+        for mode in modes.values_mut() {
+            mode.model = dir.join(&mode.model);
+            mode.vae = mode.vae.as_ref().map(|vae| dir.join(vae));
+        }
+        let configured: Vec<String> = modes.keys().cloned().collect();
+        for model in models(&dir) {
+            modes.entry(name(&model)).or_insert_with(|| Mode { model, ..Mode::default() });
+        }
+        let default = Some(config.diffusion.default_mode.clone()).filter(|name| !name.is_empty());
+        Self { modes, configured, default, dir }
+    }
+
+    /// The default mode's name; none when there are no modes.
+    pub fn default_name(&self) -> Option<&str> {
+        let default = self.default.as_ref().or(self.configured.first());
+        default.map(String::as_str).or_else(|| self.modes.keys().next().map(String::as_str))
+    }
+
+    /// Makes another mode the default until the configuration is read again.
+    ///
+    /// # Errors
+    /// Those of [`Modes::get`].
+    pub fn switch(&mut self, name: &str) -> Result<(), Error> {
+        self.get(name)?;
+        self.default = Some(name.to_owned());
+        Ok(())
+    }
+
+    /// A mode by its name; the default one for an empty name.
+    ///
+    /// # Errors
+    /// `Unavailable` where there is none at all, with what to do; `InvalidInput` for an unknown name.
+    pub fn get(&self, name: &str) -> Result<(&str, &Mode), Error> {
+        let Some(default) = self.default_name() else { return Err(self.none()) };
+        let name = if name.is_empty() { default } else { name };
+        self.modes.get_key_value(name).map(|(name, mode)| (name.as_str(), mode)).ok_or_else(|| {
+            let known: Vec<&str> = self.names().collect();
+            Error::invalid(format!("mode: there is no '{name}'; there are: {}", known.join(", ")))
+        })
+    }
+
+    /// The error of a server without a model.
+    fn none(&self) -> Error {
+        let dir = self.dir.display();
+        Error::new(
+            ErrorKind::Unavailable,
+            format!(
+                "no text-to-image model is there: put a diffusers folder or a single-file checkpoint (*.safetensors; \
+                 Stable Diffusion 1.x, 2.x, XL) into '{dir}', or name one in the configuration ([modes.NAME] model)"
+            ),
+        )
+    }
+
+    /// All names, the default one first.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let default = self.default_name();
+        default
+            .into_iter()
+            .chain(self.modes.keys().map(String::as_str).filter(move |name| Some(*name) != default))
+    }
+
+    /// Names and modes, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Mode)> {
+        self.modes.iter().map(|(name, mode)| (name.as_str(), mode))
+    }
+}
+
+/// A model's name: its file or folder without the extension.
+pub fn name(model: &Path) -> String {
+    let file = model.extension().is_some_and(|extension| extension == "safetensors");
+    let name = if file { model.file_stem() } else { model.file_name() };
+    name.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// The files and folders of `dir` that look like models.
+fn models(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_model = |path: &PathBuf| {
+        path.join("model_index.json").is_file()
+            || path.extension().is_some_and(|e| e == "safetensors" || e == "ckpt") && path.is_file()
+    };
+    let mut models: Vec<PathBuf> = entries.filter(is_model).collect();
+    models.sort();
+    models
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}

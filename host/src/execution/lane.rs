@@ -1,0 +1,189 @@
+//! Continuous batching: the pictures that one model makes take their steps together, whenever they began.
+//!
+//! Whoever waits for a picture brings a thread. One of them at a time leads: it chooses a batch, waits for the device, runs
+//! the step, and tells the others. So a lone picture changes no threads, and a new one joins at the next step.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Condvar, Mutex},
+    time::Duration,
+};
+
+use reverie_models::{Error, denoise::Denoise};
+
+use super::Device;
+
+/// How often a waiting picture looks whether it was asked to stop.
+const STOP_POLL: Duration = Duration::from_millis(20);
+
+/// Who a picture is for.
+pub trait Watch: Send + Sync {
+    /// Higher goes first; it can change.
+    fn priority(&self) -> i64;
+
+    /// Whether it was asked to stop.
+    fn stopped(&self) -> bool;
+
+    /// Called after each of its steps, on the leader's thread.
+    fn stepped(&self, picture: &Denoise);
+}
+
+/// Why a picture was not finished.
+#[derive(Debug)]
+pub enum Ended {
+    Stopped,
+    Failed(Error),
+}
+
+/// The pictures of one model.
+#[derive(Default)]
+pub struct Lane {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    entries: Vec<Entry>,
+    stepping: bool,
+    /// Counts entries and batches.
+    clock: u64,
+}
+
+struct Entry {
+    id: u64,
+    /// When it was last in a batch: among equals who waited longest goes first.
+    turn: u64,
+    /// Away while it is in a batch.
+    picture: Option<Denoise>,
+    watch: Arc<dyn Watch>,
+    /// A shared step of it failed: its next one is its own, so that it alone fails or goes on.
+    alone: bool,
+    ended: Option<Result<(), Ended>>,
+}
+
+/// A step of all these pictures, in one call of the model.
+pub type Step<'a> = &'a (dyn Fn(&mut [&mut Denoise]) -> Result<(), Error> + Sync);
+
+impl Lane {
+    /// Takes `picture` through all of its steps, in batches of at most `max_batch` with the other pictures of the lane.
+    ///
+    /// # Errors
+    /// [`Ended`].
+    pub fn run(
+        &self,
+        device: &Device,
+        picture: Denoise,
+        watch: Arc<dyn Watch>,
+        max_batch: usize,
+        step: Step<'_>,
+    ) -> Result<Denoise, Ended> {
+        let ticket = device.ticket();
+        let mut state = self.state.lock().unwrap();
+        state.clock += 1;
+        let (id, turn) = (state.clock, state.clock);
+        state.entries.push(Entry { id, turn, picture: Some(picture), watch, alone: false, ended: None });
+        loop {
+            state.end_stopped();
+            if let Some(ended) = state.take_ended(id) {
+                self.changed.notify_all();
+                return ended;
+            }
+            if state.stepping {
+                state = self.changed.wait_timeout(state, STOP_POLL).unwrap().0;
+                continue;
+            }
+            let mut batch = state.choose(max_batch);
+            state.stepping = true;
+            drop(state);
+
+            let priority = || batch.iter().map(|(_, _, watch)| watch.priority()).max().unwrap_or(0);
+            let stopped = || batch.iter().any(|(_, _, watch)| watch.stopped());
+            let lease = ticket.lease(priority, stopped);
+            // Whatever happens, the batch goes back to the others.
+            let stepped = lease.map(|lease| {
+                let stepped = catch_unwind(AssertUnwindSafe(|| {
+                    let mut pictures: Vec<&mut Denoise> =
+                        batch.iter_mut().map(|(_, picture, _)| picture).collect();
+                    step(&mut pictures)?;
+                    drop(lease);
+                    batch.iter().for_each(|(_, picture, watch)| watch.stepped(picture));
+                    Ok(())
+                }));
+                stepped.unwrap_or_else(|_| {
+                    Err(Error::Unsupported("the step failed (a fault of the server)".into()))
+                })
+            });
+            state = self.state.lock().unwrap();
+            state.stepping = false;
+            state.put_back(batch, stepped);
+            self.changed.notify_all();
+        }
+    }
+}
+
+type Batch = Vec<(u64, Denoise, Arc<dyn Watch>)>;
+
+impl State {
+    fn end_stopped(&mut self) {
+        for entry in &mut self.entries {
+            if entry.ended.is_none() && entry.picture.is_some() && entry.watch.stopped() {
+                entry.ended = Some(Err(Ended::Stopped));
+            }
+        }
+    }
+
+    fn take_ended(&mut self, id: u64) -> Option<Result<Denoise, Ended>> {
+        let at = self.entries.iter().position(|entry| entry.id == id && entry.ended.is_some())?;
+        let entry = self.entries.swap_remove(at);
+        let picture = entry.picture?;
+        entry.ended.map(|ended| ended.map(|()| picture))
+    }
+
+    /// The most urgent picture, and as many that fit it as the batch may have.
+    fn choose(&mut self, max_batch: usize) -> Batch {
+        self.clock += 1;
+        let turn = self.clock;
+        let mut order: Vec<usize> = (0..self.entries.len())
+            .filter(|&i| self.entries[i].ended.is_none() && self.entries[i].picture.is_some())
+            .collect();
+        order.sort_by_key(|&i| (-self.entries[i].watch.priority(), self.entries[i].turn));
+        let mut batch: Batch = Vec::new();
+        for i in order {
+            let entry = &mut self.entries[i];
+            let fits = batch.first().is_none_or(|(_, first, _)| {
+                !entry.alone && entry.picture.as_ref().is_some_and(|picture| picture.fits(first))
+            });
+            if !fits {
+                continue;
+            }
+            let alone = entry.alone;
+            entry.turn = turn;
+            if let Some(picture) = entry.picture.take() {
+                batch.push((entry.id, picture, entry.watch.clone()));
+            }
+            if alone || batch.len() >= max_batch {
+                break;
+            }
+        }
+        batch
+    }
+
+    /// `stepped` is none when the device was not waited for, as one of the batch was stopped.
+    fn put_back(&mut self, batch: Batch, stepped: Option<Result<(), Error>>) {
+        let shared = batch.len() > 1;
+        for (id, picture, _) in batch {
+            let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == id) else { continue };
+            match &stepped {
+                Some(Ok(())) if picture.is_done() => entry.ended = Some(Ok(())),
+                Some(Err(_)) if shared => entry.alone = true,
+                Some(Err(error)) => entry.ended = Some(Err(Ended::Failed(error.clone()))),
+                Some(Ok(())) | None => {}
+            }
+            if let Some(Ok(())) = &stepped {
+                entry.alone = false;
+            }
+            entry.picture = Some(picture);
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! JSON bodies, and pictures inside of them.
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use serde_json::{Map, Value};
+use std::sync::Arc;
+use warp::{Filter, Rejection};
+
+use crate::{
+    error::{Error, ErrorKind},
+    uploads::Uploads,
+};
+
+/// Bytes of a body that holds pictures in base64, and of any other.
+pub const WITH_PICTURES: u64 = 96 << 20;
+pub const PLAIN: u64 = 1 << 20;
+
+/// A body of at most `limit` bytes.
+pub fn bytes(limit: u64) -> impl Filter<Extract = (Bytes,), Error = Rejection> + Clone {
+    warp::body::content_length_limit(limit).and(warp::body::bytes())
+}
+
+/// The JSON object of a body; an empty body is an empty object.
+///
+/// # Errors
+/// `BadRequest`.
+pub fn object(body: &[u8]) -> Result<Map<String, Value>, Error> {
+    if body.iter().all(u8::is_ascii_whitespace) {
+        return Ok(Map::new());
+    }
+    match serde_json::from_slice(body) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err(Error::new(ErrorKind::BadRequest, "the body must be a JSON object")),
+        Err(e) => Err(Error::new(ErrorKind::BadRequest, format!("the body is not JSON: {e}"))),
+    }
+}
+
+/// Makes an upload of a picture in base64, with or without the head of a data URL. `name` is the field's, for the error.
+///
+/// # Errors
+/// `InvalidInput`, `TooLarge`, or `Unavailable` when the memory for uploads is full.
+pub fn picture(uploads: &Arc<Uploads>, name: &str, text: &str) -> Result<String, Error> {
+    let encoded = text.split_once("base64,").map_or(text, |(_, encoded)| encoded);
+    let content = BASE64_STANDARD.decode(encoded.trim());
+    let content = content.map_err(|e| Error::invalid(format!("{name}: not a picture in base64: {e}")))?;
+    upload(uploads, &content)
+}
+
+/// Makes an upload of bytes.
+///
+/// # Errors
+/// `TooLarge`, or `Unavailable` when the memory for uploads is full.
+pub fn upload(uploads: &Arc<Uploads>, content: &[u8]) -> Result<String, Error> {
+    let mut incoming = uploads.begin();
+    incoming.push(content)?;
+    incoming.finish(None)
+}

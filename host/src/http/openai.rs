@@ -1,0 +1,263 @@
+//! OpenAI's images API: `POST /v1/images/generations` and `/v1/images/edits`, as the `openai` packages call it.
+
+use std::sync::Arc;
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use bytes::{Buf, Bytes};
+use futures_util::StreamExt;
+use image::{DynamicImage, GrayImage};
+use serde_json::{Map, Value, json};
+use warp::{
+    Filter, Reply,
+    http::StatusCode,
+    multipart::{FormData, Part},
+    reply::Response,
+};
+
+use super::{
+    Route, body,
+    generate::text,
+    run::{self, Done},
+    uploads::form,
+    with,
+};
+use crate::{
+    error::{Error, ErrorKind},
+    jobs,
+    pictures::{self, Encoding, Format},
+    plugins::Registry,
+};
+
+/// Pictures of one request.
+const MAX_PICTURES: u64 = 10;
+/// Bytes of one part of a form.
+const MAX_PART: usize = 64 << 20;
+
+/// Fields of a request that mean the same here.
+const PASSED_ON: &[&str] = &[
+    "prompt",
+    "negative_prompt",
+    "seed",
+    "steps",
+    "num_inference_steps",
+    "cfg",
+    "guidance_scale",
+    "scheduler",
+    "strength",
+];
+
+pub fn routes(registry: &Arc<Registry>) -> Route {
+    let host = warp::header::optional::<String>("host");
+    let generations = warp::path!("v1" / "images" / "generations")
+        .and(warp::post())
+        .and(body::bytes(body::PLAIN))
+        .and(host)
+        .and(with(registry))
+        .then(|body: Bytes, host: Option<String>, registry: Arc<Registry>| async move {
+            answer(generations(&body, host.as_deref(), &registry).await)
+        });
+    let edits = warp::path!("v1" / "images" / "edits")
+        .and(warp::post())
+        .and(form())
+        .and(host)
+        .and(with(registry))
+        .then(|form: FormData, host: Option<String>, registry: Arc<Registry>| async move {
+            answer(edits(form, host.as_deref(), &registry).await)
+        });
+    generations.or(edits).unify().boxed()
+}
+
+/// Errors in the shape that OpenAI's clients read.
+fn answer(result: Result<Value, Error>) -> Response {
+    let (status, body) = match result {
+        Ok(body) => (200, body),
+        Err(error) => {
+            // These clients know 400 for a bad request.
+            let status = if error.kind == ErrorKind::InvalidInput { 400 } else { error.kind.status() };
+            let kind = if status < 500 { "invalid_request_error" } else { "server_error" };
+            let param =
+                error.message.split_once(':').map(|(field, _)| field).filter(|field| !field.contains(' '));
+            (
+                status,
+                json!({"error": {"message": error.message, "type": kind, "param": param, "code": error.kind.code()}}),
+            )
+        }
+    };
+    let mut response = warp::reply::json(&body).into_response();
+    *response.status_mut() = StatusCode::from_u16(status).expect("a valid status");
+    response
+}
+
+async fn generations(body: &[u8], host: Option<&str>, registry: &Arc<Registry>) -> Result<Value, Error> {
+    make(&body::object(body)?, Map::new(), host, registry).await
+}
+
+/// Makes the pictures that `asked` asks for; `params` are further ones of the jobs.
+async fn make(
+    asked: &Map<String, Value>,
+    mut params: Map<String, Value>,
+    host: Option<&str>,
+    registry: &Arc<Registry>,
+) -> Result<Value, Error> {
+    for field in PASSED_ON {
+        if let Some(value) = asked.get(*field) {
+            params.insert((*field).into(), value.clone());
+        }
+    }
+    params.insert("mode".into(), mode(asked, registry)?);
+    if let Some(size) = asked.get("size").filter(|size| !size.is_null() && *size != "auto") {
+        params.insert("size".into(), size.clone());
+    }
+    if let Some(format) = asked.get("output_format").filter(|format| !format.is_null()) {
+        params.insert("out_format".into(), format.clone());
+    }
+    if let Some(quality) = asked.get("output_compression").filter(|quality| !quality.is_null()) {
+        params.insert("quality".into(), quality.clone());
+    }
+    let in_line = match asked.get("response_format").and_then(Value::as_str) {
+        Some("b64_json") => true,
+        Some("url") => false,
+        // As OpenAI's models: the newer ones answer with the content alone.
+        None => {
+            asked.get("model").and_then(Value::as_str).is_some_and(|model| model.starts_with("gpt-image"))
+        }
+        Some(other) => {
+            return Err(Error::invalid(format!(
+                "response_format: '{other}' is neither 'url' nor 'b64_json'"
+            )));
+        }
+    };
+    let count = match asked.get("n") {
+        None | Some(Value::Null) => 1,
+        Some(n) => n.as_u64().filter(|n| (1..=MAX_PICTURES).contains(n)).ok_or_else(|| {
+            Error::invalid(format!("n: accepted are integers from 1 to {MAX_PICTURES}, got {n}"))
+        })?,
+    };
+    let mut data = Vec::new();
+    for Done { job, key, content } in several(registry, &params, count, None).await? {
+        let mut item = Map::new();
+        if in_line {
+            item.insert("b64_json".into(), BASE64_STANDARD.encode(&content).into());
+        } else {
+            let host = host.unwrap_or("localhost");
+            item.insert("url".into(), format!("http://{host}/storage/{key}").into());
+        }
+        item.insert("seed".into(), job.meta.get("seed").cloned().unwrap_or_default());
+        item.insert("mode".into(), text(&job.meta, "mode").into());
+        data.push(Value::Object(item));
+    }
+    Ok(json!({"created": jobs::now() as u64, "data": data}))
+}
+
+/// `count` pictures with seeds that follow one another, made at the same time.
+///
+/// # Errors
+/// Of the first that fails; the others are then cancelled.
+pub async fn several(
+    registry: &Arc<Registry>,
+    params: &Map<String, Value>,
+    count: u64,
+    owner: Option<&str>,
+) -> Result<Vec<Done>, Error> {
+    let mut waiting = Vec::new();
+    for i in 0..count {
+        let mut params = params.clone();
+        if let Some(seed) = params.get("seed").and_then(Value::as_u64) {
+            params.insert("seed".into(), ((seed + i) % (1 << 31)).into());
+        }
+        waiting.push(run::submit(registry, "generate", params, owner).await?);
+    }
+    let mut done = Vec::new();
+    for job in waiting {
+        done.push(job.done().await?);
+    }
+    Ok(done)
+}
+
+/// The mode that `model` names. OpenAI's own names, which its clients fill in, stand for the default one.
+fn mode(asked: &Map<String, Value>, registry: &Registry) -> Result<Value, Error> {
+    match asked.get("model").and_then(Value::as_str) {
+        None => Ok(Value::Null),
+        Some(name) if ["dall-e", "gpt-image"].iter().any(|own| name.starts_with(own)) => Ok(Value::Null),
+        Some(name) => {
+            let modes = registry.services.diffusion.modes();
+            modes.get(name).map_err(|e| Error::new(e.kind, e.message.replacen("mode:", "model:", 1)))?;
+            Ok(name.into())
+        }
+    }
+}
+
+async fn edits(mut form: FormData, host: Option<&str>, registry: &Arc<Registry>) -> Result<Value, Error> {
+    let (mut asked, mut image, mut mask) = (Map::new(), None, None);
+    while let Some(part) = form.next().await {
+        let part =
+            part.map_err(|_| Error::new(ErrorKind::BadRequest, "the multipart form is broken or broke off"))?;
+        let name = part.name().to_owned();
+        let content = read(part).await?;
+        match name.as_str() {
+            "image" | "image[]" if image.is_some() => {
+                return Err(Error::invalid("image: one picture is accepted"));
+            }
+            "image" | "image[]" => image = Some(content),
+            "mask" => mask = Some(content),
+            _ => {
+                let text = String::from_utf8(content).map_err(|_| {
+                    Error::new(ErrorKind::BadRequest, format!("the form field '{name}' is not UTF-8"))
+                })?;
+                let number: Option<Value> = serde_json::from_str(&text)
+                    .ok()
+                    .filter(|value: &Value| value.is_number() && name != "prompt");
+                asked.insert(name, number.unwrap_or(Value::String(text)));
+            }
+        }
+    }
+    let image = image.ok_or_else(|| Error::invalid("image: the field is missing"))?;
+    let uploads = &registry.services.uploads;
+    let limit = registry.services.config.images.max_input_pixels;
+    let mask = {
+        let image = image.clone();
+        let made =
+            tokio::task::spawn_blocking(move || edited(mask.as_deref().unwrap_or(&image), limit)).await;
+        made.map_err(|_| Error::internal("the mask could not be read (a fault of the server)"))??
+    };
+    let mut params = Map::new();
+    params.insert("image".into(), body::upload(uploads, &image)?.into());
+    if let Some(mask) = mask {
+        params.insert("mask".into(), body::upload(uploads, &mask)?.into());
+    }
+    make(&asked, params, host, registry).await
+}
+
+/// OpenAI's masks are transparent where the picture is made anew: as a PNG that is white there. None where nothing is
+/// transparent.
+fn edited(content: &[u8], limit: u64) -> Result<Option<Vec<u8>>, Error> {
+    let picture = pictures::decode(content, limit)?;
+    if !picture.color().has_alpha() {
+        return Ok(None);
+    }
+    let alpha = picture.to_rgba8();
+    let mask = GrayImage::from_fn(alpha.width(), alpha.height(), |x, y| {
+        image::Luma([255 - alpha.get_pixel(x, y).0[3]])
+    });
+    if mask.iter().all(|&value| value == 0) {
+        return Ok(None);
+    }
+    pictures::encode(&DynamicImage::ImageLuma8(mask), Encoding { format: Format::Png, quality: 100 })
+        .map(Some)
+}
+
+async fn read(mut part: Part) -> Result<Vec<u8>, Error> {
+    let mut content = Vec::new();
+    while let Some(chunk) = part.data().await {
+        let mut chunk =
+            chunk.map_err(|_| Error::new(ErrorKind::BadRequest, "the multipart form broke off"))?;
+        if content.len() + chunk.remaining() > MAX_PART {
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                format!("a field of the form is over {MAX_PART} bytes"),
+            ));
+        }
+        content.extend_from_slice(&chunk.copy_to_bytes(chunk.remaining()));
+    }
+    Ok(content)
+}

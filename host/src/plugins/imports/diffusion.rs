@@ -1,0 +1,173 @@
+//! Text to image on the device.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use image::{DynamicImage, RgbImage, imageops};
+use serde_json::{Map, Value, json};
+use wasmtime::component::Resource;
+
+use super::{
+    super::{
+        bindings::reverie::handler::{diffusion as wit, types},
+        instance::CallState,
+    },
+    Picture,
+    abandon::Abandon,
+};
+use crate::{
+    diffusion::{Control, Request},
+    error::Error,
+    hub::{Frame, Hub},
+    jobs::{JobHandle, Jobs},
+    pictures::{self, Encoding, Format},
+};
+
+/// How many times larger than the latents a preview is, and its JPEG's quality.
+const PREVIEW_SCALE: u32 = 4;
+const PREVIEW: Encoding = Encoding { format: Format::Jpeg, quality: 70 };
+
+impl wit::Host for CallState {
+    fn modes(&mut self) -> wasmtime::Result<Vec<String>> {
+        Ok(self.services.diffusion.modes().names().map(str::to_owned).collect())
+    }
+
+    async fn generate(
+        &mut self,
+        request: wit::Request,
+        image: Option<Resource<Picture>>,
+        mask: Option<Resource<Picture>>,
+    ) -> wasmtime::Result<Result<wit::Generated, types::Error>> {
+        let (image, mask) = (self.given(image)?, self.given(mask)?);
+        let (control, _abandon) = Steps::new(self, &request);
+        let request = Request {
+            mode: request.mode,
+            prompt: request.prompt,
+            negative_prompt: request.negative_prompt,
+            prompt_2: request.prompt_second,
+            negative_prompt_2: request.negative_prompt_second,
+            width: request.width,
+            height: request.height,
+            num_inference_steps: request.num_inference_steps,
+            guidance_scale: request.guidance_scale,
+            seed: request.seed,
+            scheduler: request.scheduler,
+            schedule_type: request.schedule_type,
+            clip_skip: request.clip_skip,
+            strength: request.strength,
+            loras: request.loras.into_iter().map(|lora| (lora.name, lora.strength)).collect(),
+            image,
+            mask,
+        };
+        let services = self.services.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            services.diffusion.generate(&services.device, request, Arc::new(control))
+        });
+        let made = match done.await {
+            Ok(Ok(made)) => made,
+            Ok(Err(error)) => return Ok(Err(error.into())),
+            Err(_) => return Ok(Err(Error::internal("the model failed (a fault of the server)").into())),
+        };
+        let picture = self.table.push(Picture(Arc::new(DynamicImage::ImageRgb8(made.picture))))?;
+        Ok(Ok(wit::Generated {
+            picture,
+            mode: made.mode,
+            model: made.model,
+            scheduler: made.scheduler.to_owned(),
+            num_inference_steps: made.num_inference_steps,
+            guidance_scale: made.guidance_scale,
+            negative_prompt: made.negative_prompt,
+            loras: made.loras.into_iter().map(|(name, strength)| wit::Lora { name, strength }).collect(),
+            backend: self.services.diffusion.backend().to_owned(),
+            load_ms: made.timings.load,
+            encode_ms: made.timings.encode,
+            denoise_ms: made.timings.denoise,
+            decode_ms: made.timings.decode,
+        }))
+    }
+}
+
+impl CallState {
+    fn given(&self, picture: Option<Resource<Picture>>) -> wasmtime::Result<Option<Arc<DynamicImage>>> {
+        picture.map(|picture| Ok(self.table.get(&picture)?.0.clone())).transpose()
+    }
+}
+
+/// Ties the steps of a picture to the job it is for.
+struct Steps {
+    jobs: Arc<Jobs>,
+    hub: Arc<Hub>,
+    job: Option<Arc<JobHandle>>,
+    from: f32,
+    span: f32,
+    previews: wit::Previews,
+    abandoned: Arc<AtomicBool>,
+}
+
+impl Steps {
+    /// Also what stops the picture when the call is dropped, as by a deadline.
+    fn new(call: &CallState, request: &wit::Request) -> (Self, Abandon) {
+        let abandoned = Arc::new(AtomicBool::new(false));
+        let steps = Self {
+            jobs: call.services.jobs.clone(),
+            hub: call.services.hub.clone(),
+            job: call.job().cloned(),
+            from: request.progress_from,
+            span: request.progress_to - request.progress_from,
+            previews: request.previews,
+            abandoned: abandoned.clone(),
+        };
+        (steps, Abandon(abandoned))
+    }
+}
+
+impl Control for Steps {
+    fn priority(&self) -> i64 {
+        self.job.as_ref().map_or(0, |job| job.priority())
+    }
+
+    fn stopped(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed) || self.job.as_ref().is_some_and(|job| job.is_cancelled())
+    }
+
+    fn progress(&self, fraction: f32, detail: Map<String, Value>) {
+        if let Some(job) = &self.job {
+            self.jobs.progress(job.id, self.from + self.span * fraction, detail);
+        }
+    }
+
+    fn wants_previews(&self) -> bool {
+        self.previews != wit::Previews::None && self.job.is_some()
+    }
+
+    fn preview(&self, step: usize, picture: RgbImage) {
+        let Some(job) = &self.job else { return };
+        let (width, height) = (picture.width() * PREVIEW_SCALE, picture.height() * PREVIEW_SCALE);
+        let large = imageops::resize(&picture, width, height, imageops::FilterType::Triangle);
+        let Ok(jpeg) = pictures::encode(&DynamicImage::ImageRgb8(large), PREVIEW) else { return };
+        let mut message = json!({
+            "type": "job:preview",
+            "jobId": job.id,
+            "jobType": job.spec.job_type,
+            "step": step,
+            "format": "jpeg",
+            "width": width,
+            "height": height,
+        });
+        let frame = match self.previews {
+            wit::Previews::Binary => {
+                let header = message.to_string();
+                let length = (header.len() as u32).to_be_bytes();
+                Frame::binary_preview(job.id, [&length, header.as_bytes(), &jpeg].concat())
+            }
+            _ => {
+                message["data"] = BASE64_STANDARD.encode(jpeg).into();
+                Frame::preview(job.id, message.to_string())
+            }
+        };
+        self.hub.job_event(job.id, job.spec.owner.as_deref(), frame, false);
+    }
+}

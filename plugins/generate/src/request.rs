@@ -1,0 +1,259 @@
+//! What a client may ask for, and what it comes to.
+
+use std::collections::BTreeMap;
+
+use reverie_plugin_sdk::{
+    Error,
+    diffusion::{self, Lora, Previews},
+    images::Format,
+    random,
+};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+const DEFAULT_QUALITY: u8 = 92;
+const DEFAULT_MAGNITUDE: u32 = 2;
+/// diffusers' for image to image.
+const DEFAULT_STRENGTH: f32 = 0.8;
+/// The range of seeds that clients know.
+const SEEDS: u64 = 1 << 31;
+/// The level of a style at which its LoRA has the strength that the operator gave it.
+const FULL_LEVEL: f32 = 8.0;
+
+/// The plugin's table in the configuration file.
+#[derive(Debug, Deserialize)]
+pub struct Config {
+    #[serde(default = "default_superres_model")]
+    pub superres_model: String,
+    #[serde(default)]
+    styles: BTreeMap<String, Style>,
+}
+
+/// A style that `style_lora` names.
+#[derive(Debug, Deserialize)]
+struct Style {
+    lora: String,
+    /// At level 8.
+    #[serde(default = "one")]
+    strength: f32,
+}
+
+fn default_superres_model() -> String {
+    "realesr-animevideov3".to_owned()
+}
+
+fn one() -> f32 {
+    1.0
+}
+
+/// What the client asked for. The host has checked it against the schema. Whole numbers are read as floats, because a
+/// JSON Schema counts `2.0` among the integers.
+#[derive(Debug, Deserialize)]
+pub struct Request {
+    pub prompt: String,
+    pub negative_prompt: Option<String>,
+    prompt_2: Option<String>,
+    negative_prompt_2: Option<String>,
+    size: Option<String>,
+    #[serde(alias = "steps")]
+    num_inference_steps: Option<f64>,
+    #[serde(alias = "cfg")]
+    guidance_scale: Option<f64>,
+    seed: Option<f64>,
+    #[serde(alias = "sampler")]
+    scheduler: Option<String>,
+    schedule_type: Option<String>,
+    pub clip_skip: Option<f64>,
+    mode: Option<String>,
+    pub image: Option<String>,
+    pub mask: Option<String>,
+    strength: Option<f64>,
+    style_lora: Option<StyleLora>,
+    loras: Option<Vec<NamedLora>>,
+    superres: Option<bool>,
+    superres_magnitude: Option<f64>,
+    superres_format: Option<String>,
+    superres_quality: Option<f64>,
+    out_format: Option<String>,
+    quality: Option<f64>,
+    previews: Option<Value>,
+}
+
+#[derive(Debug, Deserialize)]
+struct StyleLora {
+    style: Option<String>,
+    level: Option<f64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+struct NamedLora {
+    name: String,
+    #[serde(default = "one")]
+    strength: f32,
+}
+
+impl Request {
+    /// Parameters count inside `params` and beside it; beside it they win.
+    pub fn read(mut fields: Map<String, Value>) -> Result<Self, Error> {
+        if let Some(Value::Object(params)) = fields.remove("params") {
+            for (name, value) in params {
+                fields.entry(name).or_insert(value);
+            }
+        }
+        // A null is as good as nothing, also beside an alias that says something.
+        fields.retain(|_, value| !value.is_null());
+        let mut request: Self = serde_json::from_value(Value::Object(fields))
+            .map_err(|e| Error::invalid_input(format!("generate: {e}")))?;
+        let (prompt, named) = loras_of(&request.prompt)?;
+        request.prompt = prompt;
+        request.loras.get_or_insert_default().extend(named);
+        Ok(request)
+    }
+
+    pub fn superres(&self) -> bool {
+        self.superres.unwrap_or(false)
+    }
+
+    pub fn superres_magnitude(&self) -> u32 {
+        self.superres_magnitude.map_or(DEFAULT_MAGNITUDE, |passes| passes as u32)
+    }
+
+    /// The format and quality of the picture that is stored.
+    pub fn encoding(&self) -> (Format, u8) {
+        let enlarged = self.superres();
+        let format = self.superres_format.as_deref().filter(|_| enlarged).or(self.out_format.as_deref());
+        let quality = self.superres_quality.filter(|_| enlarged).or(self.quality);
+        let format = match format {
+            Some("jpeg" | "jpg") => Format::Jpeg,
+            Some("webp") => Format::Webp,
+            _ => Format::Png,
+        };
+        (format, quality.map_or(DEFAULT_QUALITY, |quality| quality as u8))
+    }
+
+    /// What the host is asked for. A seed is drawn where none was given.
+    pub fn diffusion(&self, config: &Config, progress_to: f32) -> Result<diffusion::Request, Error> {
+        let (width, height) = self.size()?;
+        let default_strength = if self.mask.is_some() { 1.0 } else { DEFAULT_STRENGTH };
+        Ok(diffusion::Request {
+            mode: self.mode.clone().unwrap_or_default(),
+            prompt: self.prompt.clone(),
+            negative_prompt: self.negative_prompt.clone(),
+            prompt_second: self.prompt_2.clone(),
+            negative_prompt_second: self.negative_prompt_2.clone(),
+            width,
+            height,
+            num_inference_steps: self.num_inference_steps.map(|steps| steps as u32),
+            guidance_scale: self.guidance_scale.map(|scale| scale as f32),
+            seed: self.seed.map_or_else(|| random::get_u64() % SEEDS, |seed| seed as u64),
+            scheduler: self.scheduler.clone(),
+            schedule_type: self.schedule_type.clone(),
+            clip_skip: self.clip_skip.map(|layers| layers as u32),
+            strength: self.strength.map_or(default_strength, |strength| strength as f32),
+            loras: self.loras(config)?,
+            previews: match &self.previews {
+                Some(Value::Bool(true)) => Previews::Text,
+                Some(Value::String(_)) => Previews::Binary,
+                _ => Previews::None,
+            },
+            progress_from: 0.0,
+            progress_to,
+        })
+    }
+
+    /// Width and height; 0 for the mode's own.
+    fn size(&self) -> Result<(u32, u32), Error> {
+        let Some(size) = &self.size else { return Ok((0, 0)) };
+        let sides = size.split_once('x').and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
+        sides.filter(|&(w, h)| w > 0 && h > 0).ok_or_else(|| {
+            Error::invalid_input(format!("size: '{size}' is no size in pixels, such as 512x512"))
+        })
+    }
+
+    fn loras(&self, config: &Config) -> Result<Vec<Lora>, Error> {
+        let named = self.loras.iter().flatten();
+        let mut loras: Vec<Lora> =
+            named.map(|lora| Lora { name: lora.name.clone(), strength: lora.strength }).collect();
+        let style = self.style_lora.as_ref().and_then(|lora| Some((lora.style.as_ref()?, lora.level)));
+        if let Some((name, level)) = style {
+            let level = level.map_or(FULL_LEVEL, |level| level as f32);
+            let style = config.styles.get(name).ok_or_else(|| {
+                let known: Vec<_> = config.styles.keys().map(String::as_str).collect();
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                Error::invalid_input(format!("style_lora: there is no style '{name}'; there are: {known}"))
+            })?;
+            if level > 0.0 {
+                loras.push(Lora { name: style.lora.clone(), strength: style.strength * level / FULL_LEVEL });
+            }
+        }
+        Ok(loras)
+    }
+}
+
+/// A prompt without its `<lora:name:strength>`, as AUTOMATIC1111's web UI reads them, and those.
+fn loras_of(prompt: &str) -> Result<(String, Vec<NamedLora>), Error> {
+    const OPEN: &str = "<lora:";
+    let (mut plain, mut loras, mut rest) = (String::new(), Vec::new(), prompt);
+    while let Some(at) = rest.find(OPEN) {
+        let inner = &rest[at + OPEN.len()..];
+        let Some(end) = inner.find('>') else { break };
+        let mut parts = inner[..end].split(':');
+        let name = parts.next().unwrap_or_default().to_owned();
+        let strength = parts.next().map_or(Ok(1.0), str::parse).map_err(|_| {
+            Error::invalid_input(format!("prompt: '<lora:{}>' has no number for a strength", &inner[..end]))
+        })?;
+        loras.push(NamedLora { name, strength });
+        plain.push_str(&rest[..at]);
+        rest = &inner[end + 1..];
+    }
+    plain.push_str(rest);
+    Ok((plain, loras))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn request(fields: Value) -> Request {
+        let Value::Object(fields) = fields else { unreachable!("an object was written") };
+        Request::read(fields).unwrap()
+    }
+
+    #[test]
+    fn parameters_stand_inside_params_or_beside() {
+        let read = request(
+            json!({"steps": 7, "params": {"prompt": "a cat", "steps": null, "cfg": 2, "size": "64x32"}}),
+        );
+        assert_eq!(
+            (read.prompt.as_str(), read.num_inference_steps, read.guidance_scale),
+            ("a cat", Some(7.0), Some(2.0))
+        );
+        assert!(matches!(read.size(), Ok((64, 32))));
+        assert!(request(json!({"prompt": "", "size": "0x8"})).size().is_err());
+    }
+
+    #[test]
+    fn a_prompt_names_loras() {
+        let read =
+            request(json!({"prompt": "a <lora:ink-v2:0.5>cat <lora:more> <b", "loras": [{"name": "first"}]}));
+        assert_eq!(read.prompt, "a cat  <b");
+        let loras = read.loras.unwrap();
+        let named: Vec<_> = loras.iter().map(|lora| (lora.name.as_str(), lora.strength)).collect();
+        assert_eq!(named, [("first", 1.0), ("ink-v2", 0.5), ("more", 1.0)]);
+        assert!(loras_of("<lora:x:much>").is_err());
+    }
+
+    #[test]
+    fn a_style_is_a_lora_with_a_level() {
+        let config: Config =
+            serde_json::from_value(json!({"styles": {"ink": {"lora": "ink-v2", "strength": 0.8}}})).unwrap();
+        let at = |level: i32| request(json!({"prompt": "", "style_lora": {"style": "ink", "level": level}}));
+        let loras = at(4).loras(&config).unwrap();
+        assert_eq!((loras[0].name.as_str(), loras[0].strength), ("ink-v2", 0.4));
+        assert!(at(0).loras(&config).unwrap().is_empty());
+        let unknown = request(json!({"prompt": "", "style_lora": {"style": "oil"}}));
+        assert!(unknown.loras(&config).unwrap_err().message.contains("there are: ink"));
+    }
+}
