@@ -43,12 +43,12 @@ for wrong, said in [({"model": "nope"}, "there is no 'nope'"), ({"n": 11}, "1 to
 api = webuiapi.WebUIApi(host=host, port=int(port))
 assert [model["model_name"] for model in api.get_sd_models()] == ["sd"]
 assert "Euler a" in [sampler["name"] for sampler in api.get_samplers()]
-made = api.txt2img(prompt="a cat", negative_prompt="a dog", seed=7, steps=3, cfg_scale=7, width=64, height=64, sampler_name="Euler a", batch_size=2)
+made = api.txt2img(prompt="a cat, 猫, Käse", negative_prompt="a dog", seed=7, steps=3, cfg_scale=7, width=64, height=64, sampler_name="Euler a", batch_size=2)
 assert [image.size for image in made.images] == [(64, 64)] * 2, made
 assert made.info["all_seeds"] == [7, 8] and "Negative prompt: a dog" in made.info["infotexts"][0], made.info
 assert made.images[0].info["parameters"] == made.info["infotexts"][0]
 again = api.img2img(images=[made.images[0]], prompt="a cat", seed=7, steps=4, width=64, height=64, denoising_strength=0.5)
-assert again.image.size == (64, 64)
+assert again.image.size == (64, 64) and "Denoising strength: 0.5" in again.image.info["parameters"]
 assert api.get_progress()["progress"] == 0.0
 assert api.get_options()["sd_model_checkpoint"] == "sd"
 api.set_options({"sd_model_checkpoint": "sd"})

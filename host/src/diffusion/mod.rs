@@ -2,6 +2,7 @@
 
 mod library;
 mod modes;
+mod steps;
 mod watch;
 
 use std::{
@@ -17,15 +18,16 @@ use reverie_models::{
     pipeline::{Mask, Picture, Request as Generation},
     schedulers::SchedulerName,
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::{
     config::{self, Config, Mode, parse_size},
     error::{Error, ErrorKind},
-    execution::{Device, Ended, Watch},
+    execution::{Device, Ended},
 };
 use library::{Adapter, Library, Model};
 pub use modes::Modes;
+use steps::{DENOISED, ENCODED, Steps, steps_of};
 pub use watch::{Watcher, watch};
 
 /// What a request takes where neither it nor its mode says: models made for few steps, and all others.
@@ -89,10 +91,6 @@ pub trait Control: Send + Sync + 'static {
     fn wants_previews(&self) -> bool;
     fn preview(&self, step: usize, picture: RgbImage);
 }
-
-/// Shares of the progress: encoding, then the steps, then decoding.
-const ENCODED: f32 = 0.03;
-const DENOISED: f32 = 0.92;
 
 /// Models, modes and the device they run on.
 pub struct Diffusion {
@@ -218,8 +216,7 @@ impl Diffusion {
         let encoded = Instant::now();
         control.progress(ENCODED, steps_of(&picture));
 
-        let watch =
-            Arc::new(Steps { control: control.clone(), model: model.clone(), began: Mutex::new(None) });
+        let watch = Arc::new(Steps::new(control.clone(), model.clone()));
         let step =
             |pictures: &mut [&mut Denoise]| denoise::step(&self.backend, &model.pipeline.unet, pictures);
         let picture =
@@ -387,48 +384,5 @@ impl Diffusion {
         let decoded = decoded.map_err(library::error)?;
         RgbImage::from_raw(decoded.width as u32, decoded.height as u32, decoded.rgb)
             .ok_or_else(|| Error::internal("the picture has not as many pixels as it should"))
-    }
-}
-
-fn steps_of(picture: &Denoise) -> Map<String, Value> {
-    let detail = json!({"step": picture.position(), "steps": picture.steps()});
-    detail.as_object().expect("an object was written").clone()
-}
-
-/// Tells a request's client of its steps.
-struct Steps {
-    control: Arc<dyn Control>,
-    model: Arc<Model>,
-    /// When its first step ended: what the time left is reckoned from.
-    began: Mutex<Option<Instant>>,
-}
-
-impl Watch for Steps {
-    fn priority(&self) -> i64 {
-        self.control.priority()
-    }
-
-    fn stopped(&self) -> bool {
-        self.control.stopped()
-    }
-
-    fn stepped(&self, picture: &Denoise) {
-        let (done, steps) = (picture.position(), picture.steps());
-        let mut detail = steps_of(picture);
-        let first = *self.began.lock().unwrap().get_or_insert_with(Instant::now);
-        if done > 1 {
-            let eta = first.elapsed().as_secs_f64() / (done - 1) as f64 * (steps - done) as f64;
-            detail.insert("eta_s".into(), ((eta * 10.0).round() / 10.0).into());
-        }
-        let share = done as f32 / steps as f32;
-        self.control.progress(ENCODED + (DENOISED - ENCODED) * share, detail);
-        if self.control.wants_previews() && done < steps {
-            // Cheap enough for the leader of a batch: a projection of the latents.
-            if let Some(small) = self.model.pipeline.preview(picture)
-                && let Some(small) = RgbImage::from_raw(small.width as u32, small.height as u32, small.rgb)
-            {
-                self.control.preview(done, small);
-            }
-        }
     }
 }

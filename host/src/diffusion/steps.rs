@@ -1,0 +1,67 @@
+//! What a picture's client hears of its steps.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+use image::RgbImage;
+use reverie_models::denoise::Denoise;
+use serde_json::{Map, Value, json};
+
+use super::{Control, library::Model};
+use crate::execution::Watch;
+
+/// Shares of the progress: encoding, then the steps, then decoding.
+pub const ENCODED: f32 = 0.03;
+pub const DENOISED: f32 = 0.92;
+
+/// Tells a request's client of its steps.
+pub struct Steps {
+    control: Arc<dyn Control>,
+    model: Arc<Model>,
+    /// When its first step ended: what the time left is reckoned from.
+    began: Mutex<Option<Instant>>,
+}
+
+impl Steps {
+    pub fn new(control: Arc<dyn Control>, model: Arc<Model>) -> Self {
+        Self { control, model, began: Mutex::default() }
+    }
+}
+
+impl Watch for Steps {
+    fn priority(&self) -> i64 {
+        self.control.priority()
+    }
+
+    fn stopped(&self) -> bool {
+        self.control.stopped()
+    }
+
+    fn stepped(&self, picture: &Denoise) {
+        let (done, steps) = (picture.position(), picture.steps());
+        let mut detail = steps_of(picture);
+        let first = *self.began.lock().unwrap().get_or_insert_with(Instant::now);
+        if done > 1 {
+            let eta = first.elapsed().as_secs_f64() / (done - 1) as f64 * (steps - done) as f64;
+            detail.insert("eta_s".into(), ((eta * 10.0).round() / 10.0).into());
+        }
+        let share = done as f32 / steps as f32;
+        self.control.progress(ENCODED + (DENOISED - ENCODED) * share, detail);
+        if self.control.wants_previews() && done < steps {
+            // Cheap enough for the leader of a batch: a projection of the latents.
+            if let Some(small) = self.model.pipeline.preview(picture)
+                && let Some(small) = RgbImage::from_raw(small.width as u32, small.height as u32, small.rgb)
+            {
+                self.control.preview(done, small);
+            }
+        }
+    }
+}
+
+/// The step a picture is at, as clients see it.
+pub fn steps_of(picture: &Denoise) -> Map<String, Value> {
+    let detail = json!({"step": picture.position(), "steps": picture.steps()});
+    detail.as_object().expect("an object was written").clone()
+}
