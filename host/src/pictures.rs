@@ -137,6 +137,8 @@ pub fn encode(picture: &DynamicImage, encoding: Encoding) -> Result<Vec<u8>, Err
 pub fn add_parameters(png: &mut Vec<u8>, text: &str) {
     /// Signature, and the header with its length, name and checksum.
     const HEADER_END: usize = 8 + 25;
+    // What ends the keyword can't stand in the text.
+    let text = &text.replace('\0', " ");
     let latin1: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect();
     let mut chunk = match latin1 {
         Some(text) => [b"tEXtparameters\0", text.as_slice()].concat(),

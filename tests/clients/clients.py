@@ -32,7 +32,7 @@ edited = client.images.edit(
     image=("a.png", png(64, 64)), mask=("m.png", png(64, 64, alpha=0)), prompt="a dog", n=1, response_format="b64_json"
 )
 assert Image.open(io.BytesIO(base64.b64decode(edited.data[0].b64_json))).size == (64, 64)
-for wrong, said in [({"model": "nope"}, "there is no 'nope'"), ({"n": 11}, "1 to 10"), ({"size": "63x64"}, "multiples of 8")]:
+for wrong, said in [({"n": "two"}, "1 to 10"), ({"model": "nope"}, "there is no 'nope'"), ({"n": 11}, "1 to 10"), ({"size": "63x64"}, "multiples of 8")]:
     try:
         client.images.generate(**({"model": "sd", "prompt": "x", "size": "64x64"} | wrong))
         raise SystemExit(f"{wrong} was accepted")

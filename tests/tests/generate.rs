@@ -241,6 +241,7 @@ fn modes_are_listed_switched_and_reloaded() {
     let quick = server.post_json("/generate", &json!({"prompt": PROMPT, "mode": "quick"}));
     assert_eq!(image::load_from_memory(&quick.body).unwrap().height(), 48);
     assert!(String::from_utf8_lossy(&quick.body[..400]).contains("Steps: 2"));
+    assert_eq!(modes()["default_mode"], "sd", "switched to above");
     // A broken file changes nothing and is reported.
     std::fs::write(&file, mode("\"many\"")).unwrap();
     let reloaded = server.post_json("/api/modes/reload", &json!({}));

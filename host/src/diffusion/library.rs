@@ -70,7 +70,8 @@ impl Library {
     /// it when it is dropped here.
     ///
     /// # Errors
-    /// `InvalidInput` for files that are missing or are no models, with what is wrong.
+    /// `InvalidInput` for adapters that do not fit and for models that are not supported; `Internal` for files that are
+    /// missing or broken. The message names them and what is wrong.
     pub fn get(
         &self,
         backend: &CpuBackend,
@@ -103,7 +104,8 @@ impl Library {
         let loras =
             adapters.iter().map(|adapter| Ok((Arc::new(Lora::open(&adapter.path)?), adapter.strength)));
         let loras = loras.collect::<Result<Vec<_>, _>>().map_err(error)?;
-        let added = Adapters::for_model(&base.files, &loras).map_err(error)?;
+        let added =
+            Adapters::for_model(&base.files, &loras).map_err(|e| Error::invalid(format!("loras: {e}")))?;
         if let [first, ..] = added.unmatched() {
             let count = added.unmatched().len();
             tracing::warn!(model = %path.display(), "{count} tensors of its LoRAs fit no layer and are left out, such as {first}");
@@ -192,7 +194,8 @@ impl Shelf {
 /// A model's error as one of the host's.
 pub fn error(error: reverie_models::Error) -> Error {
     match error {
-        reverie_models::Error::Backend(e) => Error::internal(e.to_string()),
-        e => Error::invalid(e.to_string()),
+        reverie_models::Error::Invalid(e) | reverie_models::Error::Unsupported(e) => Error::invalid(e),
+        // The operator's files, or the device.
+        e => Error::internal(e.to_string()),
     }
 }

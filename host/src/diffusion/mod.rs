@@ -152,6 +152,7 @@ impl Diffusion {
             self.library.clear();
         }
         let mut current = self.modes.write().unwrap();
+        let modes = modes.switched_as(&current);
         if *current != modes {
             tracing::info!("modes: {}", modes.names().collect::<Vec<_>>().join(", "));
             *current = modes;
@@ -224,6 +225,7 @@ impl Diffusion {
                 match ended {
                     Ended::Stopped => Error::cancelled(),
                     Ended::Failed(error) => library::error(error),
+                    Ended::Fault => Error::internal("the model failed (a fault of the server)"),
                 }
             })?;
         let denoised = Instant::now();

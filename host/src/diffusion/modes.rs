@@ -17,6 +17,8 @@ pub struct Modes {
     /// Those of the configuration, which come first.
     configured: Vec<String>,
     default: Option<String>,
+    /// What stands in place of the default.
+    switched: Option<String>,
     dir: PathBuf,
 }
 
@@ -34,23 +36,29 @@ impl Modes {
             modes.entry(name(&model)).or_insert_with(|| Mode { model, ..Mode::default() });
         }
         let default = Some(config.diffusion.default_mode.clone()).filter(|name| !name.is_empty());
-        Self { modes, configured, default, dir }
+        Self { modes, configured, default, switched: None, dir }
     }
 
     /// The default mode's name; none when there are no modes.
     pub fn default_name(&self) -> Option<&str> {
-        let default = self.default.as_ref().or(self.configured.first());
+        let default = self.switched.as_ref().or(self.default.as_ref()).or(self.configured.first());
         default.map(String::as_str).or_else(|| self.modes.keys().next().map(String::as_str))
     }
 
-    /// Makes another mode the default until the configuration is read again.
+    /// Makes another mode the default for as long as the server runs and the mode exists.
     ///
     /// # Errors
     /// Those of [`Modes::get`].
     pub fn switch(&mut self, name: &str) -> Result<(), Error> {
         self.get(name)?;
-        self.default = Some(name.to_owned());
+        self.switched = Some(name.to_owned());
         Ok(())
+    }
+
+    /// The same with the default mode that `old` was switched to.
+    pub fn switched_as(mut self, old: &Self) -> Self {
+        self.switched = old.switched.clone().filter(|name| self.modes.contains_key(name));
+        self
     }
 
     /// A mode by its name; the default one for an empty name.

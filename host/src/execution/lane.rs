@@ -33,6 +33,8 @@ pub trait Watch: Send + Sync {
 pub enum Ended {
     Stopped,
     Failed(Error),
+    /// The step panicked.
+    Fault,
 }
 
 /// The pictures of one model.
@@ -110,9 +112,10 @@ impl Lane {
                     batch.iter().for_each(|(_, picture, watch)| watch.stepped(picture));
                     Ok(())
                 }));
-                stepped.unwrap_or_else(|_| {
-                    Err(Error::Unsupported("the step failed (a fault of the server)".into()))
-                })
+                match stepped {
+                    Ok(stepped) => stepped.map_err(Some),
+                    Err(_) => Err(None),
+                }
             });
             state = self.state.lock().unwrap();
             state.stepping = false;
@@ -169,15 +172,17 @@ impl State {
         batch
     }
 
-    /// `stepped` is none when the device was not waited for, as one of the batch was stopped.
-    fn put_back(&mut self, batch: Batch, stepped: Option<Result<(), Error>>) {
+    /// `stepped` is none when the device was not waited for, as one of the batch was stopped; its error is none for a panic.
+    fn put_back(&mut self, batch: Batch, stepped: Option<Result<(), Option<Error>>>) {
         let shared = batch.len() > 1;
         for (id, picture, _) in batch {
             let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == id) else { continue };
             match &stepped {
                 Some(Ok(())) if picture.is_done() => entry.ended = Some(Ok(())),
                 Some(Err(_)) if shared => entry.alone = true,
-                Some(Err(error)) => entry.ended = Some(Err(Ended::Failed(error.clone()))),
+                Some(Err(error)) => {
+                    entry.ended = Some(Err(error.clone().map_or(Ended::Fault, Ended::Failed)))
+                }
                 Some(Ok(())) | None => {}
             }
             if let Some(Ok(())) = &stepped {

@@ -30,8 +30,8 @@ use crate::{
 
 /// Pictures of one request.
 const MAX_PICTURES: u64 = 10;
-/// Bytes of one part of a form.
-const MAX_PART: usize = 64 << 20;
+/// Bytes of all parts of a form.
+const MAX_FORM: usize = 128 << 20;
 
 /// Fields of a request that mean the same here.
 const PASSED_ON: &[&str] = &[
@@ -189,11 +189,14 @@ fn mode(asked: &Map<String, Value>, registry: &Registry) -> Result<Value, Error>
 
 async fn edits(mut form: FormData, host: Option<&str>, registry: &Arc<Registry>) -> Result<Value, Error> {
     let (mut asked, mut image, mut mask) = (Map::new(), None, None);
+    let mut room = MAX_FORM;
     while let Some(part) = form.next().await {
         let part =
             part.map_err(|_| Error::new(ErrorKind::BadRequest, "the multipart form is broken or broke off"))?;
         let name = part.name().to_owned();
-        let content = read(part).await?;
+        let content = read(part, room).await?;
+        // A part without content takes room too, or there could be any number of them.
+        room = room.saturating_sub(content.len() + name.len() + 64);
         match name.as_str() {
             "image" | "image[]" if image.is_some() => {
                 return Err(Error::invalid("image: one picture is accepted"));
@@ -246,16 +249,17 @@ fn edited(content: &[u8], limit: u64) -> Result<Option<Vec<u8>>, Error> {
         .map(Some)
 }
 
-async fn read(mut part: Part) -> Result<Vec<u8>, Error> {
+/// A part of at most `room` bytes.
+async fn read(mut part: Part, room: usize) -> Result<Vec<u8>, Error> {
+    if room == 0 {
+        return Err(Error::new(ErrorKind::TooLarge, format!("the form is over {MAX_FORM} bytes")));
+    }
     let mut content = Vec::new();
     while let Some(chunk) = part.data().await {
         let mut chunk =
             chunk.map_err(|_| Error::new(ErrorKind::BadRequest, "the multipart form broke off"))?;
-        if content.len() + chunk.remaining() > MAX_PART {
-            return Err(Error::new(
-                ErrorKind::TooLarge,
-                format!("a field of the form is over {MAX_PART} bytes"),
-            ));
+        if content.len() + chunk.remaining() > room {
+            return Err(Error::new(ErrorKind::TooLarge, format!("the form is over {MAX_FORM} bytes")));
         }
         content.extend_from_slice(&chunk.copy_to_bytes(chunk.remaining()));
     }

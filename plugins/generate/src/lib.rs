@@ -13,6 +13,11 @@ use serde_json::json;
 
 struct Generate;
 
+/// The number that was meant, where its nearest `f32` as an `f64` has many more digits.
+fn decimal(x: f32) -> f64 {
+    x.to_string().parse().unwrap_or_else(|_| x.into())
+}
+
 export!(Generate);
 
 /// Shares of the job's progress: the picture, and its enlargement after it.
@@ -69,7 +74,7 @@ impl Handler for Generate {
                 "model": made.model,
                 "scheduler": made.scheduler,
                 "num_inference_steps": made.num_inference_steps,
-                "guidance_scale": made.guidance_scale,
+                "guidance_scale": decimal(made.guidance_scale),
                 "width": picture.width(),
                 "height": picture.height(),
                 "parameters": parameters,
