@@ -1,12 +1,21 @@
 //! What a message costs on its way through a WASM handler, against the host's own `ping` in native code: the same server,
 //! process, socket and JSON, in turns. Also the cost of one instance.
 //!
+//! The server has the first core to itself and the client the last, as clients elsewhere have processors of their own; then
+//! both share the first. Left to the system, which of the two is measured would differ from run to run.
+//!
 //!     cargo bench -p reverie --bench message_path -- PLUGIN.wasm
 //!
 //! Without an argument it builds the template plugin, `hello`.
 
-use std::{net::TcpStream, path::PathBuf, process::Command, time::Instant};
+use std::{
+    net::{SocketAddr, TcpStream},
+    path::PathBuf,
+    process::Command,
+    time::Instant,
+};
 
+use core_affinity::CoreId;
 use reverie::{
     config::{self, Sources},
     server::Server,
@@ -20,13 +29,19 @@ const PIPELINED: usize = 25;
 const INSTANCES: usize = 5000;
 
 fn main() {
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    let (Some(&server), Some(&client)) = (cores.first(), cores.last()) else {
+        panic!("this system does not tell its cores")
+    };
+    // Threads made from here on inherit it.
+    assert!(core_affinity::set_for_current(server));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(bench());
+    runtime.block_on(bench(server, client));
     // The server's tasks never end by themselves.
     std::process::exit(0);
 }
 
-async fn bench() {
+async fn bench(server_core: CoreId, client_core: CoreId) {
     let dir = tempfile::tempdir().expect("a folder");
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
     let built = Command::new(env!("CARGO"))
@@ -54,32 +69,15 @@ async fn bench() {
     let registry = server.registry.clone();
     tokio::spawn(server.run(std::future::pending()));
 
-    // The client has a thread and a socket of its own, as a client elsewhere has: nothing of it runs on the server's threads.
-    let (mut native, mut wasm) = (Vec::new(), Vec::new());
-    let (mut native_busy, mut wasm_busy) = (Vec::new(), Vec::new());
-    tokio::task::block_in_place(|| {
-        let stream = TcpStream::connect(address).expect("listens");
-        stream.set_nodelay(true).expect("a socket");
-        let (mut socket, _) = client(format!("ws://{address}/v1/ws"), stream).expect("upgrades");
-        for round in 0..=ROUNDS {
-            let ping = (r#"{"type":"ping","id":"1"}"#, "\"pong\"");
-            let greet = (r#"{"type":"hello:greet","id":"1"}"#, "hello:greeting");
-            let figures = [(ping, 1), (greet, 1), (ping, PIPELINED), (greet, PIPELINED)]
-                .map(|((message, wanted), ahead)| exchange(&mut socket, message, wanted, ahead));
-            if round > 0 {
-                let into = [&mut native, &mut wasm, &mut native_busy, &mut wasm_busy];
-                into.into_iter().zip(figures).for_each(|(all, figure)| all.push(figure));
-            }
-        }
-    });
-    let (native, wasm) = (median(native), median(wasm));
-    let (native_busy, wasm_busy) = (median(native_busy), median(wasm_busy));
-    println!("round trip, native ping       {native:8.1} µs");
-    println!("round trip, WASM handler      {wasm:8.1} µs");
-    println!("ratio WASM / native           {:8.2}", wasm / native);
-    println!("a message of {PIPELINED} ahead, native {native_busy:8.1} µs");
-    println!("a message of {PIPELINED} ahead, WASM   {wasm_busy:8.1} µs");
-    println!("ratio WASM / native           {:8.2}", wasm_busy / native_busy);
+    for core in [client_core, server_core] {
+        let own = core != server_core;
+        println!("{}", if own { "client on a core of its own" } else { "client on the server's core" });
+        let client = std::thread::spawn(move || {
+            assert!(core_affinity::set_for_current(core));
+            exchange_all(address)
+        });
+        tokio::task::block_in_place(|| client.join()).expect("the client ends well");
+    }
 
     let (plugin, _) = registry.message("hello:greet").expect("loaded");
     let (engine, services) = (registry.engine.clone(), registry.services.clone());
@@ -92,7 +90,31 @@ async fn bench() {
         }
         median(times)
     });
-    println!("one instance, made and dropped{:8.1} µs", measured.await.expect("measured"));
+    println!("one instance, made and dropped: {:.1} µs", measured.await.expect("measured"));
+}
+
+/// A client with a thread and a socket of its own, and what it measures.
+fn exchange_all(address: SocketAddr) {
+    let stream = TcpStream::connect(address).expect("listens");
+    stream.set_nodelay(true).expect("a socket");
+    let (mut socket, _) = client(format!("ws://{address}/v1/ws"), stream).expect("upgrades");
+    let ping = (r#"{"type":"ping","id":"1"}"#, "\"pong\"");
+    let greet = (r#"{"type":"hello:greet","id":"1"}"#, "hello:greeting");
+    for ahead in [1, PIPELINED] {
+        let (mut native, mut wasm) = (Vec::new(), Vec::new());
+        for round in 0..=ROUNDS {
+            let [one, other] =
+                [ping, greet].map(|(message, wanted)| exchange(&mut socket, message, wanted, ahead));
+            // The first round warms up.
+            if round > 0 {
+                native.push(one);
+                wasm.push(other);
+            }
+        }
+        let (native, wasm) = (median(native), median(wasm));
+        let what = if ahead == 1 { "round trip".into() } else { format!("one of {ahead} under way") };
+        println!("  {what}: native {native:.1} µs, WASM {wasm:.1} µs, ratio {:.2}", wasm / native);
+    }
 }
 
 /// Microseconds of one exchange, the mean over a batch, with up to `ahead` messages sent before their answers are read.

@@ -114,7 +114,7 @@ async fn to_plugin(
         let error = format!("Unknown type: {kind}");
         return client.reply(json!({"type": "error", "error": error}), id.as_deref());
     };
-    if let Err(error) = entry.schema.check(&object) {
+    if let Err(error) = entry.schema.check(&Value::Object(object)) {
         return client.reply(error_message(&Error::invalid(error)), id.as_deref());
     }
     let permit = inflight.permits.clone().acquire_owned().await.expect("never closed");
@@ -193,7 +193,7 @@ pub fn check_spec(registry: &Registry, spec: &Spec) -> Result<(), Error> {
         return Err(Error::invalid(format!("Unknown jobType: {} (there are: {known})", spec.job_type)));
     };
     jobs::check_priority(spec.priority)?;
-    entry.schema.check(&spec.params).map_err(Error::invalid)
+    entry.schema.check(&Value::Object(spec.params.clone())).map_err(Error::invalid)
 }
 
 fn priority_of(value: &Value) -> Result<i64, Error> {

@@ -152,6 +152,16 @@ fn the_template_works() {
 }
 
 #[test]
+fn the_sdk_leaves_no_import_of_wasi() {
+    // Each would be linked anew for every call.
+    for path in [plugin("sr"), guest("echo"), guest("panicky")] {
+        let component = std::fs::read(&path).unwrap();
+        let imports = component.windows(5).any(|bytes| bytes == b"wasi:");
+        assert!(!imports, "{} imports WASI", path.display());
+    }
+}
+
+#[test]
 fn misbehaviour_costs_one_call() {
     let settings = [
         "plugins.bad.message_timeout_ms=1500",

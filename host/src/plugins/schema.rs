@@ -30,15 +30,13 @@ impl Schema {
 
     /// # Errors
     /// Each wrong field, what is wrong with it, and the schema's description of it.
-    pub fn check(&self, object: &Map<String, Value>) -> Result<(), String> {
+    pub fn check(&self, value: &Value) -> Result<(), String> {
         let Some(validator) = &self.validator else { return Ok(()) };
-        // Cloned on the slow path alone: a validator takes a whole value.
-        let value = Value::Object(object.clone());
-        if validator.is_valid(&value) {
+        if validator.is_valid(value) {
             return Ok(());
         }
         let errors: Vec<String> = validator
-            .iter_errors(&value)
+            .iter_errors(value)
             .take(MAX_ERRORS)
             .map(|error| {
                 let path = error.instance_path().to_string();
@@ -85,9 +83,9 @@ mod tests {
                 "magnitude": {"type": "integer", "minimum": 1, "maximum": 3, "description": "number of passes, 1 to 3"}}}"#,
         )
         .unwrap();
-        let object = |text: &str| serde_json::from_str::<Map<String, Value>>(text).unwrap();
-        schema.check(&object(r#"{"fileRef": "x", "magnitude": 3}"#)).unwrap();
-        let error = schema.check(&object(r#"{"magnitude": 7}"#)).unwrap_err();
+        let value = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+        schema.check(&value(r#"{"fileRef": "x", "magnitude": 3}"#)).unwrap();
+        let error = schema.check(&value(r#"{"magnitude": 7}"#)).unwrap_err();
         assert!(error.contains("magnitude: 7 is greater") && error.contains("number of passes"), "{error}");
         assert!(error.contains("\"fileRef\" is a required property"), "{error}");
         assert!(Schema::compile("{").is_err() && Schema::compile(r#"{"type": "nonsense"}"#).is_err());

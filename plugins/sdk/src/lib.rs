@@ -45,6 +45,9 @@ mod json;
 pub mod log;
 mod manifest;
 mod message;
+#[cfg(target_arch = "wasm32")]
+#[allow(unsafe_code, reason = "symbols for libc to find, by the C ABI")]
+mod wasi;
 
 pub use bindings::{
     exports::reverie::handler::handler::{Entry, JobRequest as Job, Manifest, Message},
