@@ -222,9 +222,13 @@ impl Weights {
         }
     }
 
-    /// How many values there are in all.
-    pub fn parameters(&self) -> u64 {
-        self.entries().map(|(_, entry)| entry.shape.iter().product::<usize>() as u64).sum()
+    /// The bytes that its values take in memory: backends keep fp16 as it is, and widen all else to fp32.
+    pub fn resident_bytes(&self) -> u64 {
+        let bytes = |entry: &Entry| {
+            let size = if entry.dtype == Dtype::F16 { size_of::<half::f16>() } else { size_of::<f32>() };
+            (entry.shape.iter().product::<usize>() * size) as u64
+        };
+        self.entries().map(|(_, entry)| bytes(entry)).sum()
     }
 
     fn entry(&self, name: &str) -> Result<&Entry> {

@@ -13,7 +13,7 @@ use std::{
 use random_weights::{Tensors, check};
 use reverie_kernels::{Backend, cpu::CpuBackend};
 use reverie_models::{
-    LayerCache, Loader, Weights,
+    LayerCache, Loader, ModelFiles, ModelKind, VaeConfig, Weights,
     unet::{Conditions, UNet2DConditionModel},
     vae::AutoencoderKL,
 };
@@ -51,6 +51,31 @@ fn peak_memory() -> String {
     line.map_or("unknown".into(), |line| line.trim().to_owned())
 }
 
+fn assert_same(ours: &Weights, theirs: &Weights) {
+    for name in theirs.names() {
+        let same = ours.shape(name).unwrap() == theirs.shape(name).unwrap()
+            && ours.values(name).unwrap() == theirs.values(name).unwrap();
+        assert!(same, "{name} differs");
+    }
+}
+
+/// The same models under the original names come out as they went in.
+fn check_single_file(folder: &Path) {
+    let file = folder.join("model.safetensors");
+    if !file.exists() {
+        eprintln!("SKIPPED: no single file made by tests/oracles/diffusion/make_single_file.py");
+        return;
+    }
+    let single = ModelFiles::open(&file).unwrap();
+    assert_eq!(single.kind, ModelKind::Sd1);
+    let (unet, weights) = open(folder, "unet");
+    assert_eq!(single.unet.config, unet);
+    assert_same(&single.unet.weights, &weights);
+    let (vae, weights) = open(folder, "vae");
+    assert_eq!(single.vae.config, VaeConfig::Kl(vae));
+    assert_same(&single.vae.weights, &weights);
+}
+
 // One test, so that the two models are not in memory together and do not disturb each other's times.
 #[test]
 fn match_diffusers() {
@@ -58,6 +83,7 @@ fn match_diffusers() {
     let golden = Tensors::open(&folder.join("golden.safetensors"));
     let backend = CpuBackend::new(0);
     println!("{}", backend.name());
+    check_single_file(&folder);
 
     let (config, weights) = open(&folder, "vae");
     let cache = LayerCache::default();

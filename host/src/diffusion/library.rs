@@ -125,7 +125,7 @@ impl Library {
         if let Some(vae) = vae {
             files.vae = ModelFiles::open_vae(vae).map_err(error)?;
         }
-        let bytes = files.parameters() * size_of::<f32>() as u64;
+        let bytes = files.resident_bytes();
         // Room is made before it is taken.
         self.shelf.lock().unwrap().make_room(self.budget.saturating_sub(bytes), 0);
         let vae = vae.map(Path::to_owned);

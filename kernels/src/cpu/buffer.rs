@@ -68,17 +68,22 @@ impl Pool {
 
 /// New memory.
 pub(crate) fn zeroed(len: usize) -> Vec<Lanes> {
-    let mut lanes = Vec::with_capacity(len);
-    prefer_huge_pages(&mut lanes);
-    lanes.resize(len, Lanes::ZERO);
-    lanes
+    filled(len, Lanes::ZERO)
+}
+
+/// New memory with `len` times the same.
+pub(crate) fn filled<T: Copy>(len: usize, value: T) -> Vec<T> {
+    let mut values = Vec::with_capacity(len);
+    prefer_huge_pages(&mut values);
+    values.resize(len, value);
+    values
 }
 
 /// Asks for pages of 2 MiB: weights and large tensors are read through so fast that with pages of 4 KiB the
 /// processor spends several percent of its time on finding them.
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code)]
-fn prefer_huge_pages(memory: &mut Vec<Lanes>) {
+fn prefer_huge_pages<T>(memory: &mut Vec<T>) {
     use std::ffi::{c_int, c_void};
     unsafe extern "C" {
         fn madvise(start: *mut c_void, len: usize, advice: c_int) -> c_int;
@@ -87,7 +92,7 @@ fn prefer_huge_pages(memory: &mut Vec<Lanes>) {
     const PAGE: usize = 4096;
     /// Less than this is seldom on whole huge pages.
     const LEAST: usize = 4 << 20;
-    let len = memory.capacity() * size_of::<Lanes>();
+    let len = memory.capacity() * size_of::<T>();
     if len >= LEAST {
         let start = memory.as_mut_ptr().cast::<u8>();
         let skip = start.align_offset(PAGE);
@@ -98,7 +103,7 @@ fn prefer_huge_pages(memory: &mut Vec<Lanes>) {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn prefer_huge_pages(_: &mut Vec<Lanes>) {}
+fn prefer_huge_pages<T>(_: &mut Vec<T>) {}
 
 /// Memory from a pool, to which it goes back when it is dropped.
 pub(crate) struct Buffer {

@@ -5,6 +5,7 @@
 use super::buffer::{LANES, Lanes, flat_mut};
 use super::epilogue::Output;
 use super::gemm::{self, DEPTH_STEP, Gemm};
+use super::packed::{Matrix, Packed};
 use super::scratch::with_scratch;
 use super::simd::{Level, Simd, Task};
 use crate::backend::{Conv2dDesc, Shape};
@@ -32,7 +33,7 @@ pub(crate) enum Source<'a> {
 /// over row, column, channel (padded to whole vectors) for blocked ones.
 pub(crate) struct Direct {
     desc: Conv2dDesc,
-    weights: Vec<Lanes>,
+    weights: Packed,
     planar: bool,
     depth: usize,
     level: Level,
@@ -50,7 +51,7 @@ impl Direct {
             let (tap, input) = if planar { (row % taps, row / taps) } else { (row / padded, row % padded) };
             if input < inputs { weight[(o * inputs + input) * taps + tap] } else { 0.0 }
         });
-        Self { desc, weights, planar, depth, level }
+        Self { desc, weights: Packed::new(weights), planar, depth, level }
     }
 
     /// Whether [`Direct::run`] needs its input in the planar layout.
@@ -74,11 +75,15 @@ impl Direct {
             let panels = [panel, panels.min(panel + panel_step)];
             let blocks = panels.map(|panel| gemm::panel_start(panel, blocks, self.level));
             let gathered = count * self.gathered_lanes();
-            with_scratch(gathered + count * (blocks[1] - blocks[0]), |scratch| {
+            let room = self.weights.room(gemm::room(self.level));
+            with_scratch(room + gathered + count * (blocks[1] - blocks[0]), |scratch| {
+                let (room, scratch) = scratch.split_at_mut(room);
                 let (gathered, sums) = scratch.split_at_mut(gathered);
+                let weights = self.weights.matrix(room.as_mut_ptr().cast());
+                let part = Part { job: &job, first, count, panels, blocks, weights, gathered, sums };
                 // SAFETY: the level was available when the weights were packed; the pixels or channels of
                 // different tasks are different.
-                unsafe { self.level.run(Part { job: &job, first, count, panels, blocks, gathered, sums }) }
+                unsafe { self.level.run(part) }
             });
         });
     }
@@ -173,6 +178,7 @@ struct Part<'a> {
     panels: [usize; 2],
     /// The channel blocks of the panels.
     blocks: [usize; 2],
+    weights: Matrix,
     /// Room for the inputs of a step.
     gathered: &'a mut [Lanes],
     sums: &'a mut [Lanes],
@@ -181,13 +187,13 @@ struct Part<'a> {
 impl Task for Part<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Self { job, first, count, panels, blocks: [start, end], gathered, sums } = self;
-        let Direct { desc, weights, depth, level, .. } = job.layer;
+        let Self { job, first, count, panels, blocks: [start, end], weights, gathered, sums } = self;
+        let Direct { desc, depth, level, .. } = job.layer;
         let (outs, stride) = (desc.out_channels.div_ceil(LANES), job.layer.gathered_lanes());
         let sums: *mut f32 = sums.as_mut_ptr().cast();
         let gemm = Gemm {
             panels,
-            ..Gemm::whole(count, *depth, outs, weights.as_ptr().cast(), *level)
+            ..Gemm::whole(count, *depth, outs, weights, *level)
                 // The sums of the panels before are not there.
                 .into(sums.wrapping_sub(start * LANES), (end - start) * LANES)
         };

@@ -8,6 +8,7 @@
 //! divided among blocks, tasks or threads.
 
 use super::buffer::{LANES, Lanes, flat_mut, zeroed};
+use super::packed::Matrix;
 use super::simd::{Level, Simd, Task, prefetch};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -15,6 +16,11 @@ use std::ops::Range;
 /// Rows of B that are worked on at a time: at most 64 KiB of a panel, which stay in a core's cache while
 /// all rows of A pass by.
 pub(crate) const DEPTH_STEP: usize = 256;
+
+/// Vectors of a panel that are worked on at a time: the room that a [`Matrix`] of half precision needs.
+pub(crate) fn room(level: Level) -> usize {
+    DEPTH_STEP * level.panel()
+}
 
 /// A multiple of the rows of every register block.
 const ROWS: usize = 24;
@@ -89,7 +95,7 @@ pub(crate) fn pack_panel(
 /// One multiplication, or the part of it that some of B's panels make. Strides are in floats.
 ///
 /// The promises: `b` is good for `depth` × `blocks` vectors as packed by [`pack`] for the level that the task
-/// runs at, and `c` for `rows` × `blocks` vectors of writes (of which only those of `panels` are touched).
+/// runs at, with [`room`] if it needs any, and `c` for `rows` × `blocks` vectors of writes (of which only those of `panels` are touched).
 /// `bias` is good for `blocks` vectors and `residual` for as many reads as `c`, unless they are null. The
 /// residual may be `c` itself, which then grows by the product.
 #[derive(Clone, Copy)]
@@ -100,7 +106,7 @@ pub(crate) struct Gemm {
     pub(crate) blocks: usize,
     /// The first panel to multiply with, and the one after the last.
     pub(crate) panels: [usize; 2],
-    pub(crate) b: *const f32,
+    pub(crate) b: Matrix,
     pub(crate) c: *mut f32,
     pub(crate) c_stride: usize,
     /// Added to every row.
@@ -113,13 +119,19 @@ pub(crate) struct Gemm {
 
 impl Gemm {
     /// The whole product of a matrix.
-    pub(crate) fn whole(rows: usize, depth: usize, blocks: usize, b: *const f32, level: Level) -> Self {
+    pub(crate) fn whole(
+        rows: usize,
+        depth: usize,
+        blocks: usize,
+        b: impl Into<Matrix>,
+        level: Level,
+    ) -> Self {
         Self {
             rows,
             depth,
             blocks,
             panels: [0, panel_count(blocks, level)],
-            b,
+            b: b.into(),
             c: std::ptr::null_mut(),
             c_stride: 0,
             bias: std::ptr::null(),
@@ -168,7 +180,7 @@ impl Gemm {
                     vectors: end - first,
                     a,
                     a_stride,
-                    b: self.b.add((first * self.depth + (end - first) * start) * LANES),
+                    b: self.b.read::<S>(first * self.depth + (end - first) * start, depth * (end - first)),
                     c: self.c.add(first * LANES),
                     c_stride: self.c_stride,
                     partial: start > 0,

@@ -1,7 +1,8 @@
 //! Linear layers: every row of a sequence times a packed matrix.
 
-use super::buffer::{LANES, Lanes, Pool};
+use super::buffer::{LANES, Pool};
 use super::gemm::{self, Gemm};
+use super::packed::{Matrix, Packed};
 use super::scratch::with_scratch;
 use super::simd::{Level, Simd, Task};
 use super::tensor::CpuTensor;
@@ -19,7 +20,7 @@ const TASK_BLOCKS: usize = 20;
 pub struct CpuLinear {
     inputs: usize,
     outputs: usize,
-    weights: Vec<Lanes>,
+    weights: Packed,
     /// Padded to whole vectors; empty where there is none.
     bias: Vec<f32>,
     level: Level,
@@ -34,7 +35,7 @@ impl CpuLinear {
         bias: Option<&[f32]>,
         level: Level,
     ) -> Self {
-        let weights = gemm::pack(inputs, outputs, level, |i, o| weight[o * inputs + i]);
+        let weights = Packed::new(gemm::pack(inputs, outputs, level, |i, o| weight[o * inputs + i]));
         let mut bias = bias.unwrap_or_default().to_vec();
         if !bias.is_empty() {
             bias.resize(outputs.next_multiple_of(LANES), 0.0);
@@ -82,15 +83,23 @@ impl CpuLinear {
         (0..row_tasks * panels.div_ceil(panel_step)).into_par_iter().for_each(|i| {
             let (row, panel) = (i % row_tasks * row_step, i / row_tasks * panel_step);
             let job = &job;
-            let part = Part {
-                job,
-                first: row,
-                rows: row_step.min(rows - row),
-                panels: [panel, panels.min(panel + panel_step)],
-            };
-            // SAFETY: the level was available when the weights were packed; different tasks have different
-            // rows or columns, within the tensors.
-            unsafe { self.level.run(part) }
+            let rows = row_step.min(rows - row);
+            let room = self.weights.room(gemm::room(self.level));
+            let sums = if self.outputs.is_multiple_of(LANES) { 0 } else { rows * blocks };
+            with_scratch(room + sums, |scratch| {
+                let (room, sums) = scratch.split_at_mut(room);
+                let part = Part {
+                    job,
+                    first: row,
+                    rows,
+                    panels: [panel, panels.min(panel + panel_step)],
+                    weights: self.weights.matrix(room.as_mut_ptr().cast()),
+                    sums: sums.as_mut_ptr().cast(),
+                };
+                // SAFETY: the level was available when the weights were packed; different tasks have different
+                // rows or columns, within the tensors.
+                unsafe { self.level.run(part) }
+            });
         });
         CpuTensor::planar(out, shape)
     }
@@ -113,6 +122,9 @@ struct Part<'a> {
     first: usize,
     rows: usize,
     panels: [usize; 2],
+    weights: Matrix,
+    /// Room for the part's rows, where they are not whole vectors.
+    sums: *mut f32,
 }
 
 impl Task for Part<'_> {
@@ -124,7 +136,7 @@ impl Task for Part<'_> {
         let gemm = Gemm {
             panels: self.panels,
             bias: if layer.bias.is_empty() { std::ptr::null() } else { layer.bias.as_ptr() },
-            ..Gemm::whole(self.rows, inputs, blocks, layer.weights.as_ptr().cast(), layer.level)
+            ..Gemm::whole(self.rows, inputs, blocks, self.weights, layer.level)
         };
         // SAFETY: the rows and columns exist, and the bias is padded to whole vectors.
         unsafe {
@@ -138,17 +150,14 @@ impl Task for Part<'_> {
             // Whole vectors would reach into the next row.
             let columns =
                 self.panels.map(|i| (gemm::panel_start(i, blocks, layer.level) * LANES).min(outputs));
-            with_scratch(self.rows * blocks, |scratch| {
-                let sums: *mut f32 = scratch.as_mut_ptr().cast();
-                gemm.into(sums, blocks * LANES).multiply::<S>(a, inputs);
-                for row in 0..self.rows {
-                    for column in columns[0]..columns[1] {
-                        let at = at + row * outputs + column;
-                        let extra = if residual.is_null() { 0.0 } else { *residual.add(at) };
-                        *out.add(at) = *sums.add(row * blocks * LANES + column) + extra;
-                    }
+            gemm.into(self.sums, blocks * LANES).multiply::<S>(a, inputs);
+            for row in 0..self.rows {
+                for column in columns[0]..columns[1] {
+                    let at = at + row * outputs + column;
+                    let extra = if residual.is_null() { 0.0 } else { *residual.add(at) };
+                    *out.add(at) = *self.sums.add(row * blocks * LANES + column) + extra;
                 }
-            });
+            }
         }
     }
 }

@@ -20,6 +20,8 @@ mod gemm;
 mod group_norm;
 #[allow(unsafe_code)]
 mod linear;
+#[allow(unsafe_code)]
+mod packed;
 mod resize;
 #[allow(unsafe_code)]
 mod rows;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! python tests/oracles/diffusion/make_full_size.py FOLDER             random weights, once
+//! python tests/oracles/diffusion/make_single_file.py FOLDER           and an encoded prompt for them
 //! export REVERIE_FULL_SIZE=FOLDER
 //! cargo bench -p reverie-models --bench sd15 -- --size 256 --size 512
 //! cargo bench -p reverie-models --bench sd15 -- --serve               driven by tests/bench/diffusion/sd15.py
@@ -21,7 +22,8 @@ use std::{
 
 use reverie_kernels::{Backend, cpu::CpuBackend};
 use reverie_models::{
-    LayerCache, Loader, Result, Weights,
+    AutoencoderKLConfig, LayerCache, Loader, Result, Weights,
+    random::Generator,
     unet::{Conditions, UNet2DConditionModel},
     vae::AutoencoderKL,
 };
@@ -30,10 +32,8 @@ use timed::Timed;
 
 type Device = Timed<CpuBackend>;
 
-/// Those of four LCM steps.
-const TIMESTEPS: [f32; 4] = [999.0, 759.0, 499.0, 259.0];
-/// What an Euler step of a random network would be does not matter; the driver's peer does the same.
-const STEP: f32 = -0.25;
+/// Of the noise that the picture is made of; the driver's peers take the same.
+const SEED: u64 = 7;
 /// Pixels in a row of a latent.
 const FACTOR: usize = 8;
 
@@ -63,8 +63,10 @@ fn main() {
         return;
     }
     match std::env::var_os("REVERIE_FULL_SIZE") {
-        Some(folder) => run(&PathBuf::from(folder), &arguments).expect("a folder made by make_full_size.py"),
-        None => eprintln!("SKIPPED: REVERIE_FULL_SIZE names no folder made by make_full_size.py"),
+        Some(folder) => {
+            run(&PathBuf::from(folder), &arguments).expect("a folder made by make_single_file.py")
+        }
+        None => eprintln!("SKIPPED: REVERIE_FULL_SIZE names no folder made by make_single_file.py"),
     }
 }
 
@@ -124,7 +126,9 @@ struct Models {
     backend: Device,
     unet: UNet2DConditionModel<Device>,
     vae: AutoencoderKL<Device>,
-    /// Noise and prompt, shared with the peer.
+    /// Of the latents as the VAE takes them.
+    scaling_factor: f32,
+    /// Prompt, timesteps and noise levels, shared with the peers.
     inputs: Weights,
 }
 
@@ -144,10 +148,11 @@ impl Models {
         let (config, weights) = open(&folder.join("unet"))?;
         let unet = UNet2DConditionModel::load(&Loader::new(&backend, weights, &cache), &config)?;
         let cache = LayerCache::default();
-        let (config, weights) = open(&folder.join("vae"))?;
+        let (config, weights) = open::<AutoencoderKLConfig>(&folder.join("vae"))?;
+        let scaling_factor = config.scaling_factor;
         let vae = AutoencoderKL::load_decoder(&Loader::new(&backend, weights, &cache), &config)?;
-        let inputs = Weights::open(&[folder.join("golden.safetensors")])?;
-        Ok(Self { backend, unet, vae, inputs })
+        let inputs = Weights::open(&[folder.join("picture.safetensors")])?;
+        Ok(Self { backend, unet, vae, scaling_factor, inputs })
     }
 
     /// Four steps and the decoding of a picture of `size` by `size` pixels.
@@ -156,31 +161,30 @@ impl Models {
         let cpu = cpu_seconds();
         let backend = &self.backend;
         let side = size / FACTOR;
-        let mut latents = backend.tensor(self.noise(side)?, [1, 4, side, side])?;
-        let prompt = backend.tensor(self.inputs.values("encoder_hidden_states")?, [2, 1, 77, 768])?;
-        let prompt = backend.images(&prompt, 0, 1)?;
+        let shape = [1, 4, side, side];
+        let prompt = backend.tensor(self.inputs.values("prompt")?, [1, 1, 77, 768])?;
+        let timesteps = self.inputs.values("timesteps")?;
+        let sigmas = self.inputs.values("sigmas")?;
+        let mut latents = Generator::new(SEED).randn(shape.iter().product());
+        latents.iter_mut().for_each(|x| *x *= sigmas[0]);
         let mut steps = Vec::new();
-        for timestep in TIMESTEPS {
+        // Euler's steps, with those timesteps and noise levels: the calls of the network are LCM's, and the picture does not
+        // hang on how each program draws the noise that LCM adds.
+        for (timestep, levels) in timesteps.iter().zip(sigmas.windows(2)) {
             let start = Instant::now();
-            let none = Conditions::default();
-            let noise = self.unet.forward(backend, &latents, &[timestep], &prompt, &none)?;
-            latents = backend.scale_add(&noise, STEP, &latents)?;
+            let (sigma, next) = (levels[0], levels[1]);
+            let scale = 1.0 / (sigma * sigma + 1.0).sqrt();
+            let input = backend.tensor(latents.iter().map(|x| x * scale).collect(), shape)?;
+            let noise = self.unet.forward(backend, &input, &[*timestep], &prompt, &Conditions::default())?;
+            let noise = backend.to_vec(&noise)?;
+            latents.iter_mut().zip(noise).for_each(|(x, noise)| *x += noise * (next - sigma));
             steps.push(start.elapsed());
         }
         let start = Instant::now();
-        let values = backend.to_vec(&self.vae.decode(backend, &latents)?)?;
+        latents.iter_mut().for_each(|x| *x /= self.scaling_factor);
+        let values = backend.to_vec(&self.vae.decode(backend, &backend.tensor(latents, shape)?)?)?;
         let (vae, cpu_s) = (start.elapsed(), cpu_seconds() - cpu);
         Ok(Picture { values, steps, vae, cpu_s, peak_mb: memory_mb("VmHWM") })
-    }
-
-    /// The upper left of the golden's noise.
-    fn noise(&self, side: usize) -> Result<Vec<f32>> {
-        const SIDE: usize = 64;
-        assert!((1..=SIDE).contains(&side), "sizes are 8 to 512 pixels");
-        let all = self.inputs.values("sample")?;
-        let rows =
-            all[..4 * SIDE * SIDE].chunks_exact(SIDE * SIDE).flat_map(|c| c.chunks_exact(SIDE).take(side));
-        Ok(rows.flat_map(|row| &row[..side]).copied().collect())
     }
 }
 

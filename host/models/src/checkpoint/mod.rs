@@ -103,11 +103,11 @@ impl ModelFiles {
         single_file::vae(path)
     }
 
-    /// How many weights all parts have.
-    pub fn parameters(&self) -> u64 {
-        let text_encoder_2 = self.text_encoder_2.iter().map(|text_encoder| text_encoder.weights.parameters());
+    /// The bytes that the weights of all parts take in memory: those of fp16 two, all others four each.
+    pub fn resident_bytes(&self) -> u64 {
+        let text_encoder_2 = self.text_encoder_2.iter().map(|encoder| encoder.weights.resident_bytes());
         let others = [&self.unet.weights, &self.vae.weights, &self.text_encoder.weights];
-        others.iter().map(|weights| weights.parameters()).chain(text_encoder_2).sum()
+        others.iter().map(|weights| weights.resident_bytes()).chain(text_encoder_2).sum()
     }
 
     /// Whether the UNet takes a mask and a masked picture beside the latents.

@@ -14,8 +14,9 @@ mod transform;
 use super::buffer::{Buffer, LANES, Lanes, Pool, zeroed};
 use super::epilogue::Output;
 use super::gemm::{self, Gemm};
+use super::packed::{Matrix, Packed};
 use super::scratch::with_scratch;
-use super::simd::{Level, Simd, Task, prefetch};
+use super::simd::{Level, Simd, Task};
 use crate::backend::{Conv2dDesc, Shape};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -39,7 +40,7 @@ const BAND_BYTES: usize = 16 << 20;
 pub(crate) struct Deep {
     desc: Conv2dDesc,
     /// For each slice of output channels, for each input channel and tap, the slice's channels.
-    weights: Vec<Lanes>,
+    weights: Packed,
     level: Level,
 }
 
@@ -58,7 +59,7 @@ impl Deep {
             let columns = first..desc.out_channels.min(first + SLICE_BLOCKS * LANES);
             gemm::pack_panel(slice, taps, columns, |tap, o| weight[o * taps + tap]);
         });
-        Self { desc, weights, level }
+        Self { desc, weights: Packed::new(weights), level }
     }
 
     /// Convolves the planes of `shape` into those of `output`.
@@ -142,7 +143,9 @@ impl Job<'_> {
             let (first, count) = band[group];
             let blocks = SLICE_BLOCKS.min(self.outs - slice * SLICE_BLOCKS);
             let weights = POINTS * (STEP * blocks + GAP);
-            with_scratch(weights + POINTS * (count * blocks + GAP), |scratch| {
+            let room = self.layer.weights.room(STEP * 9 * blocks);
+            with_scratch(room + weights + POINTS * (count * blocks + GAP), |scratch| {
+                let (room, scratch) = scratch.split_at_mut(room);
                 let (weights, sums) = scratch.split_at_mut(weights);
                 let product = Product {
                     job: self,
@@ -151,6 +154,7 @@ impl Job<'_> {
                     block: slice * SLICE_BLOCKS,
                     blocks,
                     values: &values.lanes()[group * group_lanes..],
+                    original: self.layer.weights.matrix(room.as_mut_ptr().cast()),
                     weights: weights.as_mut_ptr().cast(),
                     sums: sums.as_mut_ptr().cast(),
                 };
@@ -232,6 +236,8 @@ struct Product<'a> {
     blocks: usize,
     /// The group's transformed inputs.
     values: &'a [Lanes],
+    /// The layer's weights.
+    original: Matrix,
     /// Room for a step's transformed weights: for each point a packed (step × slice) matrix.
     weights: *mut f32,
     /// Room for the sums: for each point and tile the slice's channels.
@@ -255,9 +261,11 @@ impl Task for Product<'_> {
                 // The next step's weights, which after the last step are those of the next slice.
                 let upcoming = self.source(first + STEP);
                 for point in 0..POINTS {
-                    prefetch_part(upcoming, STEP * 9 * self.blocks, point);
+                    // Main memory would otherwise be idle while the points are multiplied, and then be waited for.
+                    let part = [point, POINTS];
+                    self.job.layer.weights.prefetch_part(upcoming, STEP * 9 * self.blocks, part);
                     let sums = self.sums.add(point * point_stride);
-                    let weights = self.weights.add(point * (depth * width + GAP * LANES));
+                    let weights = self.weights.add(point * (depth * width + GAP * LANES)).cast_const();
                     let residual = if first > 0 { sums } else { std::ptr::null_mut() };
                     let gemm = Gemm::whole(self.count, depth, self.blocks, weights, level).into(sums, width);
                     let values = values.add(point * (self.count * blocks + GAP)).cast();
@@ -270,21 +278,11 @@ impl Task for Product<'_> {
     }
 }
 
-/// Brings near one of the points' shares of `lanes` vectors: main memory would otherwise be idle while the
-/// points are multiplied, and then be waited for.
-#[inline(always)]
-fn prefetch_part(first: *const Lanes, lanes: usize, point: usize) {
-    for i in lanes * point / POINTS..lanes * (point + 1) / POINTS {
-        prefetch(first.wrapping_add(i));
-    }
-}
-
 impl Product<'_> {
-    /// The slice's weights of an input channel; past the last one, an address to prefetch by.
+    /// Where the slice's weights of an input channel begin.
     #[inline(always)]
-    fn source(&self, input: usize) -> *const Lanes {
-        let taps = 9 * (self.block * self.job.layer.desc.in_channels + input * self.blocks);
-        self.job.layer.weights.as_ptr().wrapping_add(taps)
+    fn source(&self, input: usize) -> usize {
+        9 * (self.block * self.job.layer.desc.in_channels + input * self.blocks)
     }
 
     /// The weights of `depth` input channels from `first` on, packed for the matrix multiplication.
@@ -293,7 +291,7 @@ impl Product<'_> {
         let (width, level) = (self.blocks * LANES, self.job.layer.level);
         // SAFETY: the slice's weights begin after those of the slices before it, which have whole widths.
         unsafe {
-            let source = self.source(first).cast::<f32>();
+            let source = self.original.read::<S>(self.source(first), depth * 9 * self.blocks);
             for panel in 0..gemm::panel_count(self.blocks, level) {
                 let [start, end] = [panel, panel + 1].map(|i| gemm::panel_start(i, self.blocks, level));
                 let (column, vectors) = (start * LANES, end - start);

@@ -9,12 +9,12 @@ pub(crate) struct Avx2;
 /// Applies an operation to both halves.
 macro_rules! halves {
     ($op:ident, $($x:ident),+) => {
-        // SAFETY: the trait's contract, that the machine has AVX2 and FMA.
+        // SAFETY: the trait's contract, that the machine has AVX2, FMA and F16C.
         unsafe { [$op($($x[0]),+), $op($($x[1]),+)] }
     };
 }
 
-// SAFETY (of every block below): the trait's contract, that the machine has AVX2 and FMA and that pointers
+// SAFETY (of every block below): the trait's contract, that the machine has AVX2, FMA and F16C and that pointers
 // are good for sixteen floats.
 impl Simd for Avx2 {
     type V = [__m256; 2];
@@ -24,7 +24,7 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     unsafe fn enter<T: Task>(task: T) {
-        #[target_feature(enable = "avx2,fma")]
+        #[target_feature(enable = "avx2,fma,f16c")]
         #[inline(never)]
         unsafe fn with_features<T: Task>(task: T) {
             // SAFETY: the features are enabled here and present by contract.
@@ -50,6 +50,11 @@ impl Simd for Avx2 {
             _mm256_storeu_ps(p, x[0]);
             _mm256_storeu_ps(p.add(8), x[1]);
         }
+    }
+    #[inline(always)]
+    unsafe fn load_half(p: *const u16) -> Self::V {
+        // SAFETY: as above, for halves.
+        unsafe { [p, p.add(8)].map(|p| _mm256_cvtph_ps(_mm_loadu_si128(p.cast()))) }
     }
     #[inline(always)]
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V {

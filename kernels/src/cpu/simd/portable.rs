@@ -1,6 +1,7 @@
 //! Sixteen lanes as an array, which the compiler spreads over the registers that the target has.
 
 use super::{Simd, Task};
+use crate::cpu::packed::widen;
 
 #[derive(Clone, Copy)]
 pub(crate) struct Portable;
@@ -39,6 +40,11 @@ impl Simd for Portable {
     unsafe fn store(p: *mut f32, x: Self::V) {
         // SAFETY: the caller promises sixteen writable floats.
         unsafe { p.cast::<Self::V>().write(x) }
+    }
+    #[inline(always)]
+    unsafe fn load_half(p: *const u16) -> Self::V {
+        // SAFETY: the caller promises sixteen readable halves.
+        unsafe { p.cast::<[u16; 16]>().read() }.map(widen)
     }
     #[inline(always)]
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
