@@ -5,7 +5,11 @@ mod guests;
 use std::{env, fmt::Write as _, fs, path::PathBuf};
 
 /// Package and file name of each.
-const BUILTIN: &[(&str, &str)] = &[("reverie-plugin-sr", "sr"), ("reverie-plugin-generate", "generate")];
+const BUILTIN: &[(&str, &str)] = &[
+    ("reverie-plugin-sr", "sr"),
+    ("reverie-plugin-generate", "generate"),
+    ("reverie-plugin-dream", "dream"),
+];
 
 fn main() {
     let packages: Vec<&str> = BUILTIN.iter().map(|(package, _)| *package).collect();

@@ -177,7 +177,9 @@ fn spec(registry: &Registry, client: &Client, mut object: Object) -> Result<Spec
         Some(priority) => priority_of(priority)?,
     };
     object.retain(|field, _| !ENVELOPE.contains(&field.as_str()));
-    let spec = Spec { job_type, params: object, owner: Some(client.id.clone()), priority };
+    let background = registry.services.is_background(&job_type);
+    let owner = Some(client.id.clone());
+    let spec = Spec { job_type, params: object, owner, priority, name: None, background };
     check_spec(registry, &spec)?;
     Ok(spec)
 }

@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod models;
 pub mod pictures;
 pub mod plugins;
+pub mod scoring;
 pub mod server;
 pub mod status;
 pub mod storage;

@@ -22,6 +22,7 @@ use crate::{
     metrics::Metrics,
     models::Upscalers,
     plugins::{self, Engine, Registry, Services},
+    scoring::Scoring,
     status,
     storage::Storage,
     uploads::Uploads,
@@ -71,8 +72,11 @@ impl Server {
         let services = self.registry.services.clone();
         let stopping = Arc::new(tokio::sync::Notify::new());
         let draining = Arc::new(AtomicBool::new(false));
-        let workers: Vec<_> = (0..services.config.jobs.concurrency)
-            .map(|_| tokio::spawn(work(self.registry.clone(), draining.clone())))
+        let jobs = &services.config.jobs;
+        let kinds = std::iter::repeat_n(false, jobs.concurrency)
+            .chain(std::iter::repeat_n(true, jobs.background_concurrency));
+        let workers: Vec<_> = kinds
+            .map(|background| tokio::spawn(work(self.registry.clone(), draining.clone(), background)))
             .collect();
         status::broadcast(&self.registry);
 
@@ -88,6 +92,7 @@ impl Server {
         }
         tracing::info!("stopping: no new connections, {} job(s) run", services.jobs.figures().1);
         draining.store(true, std::sync::atomic::Ordering::Relaxed);
+        services.jobs.stop_background();
         stopping.notify_one();
         let grace = Duration::from_secs(services.config.server.shutdown_grace_s);
         if !services.jobs.drained(grace).await {
@@ -137,6 +142,7 @@ pub async fn registry(config: Config) -> Result<Arc<Registry>, String> {
         storage_ok: AtomicBool::new(true),
         upscalers: Arc::new(upscalers),
         diffusion,
+        scoring: Scoring::new(&config),
         device: Device::default(),
         metrics,
         registry: OnceLock::new(),
@@ -160,7 +166,7 @@ fn publish(hub: &Hub, event: &Event) {
 }
 
 /// One worker: takes jobs and runs each on the plugin threads.
-async fn work(registry: Arc<Registry>, draining: Arc<AtomicBool>) {
+async fn work(registry: Arc<Registry>, draining: Arc<AtomicBool>, background: bool) {
     let services = registry.services.clone();
     let routes = registry.clone();
     let may_start = move |job_type: &str, running: &dyn Fn(&str) -> usize| {
@@ -172,7 +178,7 @@ async fn work(registry: Arc<Registry>, draining: Arc<AtomicBool>) {
         plugin.jobs.keys().map(|job_type| running(job_type)).sum::<usize>() < plugin.limits.job_concurrency
     };
     loop {
-        let job = services.jobs.take(&may_start).await;
+        let job = services.jobs.take(background, &may_start).await;
         let span = tracing::info_span!("job", id = %job.id, kind = job.spec.job_type);
         let running = run(registry.clone(), job.clone()).instrument(span);
         let outcome = registry.engine.runtime().spawn(running).await.unwrap_or_else(|error| {
@@ -195,6 +201,7 @@ async fn run(registry: Arc<Registry>, job: Arc<JobHandle>) -> Outcome {
     match &outcome {
         Outcome::Done { .. } => tracing::info!("job done"),
         Outcome::Cancelled => tracing::info!("job cancelled"),
+        Outcome::Requeued => tracing::info!("job queued again"),
         Outcome::Failed(error) => tracing::warn!(error = error.message, "job failed"),
     }
     outcome

@@ -22,7 +22,12 @@ pub fn message(registry: &Registry) -> Value {
         "backend": services.upscalers.backend(),
         "storage": {"ok": services.storage_ok.load(std::sync::atomic::Ordering::Relaxed), "location": services.storage.location()},
         "ws_clients": services.hub.len(),
-        "queue": {"queued": queued, "running": running, "limit": services.jobs.queue_limit()},
+        "queue": {
+            "queued": queued,
+            "running": running,
+            "limit": services.jobs.queue_limit(),
+            "background": services.jobs.background().1,
+        },
         "uploads": {"files": files, "bytes": bytes},
         "plugins": plugins,
     });

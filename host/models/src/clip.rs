@@ -1,9 +1,14 @@
 //! CLIP's text encoder (Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision"):
 //! `transformers.CLIPTextModel`, and `CLIPTextModelWithProjection` where the checkpoint has a projection.
 
+mod encoder;
+mod model;
+mod preprocess;
+mod vision;
+
 use std::sync::Arc;
 
-use reverie_kernels::{Backend, Mask, Unary};
+use reverie_kernels::{Backend, Mask};
 
 use crate::{
     config::CLIPTextConfig,
@@ -11,6 +16,10 @@ use crate::{
     loader::Loader,
     weights::Weights,
 };
+use encoder::{CLIPEncoderLayer, LayerNorm, Shape};
+pub use model::CLIPModel;
+pub use preprocess::Preprocessor;
+pub use vision::CLIPVisionModel;
 
 const TOKEN_EMBEDDING: &str = "token_embedding.weight";
 
@@ -61,19 +70,25 @@ impl<B: Backend> CLIPTextModel<B> {
     /// [`Error::Dtype`] for a checkpoint that does not fit it.
     pub fn load(loader: &Loader<B>, config: &CLIPTextConfig) -> Result<Self> {
         let CLIPTextConfig { hidden_size, projection_dim, max_position_embeddings, .. } = *config;
-        let activation = activation(config)?;
+        let shape = Shape {
+            hidden_size,
+            intermediate_size: config.intermediate_size,
+            num_attention_heads: config.num_attention_heads,
+            layer_norm_eps: config.layer_norm_eps,
+            activation: encoder::activation("text encoder", &config.hidden_act)?,
+            mask: Mask::Causal,
+        };
         let model = loader.sub("text_model");
         let embeddings = model.weights.sub("embeddings");
         embeddings.check(TOKEN_EMBEDDING, &[config.vocab_size, hidden_size])?;
         let positions = "embeddings.position_embedding.weight";
-        let layer =
-            |i: usize| CLIPEncoderLayer::load(&model.sub(&format!("encoder.layers.{i}")), config, activation);
+        let layer = |i: usize| CLIPEncoderLayer::load(&model.sub(&format!("encoder.layers.{i}")), &shape);
         let projection = || loader.linear("text_projection", hidden_size, projection_dim);
         Ok(Self {
             embeddings,
             position_embedding: model.weights.tensor(positions, &[max_position_embeddings, hidden_size])?,
             layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_>>()?,
-            final_layer_norm: LayerNorm::load(&model, "final_layer_norm", config)?,
+            final_layer_norm: LayerNorm::load(&model, "final_layer_norm", &shape)?,
             text_projection: loader.has("text_projection.weight").then(projection).transpose()?,
             config: config.clone(),
         })
@@ -160,95 +175,5 @@ impl<B: Backend> CLIPTextModel<B> {
             pooled.extend_from_slice(&states[at * width..][..width]);
         }
         Ok(backend.tensor(pooled, [sequences.len(), 1, 1, width])?)
-    }
-}
-
-/// Attention to what came before, then an MLP, each after a normalisation and added to its input.
-struct CLIPEncoderLayer<B: Backend> {
-    layer_norm1: LayerNorm<B>,
-    self_attn: CLIPAttention<B>,
-    layer_norm2: LayerNorm<B>,
-    fc1: Arc<B::Linear>,
-    activation: Unary,
-    fc2: Arc<B::Linear>,
-}
-
-impl<B: Backend> CLIPEncoderLayer<B> {
-    fn load(loader: &Loader<B>, config: &CLIPTextConfig, activation: Unary) -> Result<Self> {
-        let CLIPTextConfig { hidden_size, intermediate_size, .. } = *config;
-        Ok(Self {
-            layer_norm1: LayerNorm::load(loader, "layer_norm1", config)?,
-            self_attn: CLIPAttention::load(&loader.sub("self_attn"), config)?,
-            layer_norm2: LayerNorm::load(loader, "layer_norm2", config)?,
-            fc1: loader.linear("mlp.fc1", hidden_size, intermediate_size)?,
-            activation,
-            fc2: loader.linear("mlp.fc2", intermediate_size, hidden_size)?,
-        })
-    }
-
-    fn forward(&self, backend: &B, x: &B::Tensor) -> Result<B::Tensor> {
-        let x = self.self_attn.forward(backend, &self.layer_norm1.forward(backend, x)?, x)?;
-        let inner = backend.linear(&self.layer_norm2.forward(backend, &x)?, &self.fc1)?;
-        let inner = backend.unary(&inner, self.activation)?;
-        Ok(backend.linear_residual(&inner, &self.fc2, &x)?)
-    }
-}
-
-struct CLIPAttention<B: Backend> {
-    q_proj: Arc<B::Linear>,
-    k_proj: Arc<B::Linear>,
-    v_proj: Arc<B::Linear>,
-    out_proj: Arc<B::Linear>,
-    num_attention_heads: usize,
-}
-
-impl<B: Backend> CLIPAttention<B> {
-    fn load(loader: &Loader<B>, config: &CLIPTextConfig) -> Result<Self> {
-        let CLIPTextConfig { hidden_size, num_attention_heads, .. } = *config;
-        let proj = |name| loader.linear(name, hidden_size, hidden_size);
-        Ok(Self {
-            q_proj: proj("q_proj")?,
-            k_proj: proj("k_proj")?,
-            v_proj: proj("v_proj")?,
-            out_proj: proj("out_proj")?,
-            num_attention_heads,
-        })
-    }
-
-    fn forward(&self, backend: &B, x: &B::Tensor, residual: &B::Tensor) -> Result<B::Tensor> {
-        let [q, k, v] =
-            [&self.q_proj, &self.k_proj, &self.v_proj].map(|projection| backend.linear(x, projection));
-        let gathered = backend.attention(&q?, &k?, &v?, self.num_attention_heads, Mask::Causal)?;
-        Ok(backend.linear_residual(&gathered, &self.out_proj, residual)?)
-    }
-}
-
-struct LayerNorm<B: Backend> {
-    weight: B::Tensor,
-    bias: B::Tensor,
-    eps: f32,
-}
-
-impl<B: Backend> LayerNorm<B> {
-    fn load(loader: &Loader<B>, name: &str, config: &CLIPTextConfig) -> Result<Self> {
-        Ok(Self {
-            weight: loader.vector(&format!("{name}.weight"), config.hidden_size)?,
-            bias: loader.vector(&format!("{name}.bias"), config.hidden_size)?,
-            eps: config.layer_norm_eps,
-        })
-    }
-
-    fn forward(&self, backend: &B, x: &B::Tensor) -> Result<B::Tensor> {
-        Ok(backend.layer_norm(x, &self.weight, &self.bias, self.eps)?)
-    }
-}
-
-fn activation(config: &CLIPTextConfig) -> Result<Unary> {
-    match &*config.hidden_act {
-        "quick_gelu" => Ok(Unary::QuickGelu),
-        "gelu" => Ok(Unary::Gelu),
-        other => Err(Error::Unsupported(format!(
-            "text encoder: 'hidden_act' is '{other}'; accepted are 'quick_gelu' and 'gelu'"
-        ))),
     }
 }

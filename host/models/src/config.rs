@@ -408,6 +408,56 @@ impl Default for CLIPTextConfig {
     }
 }
 
+/// `CLIPVisionModel`, with transformers' field names and defaults.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CLIPVisionConfig {
+    /// Features of a patch.
+    pub hidden_size: usize,
+    /// Features between the two layers of an MLP.
+    pub intermediate_size: usize,
+    /// Features of the projected embedding.
+    pub projection_dim: usize,
+    /// Transformer layers.
+    pub num_hidden_layers: usize,
+    /// Heads of an attention.
+    pub num_attention_heads: usize,
+    /// Channels of a picture.
+    pub num_channels: usize,
+    /// Rows and columns of a picture.
+    pub image_size: usize,
+    /// Rows and columns of a patch.
+    pub patch_size: usize,
+    /// `quick_gelu` or `gelu`.
+    pub hidden_act: String,
+    /// Epsilon of the normalisations.
+    pub layer_norm_eps: f32,
+}
+
+impl CLIPVisionConfig {
+    /// Patches in a row of a picture; what is left over at its end is not seen.
+    pub fn patches(&self) -> usize {
+        self.image_size / self.patch_size
+    }
+}
+
+impl Default for CLIPVisionConfig {
+    fn default() -> Self {
+        Self {
+            hidden_size: 768,
+            intermediate_size: 3072,
+            projection_dim: 512,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            num_channels: 3,
+            image_size: 224,
+            patch_size: 32,
+            hidden_act: "quick_gelu".to_owned(),
+            layer_norm_eps: 1e-5,
+        }
+    }
+}
+
 fn none_or_false(values: &[bool]) -> bool {
     values.iter().all(|&value| !value)
 }

@@ -13,6 +13,7 @@ pub mod denoise;
 mod error;
 mod loader;
 pub mod lora;
+pub mod noise;
 pub mod pipeline;
 pub mod prompt;
 pub mod random;
@@ -25,7 +26,8 @@ mod weights;
 
 pub use checkpoint::{Component, ModelFiles, ModelKind, VaeConfig};
 pub use config::{
-    AutoencoderKLConfig, AutoencoderTinyConfig, CLIPTextConfig, OneOrMany, UNet2DConditionConfig,
+    AutoencoderKLConfig, AutoencoderTinyConfig, CLIPTextConfig, CLIPVisionConfig, OneOrMany,
+    UNet2DConditionConfig,
 };
 pub use error::{Error, Result};
 pub use loader::{LayerCache, Loader};

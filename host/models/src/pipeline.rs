@@ -13,6 +13,7 @@ use crate::{
     config::UNet2DConditionConfig,
     denoise::{Conditioning, Denoise, Inpaint},
     error::{Error, Result},
+    noise::{self, Blend},
     random::Generator,
     schedulers::{Plan, Scheduler, SchedulerConfig},
     taesd::AutoencoderTiny,
@@ -51,6 +52,8 @@ pub struct Request {
     pub guidance_scale: f32,
     /// The seed of the generator, of which the lower 32 bits count.
     pub seed: u64,
+    /// What the seed's noise is blended with; with none it is the seed's own.
+    pub blends: Vec<Blend>,
     /// Layers of the text encoder that are left out at its end, from 1 (none) on; None takes the model's way.
     pub clip_skip: Option<usize>,
     /// In place of the model's own.
@@ -169,6 +172,7 @@ impl<B: Backend> Pipeline<B> {
         if !request.guidance_scale.is_finite() || request.guidance_scale < 0.0 {
             return invalid(format!("guidance_scale: {} is not a number from 0 on", request.guidance_scale));
         }
+        noise::check(&request.blends)?;
         if request.image.is_some() && !(request.strength > 0.0 && request.strength <= 1.0) {
             return invalid(format!("strength: {} is not over 0 and at most 1", request.strength));
         }
@@ -240,11 +244,11 @@ impl<B: Backend> Pipeline<B> {
         let pure_noise =
             |noise: &[f32]| -> Vec<f32> { noise.iter().map(|x| x * scheduler.init_noise_sigma()).collect() };
         let Some(image) = &request.image else {
-            return Ok((pure_noise(&generator.randn(len)), None));
+            return Ok((pure_noise(&first_noise(request, generator, len)), None));
         };
         let Some(mask) = &request.mask else {
             let original = self.encode(backend, &image.values(), image, generator)?;
-            let noise = generator.randn(len);
+            let noise = first_noise(request, generator, len);
             return Ok((scheduler.add_noise(&original, &noise)?, None));
         };
         let from_noise = request.strength >= 1.0;
@@ -253,7 +257,7 @@ impl<B: Backend> Pipeline<B> {
             true => Some(self.encode(backend, &image.values(), image, generator)?),
             false => None,
         };
-        let noise = generator.randn(len);
+        let noise = first_noise(request, generator, len);
         let latents = match &original {
             Some(original) if !from_noise => scheduler.add_noise(original, &noise)?,
             _ => pure_noise(&noise),
@@ -344,6 +348,12 @@ impl<B: Backend> Pipeline<B> {
         };
         Some(Picture { width, height, rgb: inputs::project(&request.latents, height * width, factors) })
     }
+}
+
+/// The noise that a request begins with: its generator's, blended as it says. Generators of their own give what it is
+/// blended with, so that what is drawn later does not depend on it.
+fn first_noise(request: &Request, generator: &mut Generator, len: usize) -> Vec<f32> {
+    noise::blend(generator.randn(len), &request.blends)
 }
 
 /// diffusers' `get_guidance_scale_embedding`, by which a latent consistency model is told the guidance scale `w` (less 1):

@@ -6,6 +6,7 @@ use reverie_kernels::cpu::CpuBackend;
 use reverie_models::{
     Adapters, LayerCache, ModelFiles, Weights,
     denoise::{self, Denoise},
+    noise::Blend,
     pipeline::{Mask, Picture, Pipeline, Request},
     schedulers::SchedulerConfig,
 };
@@ -66,6 +67,7 @@ fn read(asked: &Value) -> Vec<Request> {
         num_inference_steps: number("num_inference_steps").unwrap() as usize,
         guidance_scale: number("guidance_scale").unwrap() as f32,
         seed: seed.as_u64().unwrap(),
+        blends: Vec::new(),
         // diffusers counts the layers that are skipped.
         clip_skip: asked["clip_skip"].as_u64().map(|skipped| skipped as usize + 1),
         scheduler: Some(scheduler.clone()),
@@ -164,6 +166,22 @@ fn a_picture_is_the_same_alone_and_in_a_batch() {
 }
 
 #[test]
+fn noise_is_blended_as_asked() {
+    let backend = CpuBackend::default();
+    let all = requests();
+    let asked = all.iter().find(|asked| asked["name"] == "sd_txt2img").unwrap();
+    let (pipeline, plain) = (load(&backend, asked), read(asked).remove(0));
+    let latents = |seed: u64, blends: &[(u64, f32)]| {
+        let blends = blends.iter().map(|&(seed, amount)| Blend { seed, amount }).collect();
+        pipeline.prepare(&backend, &Request { seed, blends, ..plain.clone() }).unwrap().latents().to_vec()
+    };
+    assert_eq!(latents(1, &[(2, 0.0)]), latents(1, &[]));
+    assert_eq!(latents(1, &[(2, 1.0)]), latents(2, &[]));
+    assert_ne!(latents(1, &[(2, 0.5)]), latents(1, &[]));
+    assert_eq!(latents(1, &[(2, 0.5), (3, 1.0)]), latents(3, &[]));
+}
+
+#[test]
 fn bad_requests_name_the_field_and_what_is_accepted() {
     let backend = CpuBackend::default();
     let all = requests();
@@ -177,6 +195,7 @@ fn bad_requests_name_the_field_and_what_is_accepted() {
     assert!(error(&|r| r.width = 63).contains("width: 63 is not a multiple of"));
     assert!(error(&|r| r.height = 0).contains("height"));
     assert!(error(&|r| r.guidance_scale = f32::NAN).contains("guidance_scale"));
+    assert!(error(&|r| r.blends = vec![Blend { seed: 1, amount: 1.5 }]).contains("amount 1.5"));
     assert!(error(&|r| r.clip_skip = Some(0)).contains("clip_skip"));
     assert!(error(&|r| r.num_inference_steps = 0).contains("steps"));
     assert!(

@@ -2,7 +2,10 @@
 
 use std::{fs, path::PathBuf};
 
-use reverie_models::random::{Generator, randn_batch};
+use reverie_models::{
+    noise::{Blend, blend},
+    random::{Generator, randn_batch},
+};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -83,4 +86,17 @@ fn no_values_leave_the_generator_as_it_was() {
     let (mut generator, mut other) = (Generator::new(3), Generator::new(3));
     assert!(generator.randn(0).is_empty());
     assert_eq!(generator.randn(20), other.randn(20));
+}
+
+#[test]
+fn blends_are_those_of_shoemakes_formula() {
+    let file = fixture("slerp.safetensors");
+    let tensors = SafeTensors::deserialize(&file).unwrap();
+    let blends = [Blend { seed: 2, amount: 0.3 }, Blend { seed: 3, amount: 0.85 }];
+    for (name, count) in [("once", 1), ("twice", 2)] {
+        let made = blend(Generator::new(1).randn(256), &blends[..count]);
+        let expected = stored_bits(&tensors, name).into_iter().map(f32::from_bits);
+        let off = made.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(off < 1e-6, "{name}: {off}");
+    }
 }

@@ -20,6 +20,7 @@ pub struct Config {
     pub images: Images,
     pub execution: Execution,
     pub diffusion: Diffusion,
+    pub scoring: Scoring,
     #[serde(default)]
     pub modes: BTreeMap<String, Mode>,
     pub plugin_runtime: PluginRuntime,
@@ -60,6 +61,8 @@ pub struct Hub {
 pub struct Jobs {
     pub queue_limit: usize,
     pub concurrency: usize,
+    pub background_limit: usize,
+    pub background_concurrency: usize,
     pub max_attempts: u32,
     pub keep_finished: usize,
     pub keep_finished_hours: f64,
@@ -107,6 +110,12 @@ pub struct Diffusion {
     pub memory_mb: u64,
     pub max_batch: usize,
     pub max_pixels: u64,
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scoring {
+    pub model: PathBuf,
 }
 
 /// A named model with adapters and defaults.
@@ -259,6 +268,7 @@ impl Config {
             ("hub.max_inflight", self.hub.max_inflight),
             ("jobs.queue_limit", self.jobs.queue_limit),
             ("jobs.concurrency", self.jobs.concurrency),
+            ("jobs.background_concurrency", self.jobs.background_concurrency),
             ("jobs.max_attempts", self.jobs.max_attempts as usize),
             ("uploads.max_file_bytes", self.uploads.max_file_bytes),
             ("uploads.max_total_bytes", self.uploads.max_total_bytes),

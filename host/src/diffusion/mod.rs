@@ -1,5 +1,6 @@
 //! Text to image: from a request of a plugin to a picture, by the mode's model.
 
+mod control;
 mod library;
 mod modes;
 mod steps;
@@ -15,16 +16,19 @@ use image::{DynamicImage, RgbImage, imageops::FilterType};
 use reverie_kernels::{Backend, cpu::CpuBackend};
 use reverie_models::{
     denoise::{self, Denoise},
+    noise::Blend,
     pipeline::{Mask, Picture, Request as Generation},
     schedulers::SchedulerName,
 };
-use serde_json::{Map, Value};
 
 use crate::{
     config::{self, Config, Mode, parse_size},
     error::{Error, ErrorKind},
     execution::{Device, Ended},
 };
+pub use control::Control;
+use control::lease;
+pub use library::error;
 use library::{Adapter, Library, Model};
 pub use modes::Modes;
 use steps::{DENOISED, ENCODED, Steps, steps_of};
@@ -50,6 +54,7 @@ pub struct Request {
     pub num_inference_steps: Option<u32>,
     pub guidance_scale: Option<f32>,
     pub seed: u64,
+    pub blends: Vec<Blend>,
     pub scheduler: Option<String>,
     pub schedule_type: Option<String>,
     pub clip_skip: Option<u32>,
@@ -79,17 +84,6 @@ pub struct Timings {
     pub encode: f64,
     pub denoise: f64,
     pub decode: f64,
-}
-
-/// Who a picture is for.
-pub trait Control: Send + Sync + 'static {
-    fn priority(&self) -> i64;
-    fn stopped(&self) -> bool;
-    /// `fraction` of the whole, 0 to 1, with fields for the client.
-    fn progress(&self, fraction: f32, detail: Map<String, Value>);
-    /// Whether pictures of the steps are wanted.
-    fn wants_previews(&self) -> bool;
-    fn preview(&self, step: usize, picture: RgbImage);
 }
 
 /// Models, modes and the device they run on.
@@ -209,9 +203,7 @@ impl Diffusion {
         let negative_prompt = generation.negative_prompt.clone();
         let scheduler = generation.scheduler.as_ref().unwrap_or(model.pipeline.scheduler()).name().as_str();
         let picture = {
-            let ticket = device.ticket();
-            let lease = ticket.lease(|| control.priority(), || control.stopped());
-            let _lease = lease.ok_or_else(Error::cancelled)?;
+            let _lease = lease(&device.ticket(), &*control).ok_or_else(Error::cancelled)?;
             model.pipeline.prepare(&self.backend, &generation).map_err(library::error)?
         };
         let encoded = Instant::now();
@@ -247,6 +239,19 @@ impl Diffusion {
                 decode: ms(denoised, Instant::now()),
             },
         })
+    }
+
+    /// Width and height of a mode's own pictures, and what both must be multiples of. Loads the model.
+    ///
+    /// # Errors
+    /// Those of [`Diffusion::generate`].
+    pub fn own_size(&self, mode: &str) -> Result<(u32, u32, u32), Error> {
+        let mode = self.modes.read().unwrap().get(mode)?.1.clone();
+        let request = Request::default();
+        let adapters = self.adapters(&mode, &request)?;
+        let model = self.library.get(&self.backend, &mode.model, mode.vae.as_deref(), &adapters)?;
+        let (width, height) = self.size(&mode, &request, &model)?;
+        Ok((width, height, model.pipeline.factor() as u32))
     }
 
     fn adapters(&self, mode: &Mode, request: &Request) -> Result<Vec<Adapter>, Error> {
@@ -315,6 +320,7 @@ impl Diffusion {
             num_inference_steps: steps as usize,
             guidance_scale: request.guidance_scale.or(mode.guidance_scale).unwrap_or(default_guidance),
             seed: request.seed,
+            blends: request.blends.clone(),
             clip_skip: request.clip_skip.or(mode.clip_skip).map(|layers| layers as usize),
             scheduler: Some(scheduler),
             image,
@@ -363,16 +369,16 @@ impl Diffusion {
         control: &dyn Control,
     ) -> Result<RgbImage, Error> {
         let ticket = device.ticket();
-        let mut lease = None;
+        let mut leased = None;
         let mut stopped = false;
         // The device is given back and asked for again between tiles.
         let mut progress = |done: usize, tiles: usize| {
-            lease = None;
+            leased = None;
             let share = done as f32 / tiles.max(1) as f32;
             control.progress(DENOISED + (1.0 - DENOISED) * share, steps_of(picture));
             if done < tiles {
-                lease = ticket.lease(|| control.priority(), || control.stopped());
-                stopped = lease.is_none();
+                leased = lease(&ticket, control);
+                stopped = leased.is_none();
             }
             match stopped {
                 true => Err(reverie_models::Error::Invalid("stopped".into())),

@@ -39,6 +39,14 @@ impl Watch for Steps {
         self.control.stopped()
     }
 
+    fn yields(&self) -> bool {
+        self.control.yields()
+    }
+
+    fn background(&self) -> bool {
+        self.control.background()
+    }
+
     fn stepped(&self, picture: &Denoise) {
         let (done, steps) = (picture.position(), picture.steps());
         let mut detail = steps_of(picture);

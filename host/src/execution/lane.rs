@@ -24,6 +24,16 @@ pub trait Watch: Send + Sync {
     /// Whether it was asked to stop.
     fn stopped(&self) -> bool;
 
+    /// Whether it has to wait, because it is of the background and somebody else is not.
+    fn yields(&self) -> bool {
+        false
+    }
+
+    /// Whether it is of the background: it shares no step with what is not, which would take longer for it.
+    fn background(&self) -> bool {
+        false
+    }
+
     /// Called after each of its steps, on the leader's thread.
     fn stepped(&self, picture: &Denoise);
 }
@@ -91,16 +101,17 @@ impl Lane {
                 self.changed.notify_all();
                 return ended;
             }
-            if state.stepping {
+            let mut batch = if state.stepping { Batch::new() } else { state.choose(max_batch) };
+            if batch.is_empty() {
                 state = self.changed.wait_timeout(state, STOP_POLL).unwrap().0;
                 continue;
             }
-            let mut batch = state.choose(max_batch);
             state.stepping = true;
             drop(state);
 
             let priority = || batch.iter().map(|(_, _, watch)| watch.priority()).max().unwrap_or(0);
-            let stopped = || batch.iter().any(|(_, _, watch)| watch.stopped());
+            // A batch that has to wait goes back too: another one may be made of others meanwhile.
+            let stopped = || batch.iter().any(|(_, _, watch)| watch.stopped() || watch.yields());
             let lease = ticket.lease(priority, stopped);
             // Whatever happens, the batch goes back to the others.
             let stepped = lease.map(|lease| {
@@ -143,19 +154,22 @@ impl State {
         entry.ended.map(|ended| ended.map(|()| picture))
     }
 
-    /// The most urgent picture, and as many that fit it as the batch may have.
+    /// The most urgent picture, and as many that fit it as the batch may have; none where all have to wait.
     fn choose(&mut self, max_batch: usize) -> Batch {
         self.clock += 1;
         let turn = self.clock;
         let mut order: Vec<usize> = (0..self.entries.len())
             .filter(|&i| self.entries[i].ended.is_none() && self.entries[i].picture.is_some())
+            .filter(|&i| !self.entries[i].watch.yields())
             .collect();
         order.sort_by_key(|&i| (-self.entries[i].watch.priority(), self.entries[i].turn));
         let mut batch: Batch = Vec::new();
         for i in order {
             let entry = &mut self.entries[i];
-            let fits = batch.first().is_none_or(|(_, first, _)| {
-                !entry.alone && entry.picture.as_ref().is_some_and(|picture| picture.fits(first))
+            let fits = batch.first().is_none_or(|(_, first, watch)| {
+                !entry.alone
+                    && entry.watch.background() == watch.background()
+                    && entry.picture.as_ref().is_some_and(|picture| picture.fits(first))
             });
             if !fits {
                 continue;

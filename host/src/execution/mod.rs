@@ -57,6 +57,16 @@ impl<'a> Ticket<'a> {
     /// Blocks this thread until it is this computation's turn; none when `stop` says so first. `priority` is asked while
     /// waiting, since it can change.
     pub fn lease(&self, priority: impl Fn() -> i64, stop: impl Fn() -> bool) -> Option<Lease<'a>> {
+        self.lease_unless(|| false, priority, stop)
+    }
+
+    /// The same, but it is never its turn while `yields` says so.
+    pub fn lease_unless(
+        &self,
+        yields: impl Fn() -> bool,
+        priority: impl Fn() -> i64,
+        stop: impl Fn() -> bool,
+    ) -> Option<Lease<'a>> {
         let device = self.device;
         let mut state = device.state.lock().unwrap();
         loop {
@@ -64,6 +74,14 @@ impl<'a> Ticket<'a> {
                 state.waiting.remove(&self.number);
                 device.changed.notify_all();
                 return None;
+            }
+            if yields() {
+                // Not among those who wait either: nobody is to wait for its turn.
+                if state.waiting.remove(&self.number).is_some() {
+                    device.changed.notify_all();
+                }
+                state = device.changed.wait_timeout(state, STOP_POLL).unwrap().0;
+                continue;
             }
             state.waiting.insert(self.number, priority());
             let first = state.waiting.iter().min_by_key(|(number, priority)| (-**priority, **number));
@@ -86,7 +104,11 @@ impl Drop for Lease<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, mpsc};
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    };
 
     use super::*;
 
@@ -116,6 +138,24 @@ mod tests {
         }
         drop(order);
         assert_eq!(finished.iter().collect::<Vec<_>>(), ["urgent", "first", "second"]);
+    }
+
+    #[test]
+    fn who_yields_waits_without_being_waited_for() {
+        let device = Arc::new(Device::default());
+        let yields = Arc::new(AtomicBool::new(true));
+        let (own, told) = (device.clone(), yields.clone());
+        let background = std::thread::spawn(move || {
+            let ticket = own.ticket();
+            ticket.lease_unless(|| told.load(Ordering::Relaxed), || 100, || false).is_some()
+        });
+        std::thread::sleep(STOP_POLL);
+        for _ in 0..3 {
+            assert!(device.ticket().lease(|| 0, || false).is_some());
+            assert_eq!(device.waiting(), 0);
+        }
+        yields.store(false, Ordering::Relaxed);
+        assert!(background.join().unwrap());
     }
 
     #[test]

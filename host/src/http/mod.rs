@@ -2,7 +2,9 @@
 
 mod a1111;
 mod access;
+mod ask;
 mod body;
+mod dream;
 mod error;
 mod generate;
 mod health;
@@ -35,6 +37,8 @@ pub fn routes(registry: &Arc<Registry>) -> Route {
         .or(superres::routes(registry))
         .unify()
         .or(generate::routes(registry))
+        .unify()
+        .or(dream::routes(registry))
         .unify()
         .or(openai::routes(registry))
         .unify()

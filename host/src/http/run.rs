@@ -38,7 +38,14 @@ pub async fn submit(
     params: Map<String, Value>,
     owner: Option<&str>,
 ) -> Result<Waiting, Error> {
-    let spec = Spec { job_type: job_type.into(), params, owner: owner.map(str::to_owned), priority: 0 };
+    let spec = Spec {
+        job_type: job_type.into(),
+        params,
+        owner: owner.map(str::to_owned),
+        priority: 0,
+        name: None,
+        background: registry.services.is_background(job_type),
+    };
     dispatch::check_spec(registry, &spec)?;
     let id = registry.services.jobs.submit(spec, |_| ()).await?;
     Ok(Waiting { registry: registry.clone(), id, ended: false })

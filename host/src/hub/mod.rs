@@ -15,7 +15,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 pub use connection::serve;
-pub use outbox::{Frame, Outbox};
+pub use outbox::{Content, Frame, Outbox};
 
 use crate::{config, metrics::Metrics};
 
@@ -114,13 +114,22 @@ impl Hub {
         }
     }
 
-    fn connect(&self, id: Option<String>) -> Arc<Client> {
-        let client = Arc::new(Client {
-            connection: self.next.fetch_add(1, Ordering::Relaxed),
+    /// A client without a connection: what is sent to it waits to be read from its outbox.
+    pub fn caller(&self) -> Arc<Client> {
+        Arc::new(self.client(0, None))
+    }
+
+    fn client(&self, connection: u64, id: Option<String>) -> Client {
+        Client {
+            connection,
             id: id.unwrap_or_else(|| Uuid::new_v4().simple().to_string()),
             outbox: Outbox::new(self.config.outbound_queue, self.metrics.clone()),
             followed: Mutex::default(),
-        });
+        }
+    }
+
+    fn connect(&self, id: Option<String>) -> Arc<Client> {
+        let client = Arc::new(self.client(self.next.fetch_add(1, Ordering::Relaxed), id));
         self.clients.write().unwrap().insert(client.connection, client.clone());
         self.metrics.ws_clients.set(self.len() as i64);
         client

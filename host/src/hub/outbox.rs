@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     future::poll_fn,
+    hash::{DefaultHasher, Hash, Hasher},
     sync::{Arc, Mutex},
     task::{Poll, Waker},
 };
@@ -19,6 +20,8 @@ use crate::metrics::Metrics;
 pub enum Key {
     Progress(Uuid),
     Preview(Uuid),
+    /// Of a job, with a hash of its topic.
+    Event(Uuid, u64),
     Status,
 }
 
@@ -54,6 +57,16 @@ impl Frame {
     /// The same as a binary message.
     pub fn binary_preview(job: Uuid, content: Vec<u8>) -> Self {
         Self { content: Content::Binary(content.into()), key: Some(Key::Preview(job)) }
+    }
+
+    /// An event of a job. Where it has a topic, a later one of the same topic may replace it while it waits.
+    pub fn event(job: Uuid, topic: Option<&str>, text: impl Into<Arc<str>>) -> Self {
+        let key = topic.map(|topic| {
+            let mut hasher = DefaultHasher::new();
+            topic.hash(&mut hasher);
+            Key::Event(job, hasher.finish())
+        });
+        Self { key, ..Self::new(text) }
     }
 
     /// The server's status, which a later one may replace while it waits.
@@ -152,6 +165,11 @@ impl Outbox {
             Poll::Pending
         })
         .await
+    }
+
+    /// What waits first, if anything does.
+    pub fn try_next(&self) -> Option<Frame> {
+        self.state.lock().unwrap().frames.pop_front()
     }
 
     /// Runs `work` without waking the writer, whose task calls this and polls `next` itself before it gives way.

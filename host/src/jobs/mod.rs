@@ -3,10 +3,14 @@
 
 mod journal;
 mod record;
+mod reservation;
 mod state;
 
 use std::{
-    sync::{Arc, Mutex, OnceLock},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -22,6 +26,7 @@ use crate::{
 
 use journal::Journal;
 pub use record::{JobHandle, Output, Snapshot, Spec, Status, now};
+use reservation::Reservation;
 use state::{Finish, State};
 
 /// The range of `priority`; 0 unless given, higher runs first.
@@ -39,9 +44,14 @@ pub enum Event {
 /// How a job ended.
 #[derive(Debug, Clone)]
 pub enum Outcome {
-    Done { outputs: Vec<Output>, meta: Map<String, Value> },
+    Done {
+        outputs: Vec<Output>,
+        meta: Map<String, Value>,
+    },
     Failed(Error),
     Cancelled,
+    /// Not ended: back into the queue.
+    Requeued,
 }
 
 type Hook = Box<dyn Fn(&Event) + Send + Sync>;
@@ -57,6 +67,9 @@ pub struct Jobs {
     journal: Journal,
     hook: OnceLock<Hook>,
     metrics: Arc<Metrics>,
+    /// Jobs queued or running that are not of the background: asked by those that are, at every step.
+    foreground: AtomicUsize,
+    stopping: AtomicBool,
 }
 
 impl Jobs {
@@ -80,6 +93,8 @@ impl Jobs {
             journal,
             hook: OnceLock::new(),
             metrics,
+            foreground: AtomicUsize::new(0),
+            stopping: AtomicBool::new(false),
         };
         jobs.count(&jobs.state.lock().unwrap());
         Ok(Arc::new(jobs))
@@ -94,20 +109,9 @@ impl Jobs {
     /// Accepts a job. `accepted` runs once the job is in the ledger, before any event of it and before it can start.
     ///
     /// # Errors
-    /// `Busy` when the queue is full, `Unavailable` when the ledger can't be written.
+    /// `Busy` when the queue is full, `Conflict` when the job's name is taken, `Unavailable` when the ledger can't be written.
     pub async fn submit(&self, spec: Spec, accepted: impl FnOnce(Uuid)) -> Result<Uuid, Error> {
-        let full = || {
-            let limit = self.config.queue_limit;
-            Error::new(ErrorKind::Busy, format!("the job queue is full ({limit} jobs wait); try again later"))
-        };
-        let reservation = {
-            let mut state = self.state.lock().unwrap();
-            if state.queued() + state.reserved >= self.config.queue_limit {
-                return Err(full());
-            }
-            state.reserved += 1;
-            Reservation(self)
-        };
+        let reservation = Reservation::new(self, &spec)?;
         let handle = Arc::new(JobHandle::new(Uuid::new_v4(), spec, 1));
         self.journal.accept(&handle).await.map_err(|e| {
             tracing::error!(error = e, "the ledger can't be written");
@@ -117,16 +121,15 @@ impl Jobs {
         let mut state = self.state.lock().unwrap();
         state.enqueue(handle.clone());
         // Given back in the same breath, so that no accepted job is ever outside both counts.
-        state.reserved -= 1;
-        std::mem::forget(reservation);
+        reservation.give_back(&mut state);
         self.publish_queue(&state);
         self.work.notify_waiters();
         Ok(handle.id)
     }
 
-    /// Takes the next job that may start, by priority and then by age; waits until there is one. The job is running from
-    /// here on.
-    pub async fn take(&self, may_start: MayStart<'_>) -> Arc<JobHandle> {
+    /// Takes the next job that may start, by priority and then by age, of the background or not; waits until there is one. The
+    /// job is running from here on.
+    pub async fn take(&self, background: bool, may_start: MayStart<'_>) -> Arc<JobHandle> {
         loop {
             let notified = self.work.notified();
             tokio::pin!(notified);
@@ -134,7 +137,7 @@ impl Jobs {
             notified.as_mut().enable();
             {
                 let mut state = self.state.lock().unwrap();
-                if let Some(handle) = state.start_next(may_start) {
+                if let Some(handle) = state.start_next(background, may_start) {
                     self.journal.note(&state.snapshot(handle.id).expect("just started"), handle.attempt);
                     self.publish(&state, handle.id);
                     self.publish_queue(&state);
@@ -158,9 +161,53 @@ impl Jobs {
         }
     }
 
-    /// Ends a running job.
+    /// Takes note that a running job has stored its work: crashes before this count no more.
+    pub fn checkpoint(&self, id: Uuid) {
+        let mut state = self.state.lock().unwrap();
+        if state.checkpoint(id)
+            && let (Some(snapshot), Some(handle)) = (state.snapshot(id), state.handle(id))
+        {
+            self.journal.note(&snapshot, handle.attempt);
+        }
+    }
+
+    /// The queued or running job of this type and name.
+    pub fn named(&self, job_type: &str, name: &str) -> Option<Uuid> {
+        self.state.lock().unwrap().named(job_type, name)
+    }
+
+    /// The names of the queued and running jobs of this type, oldest first.
+    pub fn names(&self, job_type: &str) -> Vec<String> {
+        self.state.lock().unwrap().names(job_type).map(|(name, _)| name).collect()
+    }
+
+    /// Whether jobs of the background have to wait: while any other job is queued or running.
+    pub fn foreground(&self) -> bool {
+        self.foreground.load(Ordering::Relaxed) > 0
+    }
+
+    /// Tells jobs of the background to store their state and go back into the queue.
+    pub fn stop_background(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether they were told so.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Ends a running job, or puts it back into the queue.
     pub fn finish(&self, id: Uuid, outcome: Outcome) {
         let mut state = self.state.lock().unwrap();
+        if let Outcome::Requeued = outcome {
+            if state.handle(id).is_some_and(|handle| handle.is_cancelled()) {
+                self.finish_locked(&mut state, id, Outcome::Cancelled);
+            } else if let (Some(snapshot), Some(handle)) = (state.requeue(id), state.handle(id)) {
+                self.journal.note(&snapshot, handle.attempt);
+                self.publish(&state, id);
+            }
+            return self.work.notify_waiters();
+        }
         self.finish_locked(&mut state, id, outcome);
         self.work.notify_waiters();
     }
@@ -232,10 +279,15 @@ impl Jobs {
         self.get(id)
     }
 
-    /// How many jobs are queued and how many run.
+    /// How many jobs are queued and how many run, without those of the background.
     pub fn figures(&self) -> (usize, usize) {
         let state = self.state.lock().unwrap();
         (state.queued(), state.running())
+    }
+
+    /// The same of those.
+    pub fn background(&self) -> (usize, usize) {
+        self.state.lock().unwrap().background()
     }
 
     pub fn queue_limit(&self) -> usize {
@@ -245,7 +297,7 @@ impl Jobs {
     /// Waits until nothing runs, at most `grace`. True when nothing does.
     pub async fn drained(&self, grace: Duration) -> bool {
         let deadline = tokio::time::Instant::now() + grace;
-        while self.figures().1 > 0 {
+        while self.figures().1 + self.background().1 > 0 {
             if tokio::time::Instant::now() >= deadline {
                 return false;
             }
@@ -297,17 +349,12 @@ impl Jobs {
     }
 
     fn count(&self, state: &State) {
-        self.metrics.jobs.with_label_values(&["queued"]).set(state.queued() as i64);
-        self.metrics.jobs.with_label_values(&["running"]).set(state.running() as i64);
-    }
-}
-
-/// A place in the queue that is given back when the job does not come to it.
-struct Reservation<'a>(&'a Jobs);
-
-impl Drop for Reservation<'_> {
-    fn drop(&mut self) {
-        self.0.state.lock().unwrap().reserved -= 1;
+        let (queued, running) = (state.queued(), state.running());
+        self.foreground.store(queued + running, Ordering::Relaxed);
+        self.metrics.jobs.with_label_values(&["queued"]).set(queued as i64);
+        self.metrics.jobs.with_label_values(&["running"]).set(running as i64);
+        let (_, background) = state.background();
+        self.metrics.jobs.with_label_values(&["background"]).set(background as i64);
     }
 }
 

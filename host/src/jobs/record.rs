@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Mutex,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -55,6 +55,12 @@ pub struct Spec {
     /// The client it belongs to; none for HTTP requests.
     pub owner: Option<String>,
     pub priority: i64,
+    /// No other active job of the type has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Runs while no other job does.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub background: bool,
 }
 
 /// A stored output.
@@ -82,6 +88,8 @@ pub struct JobHandle {
     finished: watch::Sender<bool>,
     inbox: Mutex<VecDeque<String>>,
     mail: Notify,
+    /// Which version of its plugin runs it.
+    pub version: AtomicU64,
 }
 
 impl JobHandle {
@@ -95,6 +103,7 @@ impl JobHandle {
             finished: watch::Sender::new(false),
             inbox: Mutex::default(),
             mail: Notify::new(),
+            version: AtomicU64::new(0),
         }
     }
 
@@ -188,6 +197,9 @@ pub struct Snapshot {
     pub created: f64,
     pub started: Option<f64>,
     pub finished: Option<f64>,
+    /// The last attempt whose work was stored, to be gone on from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<u32>,
 }
 
 impl Snapshot {
@@ -209,6 +221,7 @@ impl Snapshot {
             created: now(),
             started: None,
             finished: None,
+            checkpoint: None,
         }
     }
 

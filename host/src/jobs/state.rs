@@ -1,7 +1,7 @@
 //! The ledger in memory: records by age, and the queue derived from them.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -23,6 +23,8 @@ pub struct State {
     next: u64,
     /// Jobs that are being written to the journal; they count against the queue's limit.
     pub reserved: usize,
+    /// The types and names of those.
+    pub reserved_names: HashSet<(String, String)>,
 }
 
 struct Record {
@@ -49,7 +51,7 @@ impl State {
         let journal::Replayed { spec, mut snapshot, attempt } = replayed;
         let was_running = snapshot.status == Status::Running;
         let attempt = if was_running { attempt + 1 } else { attempt };
-        if was_running && attempt > max_attempts {
+        if was_running && attempt - snapshot.checkpoint.unwrap_or(0) > max_attempts {
             let error =
                 format!("the server ended while this job ran, {max_attempts} time(s); it was given up");
             (snapshot.status, snapshot.error, snapshot.code) =
@@ -71,13 +73,13 @@ impl State {
         self.next += 1;
     }
 
-    pub fn start_next(&mut self, may_start: MayStart<'_>) -> Option<Arc<JobHandle>> {
+    pub fn start_next(&mut self, background: bool, may_start: MayStart<'_>) -> Option<Arc<JobHandle>> {
         let running_of = |job_type: &str| {
             let running = self.records.values().filter(|r| r.snapshot.status == Status::Running);
             running.filter(|r| r.snapshot.job_type == job_type).count()
         };
         let number = self
-            .queue()
+            .queue(background)
             .into_iter()
             .find(|number| may_start(&self.records[number].snapshot.job_type, &running_of))?;
         let record = self.records.get_mut(&number).expect("queued");
@@ -96,6 +98,34 @@ impl State {
         true
     }
 
+    /// Takes note that the running attempt has stored its work. False when that was known.
+    pub fn checkpoint(&mut self, id: Uuid) -> bool {
+        let Some(record) = self.record_mut(id) else { return false };
+        let attempt = Some(record.handle.attempt);
+        std::mem::replace(&mut record.snapshot.checkpoint, attempt) != attempt
+    }
+
+    /// Puts a running job back into the queue, with what its inbox holds.
+    pub fn requeue(&mut self, id: Uuid) -> Option<Snapshot> {
+        let record = self.record_mut(id).filter(|r| r.snapshot.status == Status::Running)?;
+        record.snapshot.status = Status::Queued;
+        record.snapshot.checkpoint = Some(record.handle.attempt);
+        record.started = None;
+        Some(record.snapshot.clone())
+    }
+
+    /// The active job of this type and name.
+    pub fn named(&self, job_type: &str, name: &str) -> Option<Uuid> {
+        self.names(job_type).find(|(other, _)| other == name).map(|(_, id)| id)
+    }
+
+    /// Names and ids of the active jobs of this type that have one.
+    pub fn names(&self, job_type: &str) -> impl Iterator<Item = (String, Uuid)> {
+        let active = self.records.values().filter(|r| r.snapshot.status.is_active());
+        let of_type = active.filter(move |r| r.handle.spec.job_type == job_type);
+        of_type.filter_map(|r| Some((r.handle.spec.name.clone()?, r.handle.id)))
+    }
+
     pub fn finish(&mut self, id: Uuid, outcome: Outcome) -> Option<Finish> {
         let record = self.record_mut(id).filter(|r| r.snapshot.status.is_active())?;
         let snapshot = &mut record.snapshot;
@@ -109,7 +139,7 @@ impl State {
                 snapshot.status = Status::Error;
                 (snapshot.error, snapshot.code) = (Some(message), Some(kind.code().into()));
             }
-            Outcome::Cancelled => {
+            Outcome::Cancelled | Outcome::Requeued => {
                 snapshot.status = Status::Cancelled;
                 (snapshot.error, snapshot.code) =
                     (Some("job cancelled".into()), Some(ErrorKind::Cancelled.code().into()));
@@ -140,14 +170,17 @@ impl State {
         let mut snapshot = self.record(id)?.snapshot.clone();
         if snapshot.status == Status::Queued {
             let number = self.by_id[&id];
-            snapshot.position = self.queue().iter().position(|n| *n == number);
+            let background = self.records[&number].handle.spec.background;
+            snapshot.position = self.queue(background).iter().position(|n| *n == number);
         }
         Some(snapshot)
     }
 
     pub fn snapshots(&self) -> impl Iterator<Item = Snapshot> + '_ {
-        let positions: HashMap<u64, usize> =
-            self.queue().into_iter().enumerate().map(|(i, n)| (n, i)).collect();
+        let positions: HashMap<u64, usize> = [false, true]
+            .into_iter()
+            .flat_map(|background| self.queue(background).into_iter().enumerate().map(|(i, n)| (n, i)))
+            .collect();
         self.records.iter().map(move |(number, record)| {
             let position = positions.get(number).copied();
             Snapshot { position, ..record.snapshot.clone() }
@@ -155,18 +188,25 @@ impl State {
     }
 
     pub fn queue_snapshots(&self) -> impl Iterator<Item = Snapshot> + '_ {
-        self.queue().into_iter().enumerate().map(|(position, number)| Snapshot {
+        self.queue(false).into_iter().enumerate().map(|(position, number)| Snapshot {
             position: Some(position),
             ..self.records[&number].snapshot.clone()
         })
     }
 
+    /// Queued jobs, without those of the background.
     pub fn queued(&self) -> usize {
-        self.count(Status::Queued)
+        self.count(Status::Queued, false)
     }
 
+    /// Running jobs, without those of the background.
     pub fn running(&self) -> usize {
-        self.count(Status::Running)
+        self.count(Status::Running, false)
+    }
+
+    /// Queued and running jobs of the background.
+    pub fn background(&self) -> (usize, usize) {
+        (self.count(Status::Queued, true), self.count(Status::Running, true))
     }
 
     pub fn len(&self) -> usize {
@@ -192,13 +232,16 @@ impl State {
         self.records.values().map(|r| journal::line(&r.handle.spec, &r.snapshot, r.handle.attempt)).collect()
     }
 
-    fn count(&self, status: Status) -> usize {
-        self.records.values().filter(|r| r.snapshot.status == status).count()
+    fn count(&self, status: Status, background: bool) -> usize {
+        let counted = |r: &&Record| r.snapshot.status == status && r.handle.spec.background == background;
+        self.records.values().filter(counted).count()
     }
 
-    /// The numbers of queued jobs, next first: by priority, then by age.
-    fn queue(&self) -> Vec<u64> {
-        let queued = self.records.iter().filter(|(_, r)| r.snapshot.status == Status::Queued);
+    /// The numbers of queued jobs, of the background or not, next first: by priority, then by age.
+    fn queue(&self, background: bool) -> Vec<u64> {
+        let waits =
+            |r: &Record| r.snapshot.status == Status::Queued && r.handle.spec.background == background;
+        let queued = self.records.iter().filter(|(_, r)| waits(r));
         let mut queue: Vec<(i64, u64)> = queued.map(|(n, r)| (-r.snapshot.priority, *n)).collect();
         queue.sort_unstable();
         queue.into_iter().map(|(_, number)| number).collect()

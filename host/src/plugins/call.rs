@@ -18,8 +18,11 @@ use crate::{
     jobs::{JobHandle, Output},
 };
 
-/// What a job declared with `job.complete`.
-pub type Completion = (Vec<Output>, Map<String, Value>);
+/// What a job declared with `job.complete` or `job.requeue`.
+pub enum Completion {
+    Done { outputs: Vec<Output>, meta: Map<String, Value> },
+    Requeued,
+}
 
 /// What one call does with its instance.
 pub type Body<T> =
@@ -167,7 +170,9 @@ impl From<Error> for wit::Error {
             ErrorKind::Denied | ErrorKind::Unauthorized => wit::ErrorKind::Denied,
             ErrorKind::TooLarge => wit::ErrorKind::TooLarge,
             ErrorKind::Cancelled => wit::ErrorKind::Cancelled,
-            ErrorKind::Busy | ErrorKind::Unavailable | ErrorKind::Timeout => wit::ErrorKind::Unavailable,
+            ErrorKind::Conflict | ErrorKind::Busy | ErrorKind::Unavailable | ErrorKind::Timeout => {
+                wit::ErrorKind::Unavailable
+            }
             ErrorKind::MethodNotAllowed | ErrorKind::Internal => wit::ErrorKind::Internal,
         };
         wit::Error { kind, message: error.message }

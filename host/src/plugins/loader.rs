@@ -3,7 +3,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -17,11 +20,13 @@ use super::{
 };
 
 const PACKAGE: &str = "reverie:handler/";
-const VERSION: &str = "0.1.0";
-const EXPORT: &str = "reverie:handler/handler@0.1.0";
+const VERSION: &str = "0.2.0";
+const EXPORT: &str = "reverie:handler/handler@0.2.0";
 
 /// What reading a manifest may take.
 const MANIFEST_BUDGET: Budget = Budget { cpu_ms: 500, wall_ms: 2000 };
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// Types that the host handles itself.
 const RESERVED: &[&str] = &["ping", "pong", "error"];
@@ -46,8 +51,9 @@ pub async fn load(
     let limits = services.config.limits(&name);
     let calls = limits.message_concurrency;
     Ok(Plugin {
-        messages: entries("message", manifest.messages)?,
-        jobs: entries("job", manifest.jobs)?,
+        id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+        messages: entries("message", manifest.messages, &[])?,
+        jobs: entries("job", manifest.jobs, &manifest.background)?,
         version: manifest.version,
         description: manifest.description,
         capabilities: manifest.capabilities,
@@ -174,6 +180,13 @@ fn check_manifest(manifest: &wit::Manifest) -> Result<(), String> {
             ));
         }
     }
+    if let Some(name) =
+        manifest.background.iter().find(|name| manifest.jobs.iter().all(|job| job.name != **name))
+    {
+        return Err(format!(
+            "its manifest runs the job type '{name}' in the background but does not claim it"
+        ));
+    }
     Ok(())
 }
 
@@ -214,13 +227,18 @@ fn check_capabilities(
     Ok(())
 }
 
-fn entries(what: &str, entries: Vec<wit::Entry>) -> Result<BTreeMap<String, Arc<Entry>>, String> {
+fn entries(
+    what: &str,
+    entries: Vec<wit::Entry>,
+    background: &[String],
+) -> Result<BTreeMap<String, Arc<Entry>>, String> {
     let mut map = BTreeMap::new();
     for entry in entries {
         let schema = Schema::compile(&entry.schema)
             .map_err(|e| format!("its manifest's schema of the {what} type '{}' {e}", entry.name))?;
         let name = entry.name.clone();
-        let entry = Entry { name: entry.name, description: entry.description, schema };
+        let background = background.contains(&name);
+        let entry = Entry { name: entry.name, description: entry.description, schema, background };
         if map.insert(name.clone(), Arc::new(entry)).is_some() {
             return Err(format!("its manifest claims the {what} type '{name}' twice"));
         }

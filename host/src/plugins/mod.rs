@@ -32,11 +32,12 @@ use crate::{
     jobs::{JobHandle, Jobs, Outcome},
     metrics::Metrics,
     models::Upscalers,
+    scoring::Scoring,
     storage::Storage,
     uploads::Uploads,
 };
 use bindings::{PluginPre, exports::reverie::handler::handler as wit};
-use call::Body;
+use call::{Body, Completion};
 use instance::{Budget, CallState, Origin, Warm};
 
 pub use engine::Engine;
@@ -48,7 +49,8 @@ pub use watcher::{Watcher, watch};
 const WAITING_PER_CALL: usize = 4;
 
 /// What plugins can be granted.
-pub const CAPABILITIES: &[&str] = &["uploads", "storage", "images", "upscale", "diffusion", "jobs", "hub"];
+pub const CAPABILITIES: &[&str] =
+    &["uploads", "storage", "images", "upscale", "diffusion", "scoring", "jobs", "hub"];
 
 /// Everything of the host that plugins reach through their imports.
 pub struct Services {
@@ -61,6 +63,7 @@ pub struct Services {
     pub storage_ok: AtomicBool,
     pub upscalers: Arc<Upscalers>,
     pub diffusion: Arc<Diffusion>,
+    pub scoring: Scoring,
     pub device: Device,
     pub metrics: Arc<Metrics>,
     /// Set once the registry stands, which needs these services itself.
@@ -86,6 +89,19 @@ impl Services {
         let route = registry.and_then(|registry| registry.job(job_type));
         route.is_some_and(|(owner, _)| *owner.name == *plugin)
     }
+
+    /// Whether jobs of a type run in the background.
+    pub fn is_background(&self, job_type: &str) -> bool {
+        let registry = self.registry.get().and_then(|registry| registry.upgrade());
+        registry.and_then(|registry| registry.job(job_type)).is_some_and(|(_, entry)| entry.background)
+    }
+
+    /// Whether another version of its plugin now serves the type of a running job.
+    pub fn superseded(&self, job: &JobHandle) -> bool {
+        let registry = self.registry.get().and_then(|registry| registry.upgrade());
+        let serving = registry.and_then(|registry| registry.job(&job.spec.job_type));
+        serving.is_some_and(|(plugin, _)| plugin.id != job.version.load(Ordering::Relaxed))
+    }
 }
 
 /// A message or job type of a manifest.
@@ -93,10 +109,14 @@ pub struct Entry {
     pub name: String,
     pub description: String,
     pub schema: Schema,
+    /// A job type whose jobs run while no others do.
+    pub background: bool,
 }
 
 /// One version of a plugin, ready to serve.
 pub struct Plugin {
+    /// Differs from that of every other version and plugin of this process; never 0.
+    pub id: u64,
     pub name: Arc<str>,
     pub version: String,
     pub description: String,
@@ -163,6 +183,7 @@ impl Plugin {
         job: Arc<JobHandle>,
     ) -> Outcome {
         let budget = Budget { cpu_ms: self.limits.job_cpu_ms, wall_ms: self.limits.job_timeout_ms };
+        job.version.store(self.id, Ordering::Relaxed);
         let request = wit::JobRequest {
             job_id: job.id.to_string(),
             job_type: job.spec.job_type.clone(),
@@ -179,7 +200,8 @@ impl Plugin {
         drop(spent);
         self.count(&services, "job", result.is_ok());
         match result {
-            Ok(Some((outputs, meta))) => Outcome::Done { outputs, meta },
+            Ok(Some(Completion::Done { outputs, meta })) => Outcome::Done { outputs, meta },
+            Ok(Some(Completion::Requeued)) => Outcome::Requeued,
             Ok(None) => Outcome::Failed(Error::internal(format!(
                 "plugin '{}' {} ended the job without completing it",
                 self.name, self.version

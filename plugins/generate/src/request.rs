@@ -146,6 +146,7 @@ impl Request {
             num_inference_steps: self.num_inference_steps.map(|steps| steps as u32),
             guidance_scale: self.guidance_scale.map(|scale| scale as f32),
             seed: self.seed.map_or_else(|| random::get_u64() % SEEDS, |seed| seed as u64),
+            blends: Vec::new(),
             scheduler: self.scheduler.clone(),
             schedule_type: self.schedule_type.clone(),
             clip_skip: self.clip_skip.map(|layers| layers as u32),

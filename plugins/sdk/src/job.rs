@@ -1,6 +1,6 @@
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{Error, Job, Output, bindings::reverie::handler::job, json};
+use crate::{Error, Interruption, Job, Output, bindings::reverie::handler::job, json};
 
 impl Job {
     /// Reads the job's parameters.
@@ -36,6 +36,34 @@ impl Job {
     /// `cancelled`.
     pub fn check_cancelled(&self) -> Result<(), Error> {
         if job::cancelled() { Err(Error::cancelled()) } else { Ok(()) }
+    }
+
+    /// Whether a background job should store its state, call [`Job::requeue`] and return.
+    pub fn interruption(&self) -> Option<Interruption> {
+        job::interruption()
+    }
+
+    /// Says that what was done so far is stored, so that crashes up to here no longer count.
+    pub fn checkpoint(&self) {
+        job::checkpoint();
+    }
+
+    /// Puts a background job back into the queue once its handler returns: the version of the plugin that serves then runs it
+    /// again.
+    ///
+    /// # Errors
+    /// It is no background job, or it is complete.
+    pub fn requeue(&self) -> Result<(), Error> {
+        job::requeue()
+    }
+
+    /// Sends an object to the clients that follow the job. With a topic, a newer one takes the place of one that still waits
+    /// to be sent.
+    ///
+    /// # Errors
+    /// `event` is no JSON object with a string `type`.
+    pub fn event(&self, event: &impl Serialize, topic: Option<&str>) -> Result<(), Error> {
+        job::event(&json::write(event)?, topic)
     }
 
     /// Waits for the next message in the job's inbox, at most `timeout_ms` milliseconds. None when none came or the job

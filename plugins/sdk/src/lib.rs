@@ -53,8 +53,8 @@ pub use bindings::{
     exports::reverie::handler::handler::{Entry, JobRequest as Job, Manifest, Message},
     reverie::handler::{
         clock, diffusion, hub, images,
-        job::Output,
-        jobs, random, storage,
+        job::{InterruptionReason as Interruption, Output},
+        jobs, random, scoring, storage,
         types::{Blob, Error, ErrorKind},
         uploads, upscale,
     },

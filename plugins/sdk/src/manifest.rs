@@ -11,6 +11,7 @@ impl Manifest {
             description: description.to_owned(),
             messages: Vec::new(),
             jobs: Vec::new(),
+            background: Vec::new(),
             capabilities: Vec::new(),
         }
     }
@@ -31,8 +32,16 @@ impl Manifest {
         self
     }
 
-    /// Asks for capabilities: any of `uploads`, `storage`, `images`, `upscale`, `jobs` and `hub`. The operator must
-    /// grant all of them.
+    /// Takes a job type whose jobs run in the background, while no others do; else as [`Manifest::job`]. They should look at
+    /// [`Job::interruption`] and store their state as they go.
+    #[must_use]
+    pub fn background_job(mut self, name: &str, description: &str, schema: &str) -> Self {
+        self.background.push(name.to_owned());
+        self.job(name, description, schema)
+    }
+
+    /// Asks for capabilities: any of `uploads`, `storage`, `images`, `upscale`, `diffusion`, `scoring`, `jobs` and `hub`.
+    /// The operator must grant all of them.
     #[must_use]
     pub fn capabilities(mut self, capabilities: &[&str]) -> Self {
         self.capabilities.extend(capabilities.iter().map(|&c| c.to_owned()));

@@ -1,12 +1,10 @@
 //! Text to image on the device.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::Arc;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use image::{DynamicImage, RgbImage, imageops};
+use reverie_models::noise::Blend;
 use serde_json::{Map, Value, json};
 use wasmtime::component::Resource;
 
@@ -16,13 +14,12 @@ use super::{
         instance::CallState,
     },
     Picture,
-    abandon::Abandon,
+    turn::{Abandon, Turn},
 };
 use crate::{
     diffusion::{Control, Request},
     error::Error,
     hub::{Frame, Hub},
-    jobs::{JobHandle, Jobs},
     pictures::{self, Encoding, Format},
 };
 
@@ -35,6 +32,13 @@ impl wit::Host for CallState {
         Ok(self.services.diffusion.modes().names().map(str::to_owned).collect())
     }
 
+    async fn size(&mut self, mode: String) -> wasmtime::Result<Result<(u32, u32, u32), types::Error>> {
+        let diffusion = self.services.diffusion.clone();
+        let size = tokio::task::spawn_blocking(move || diffusion.own_size(&mode)).await;
+        let size = size.unwrap_or_else(|_| Err(Error::internal("the model failed (a fault of the server)")));
+        Ok(size.map_err(Into::into))
+    }
+
     async fn generate(
         &mut self,
         request: wit::Request,
@@ -43,6 +47,7 @@ impl wit::Host for CallState {
     ) -> wasmtime::Result<Result<wit::Generated, types::Error>> {
         let (image, mask) = (self.given(image)?, self.given(mask)?);
         let (control, _abandon) = Steps::new(self, &request);
+        let blends = request.blends;
         let request = Request {
             mode: request.mode,
             prompt: request.prompt,
@@ -54,6 +59,10 @@ impl wit::Host for CallState {
             num_inference_steps: request.num_inference_steps,
             guidance_scale: request.guidance_scale,
             seed: request.seed,
+            blends: blends
+                .into_iter()
+                .map(|blend| Blend { seed: blend.seed, amount: blend.amount })
+                .collect(),
             scheduler: request.scheduler,
             schedule_type: request.schedule_type,
             clip_skip: request.clip_skip,
@@ -98,53 +107,58 @@ impl CallState {
 
 /// Ties the steps of a picture to the job it is for.
 struct Steps {
-    jobs: Arc<Jobs>,
+    turn: Turn,
     hub: Arc<Hub>,
-    job: Option<Arc<JobHandle>>,
     from: f32,
     span: f32,
     previews: wit::Previews,
-    abandoned: Arc<AtomicBool>,
 }
 
 impl Steps {
     /// Also what stops the picture when the call is dropped, as by a deadline.
     fn new(call: &CallState, request: &wit::Request) -> (Self, Abandon) {
-        let abandoned = Arc::new(AtomicBool::new(false));
+        let (turn, abandon) = Turn::new(call);
         let steps = Self {
-            jobs: call.services.jobs.clone(),
+            turn,
             hub: call.services.hub.clone(),
-            job: call.job().cloned(),
             from: request.progress_from,
             span: request.progress_to - request.progress_from,
             previews: request.previews,
-            abandoned: abandoned.clone(),
         };
-        (steps, Abandon(abandoned))
+        (steps, abandon)
     }
 }
 
 impl Control for Steps {
     fn priority(&self) -> i64 {
-        self.job.as_ref().map_or(0, |job| job.priority())
+        self.turn.priority()
     }
 
     fn stopped(&self) -> bool {
-        self.abandoned.load(Ordering::Relaxed) || self.job.as_ref().is_some_and(|job| job.is_cancelled())
+        self.turn.stopped()
+    }
+
+    fn background(&self) -> bool {
+        self.turn.background()
+    }
+
+    fn yields(&self) -> bool {
+        self.turn.yields()
     }
 
     fn progress(&self, fraction: f32, detail: Map<String, Value>) {
-        if let Some(job) = &self.job {
-            self.jobs.progress(job.id, self.from + self.span * fraction, detail);
+        // A background job's pictures are no steps of its way.
+        if let Some(job) = self.turn.job.as_ref().filter(|_| self.span > 0.0) {
+            self.turn.jobs.progress(job.id, self.from + self.span * fraction, detail);
         }
     }
 
     fn wants_previews(&self) -> bool {
-        self.previews != wit::Previews::None && self.job.is_some()
+        self.previews != wit::Previews::None && self.turn.job.is_some()
     }
 
     fn preview(&self, step: usize, picture: RgbImage) {
-        let Some(job) = &self.job else { return };
+        let Some(job) = &self.turn.job else { return };
         let (width, height) = (picture.width() * PREVIEW_SCALE, picture.height() * PREVIEW_SCALE);
         let large = imageops::resize(&picture, width, height, imageops::FilterType::Triangle);
         let Ok(jpeg) = pictures::encode(&DynamicImage::ImageRgb8(large), PREVIEW) else { return };

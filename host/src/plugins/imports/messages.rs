@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::{
     super::{
         bindings::reverie::handler::{hub, job, jobs, types},
+        call::Completion,
         instance::{CallState, Origin},
     },
     object,
@@ -15,8 +16,11 @@ use super::{
 use crate::{
     error::{Error, ErrorKind},
     hub::Frame,
-    jobs::{Output, Spec},
+    jobs::{Output, Snapshot, Spec},
 };
+
+/// Characters of a job's name.
+const MAX_NAME: usize = 64;
 
 impl job::Host for CallState {
     fn progress(&mut self, fraction: f32, detail: String) -> wasmtime::Result<()> {
@@ -49,10 +53,50 @@ impl job::Host for CallState {
             return Ok(Err(Error::invalid("job.complete outside of a job").into()));
         }
         if self.completion.is_some() {
-            return Ok(Err(Error::invalid("job.complete was called before").into()));
+            return Ok(Err(Error::invalid("job.complete or job.requeue was called before").into()));
         }
         let outputs = outputs.into_iter().map(|output| Output::stored(output.key)).collect();
-        Ok(object("meta", &meta).map(|meta| self.completion = Some((outputs, meta))))
+        Ok(object("meta", &meta).map(|meta| self.completion = Some(Completion::Done { outputs, meta })))
+    }
+
+    fn interruption(&mut self) -> wasmtime::Result<Option<job::InterruptionReason>> {
+        let Some(job) = self.job().filter(|job| job.spec.background) else { return Ok(None) };
+        Ok(if self.services.jobs.is_stopping() {
+            Some(job::InterruptionReason::Stopping)
+        } else if self.services.superseded(job) {
+            Some(job::InterruptionReason::Superseded)
+        } else {
+            None
+        })
+    }
+
+    fn checkpoint(&mut self) -> wasmtime::Result<()> {
+        if let Some(job) = self.job() {
+            self.services.jobs.checkpoint(job.id);
+        }
+        Ok(())
+    }
+
+    fn requeue(&mut self) -> wasmtime::Result<Result<(), types::Error>> {
+        if !self.job().is_some_and(|job| job.spec.background) {
+            return Ok(Err(Error::invalid("job.requeue outside of a background job").into()));
+        }
+        if self.completion.is_some() {
+            return Ok(Err(Error::invalid("job.complete or job.requeue was called before").into()));
+        }
+        self.completion = Some(Completion::Requeued);
+        Ok(Ok(()))
+    }
+
+    fn event(&mut self, text: String, topic: Option<String>) -> wasmtime::Result<Result<(), types::Error>> {
+        let Some(job) = self.job() else {
+            return Ok(Err(Error::invalid("job.event outside of a job").into()));
+        };
+        Ok(message(&text).map(|mut value| {
+            value["jobId"] = job.id.to_string().into();
+            let frame = Frame::event(job.id, topic.as_deref(), value.to_string());
+            self.services.hub.job_event(job.id, job.spec.owner.as_deref(), frame, false);
+        }))
     }
 }
 
@@ -66,12 +110,17 @@ impl CallState {
     }
 }
 
-impl jobs::Host for CallState {
-    async fn submit(
+impl CallState {
+    async fn submit_job(
         &mut self,
         job_type: String,
+        name: Option<String>,
         params: String,
     ) -> wasmtime::Result<Result<String, types::Error>> {
+        if name.as_ref().is_some_and(|name| name.is_empty() || name.chars().count() > MAX_NAME) {
+            let error = format!("a job's name has 1 to {MAX_NAME} characters");
+            return Ok(Err(Error::invalid(error).into()));
+        }
         let params = match object("params", &params) {
             Ok(params) => params,
             Err(error) => return Ok(Err(error)),
@@ -85,9 +134,75 @@ impl jobs::Host for CallState {
             Origin::Job(job) => job.spec.owner.clone(),
             Origin::Loader => None,
         };
-        let spec = Spec { job_type, params, owner, priority: 0 };
+        let background = self.services.is_background(&job_type);
+        let spec = Spec { job_type, params, owner, priority: 0, name, background };
         let submitted = self.services.jobs.submit(spec, |_| ()).await;
         Ok(submitted.map(|id| id.to_string()).map_err(Into::into))
+    }
+
+    /// A job of a type that this plugin owns, active or not.
+    fn own_record(&self, id: &str) -> Result<Snapshot, Error> {
+        let job = Uuid::parse_str(id).ok().and_then(|id| self.services.jobs.get(id).ok());
+        job.filter(|job| self.services.owns_job_type(&self.plugin, &job.job_type))
+            .ok_or_else(|| Error::not_found(format!("no job '{id}' of plugin '{}'", self.plugin)))
+    }
+}
+
+impl jobs::Host for CallState {
+    async fn submit(
+        &mut self,
+        job_type: String,
+        params: String,
+    ) -> wasmtime::Result<Result<String, types::Error>> {
+        self.submit_job(job_type, None, params).await
+    }
+
+    async fn submit_named(
+        &mut self,
+        job_type: String,
+        name: String,
+        params: String,
+    ) -> wasmtime::Result<Result<String, types::Error>> {
+        self.submit_job(job_type, Some(name), params).await
+    }
+
+    fn find(&mut self, job_type: String, name: String) -> wasmtime::Result<Option<String>> {
+        let job = self.services.jobs.named(&job_type, &name);
+        Ok(job.filter(|_| self.services.owns_job_type(&self.plugin, &job_type)).map(|id| id.to_string()))
+    }
+
+    fn names(&mut self, job_type: String) -> wasmtime::Result<Vec<String>> {
+        if !self.services.owns_job_type(&self.plugin, &job_type) {
+            return Ok(Vec::new());
+        }
+        Ok(self.services.jobs.names(&job_type))
+    }
+
+    async fn wait(
+        &mut self,
+        job_id: String,
+        timeout_ms: u32,
+    ) -> wasmtime::Result<Result<Option<String>, types::Error>> {
+        let job = match self.own_record(&job_id) {
+            Ok(job) => job,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        let limit = Duration::from_millis(timeout_ms.into());
+        Ok(match tokio::time::timeout(limit, self.services.jobs.wait(job.id)).await {
+            Ok(Ok(ended)) => Ok(Some(Value::Object(ended.meta).to_string())),
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Ok(None),
+        })
+    }
+
+    fn follow(&mut self, job_id: String, follows: bool) -> wasmtime::Result<Result<(), types::Error>> {
+        let Origin::Message { client, .. } = &self.origin else {
+            return Ok(Err(Error::invalid("jobs.follow outside of a message").into()));
+        };
+        Ok(self.own_job(&job_id).map_err(Into::into).map(|job| match follows {
+            true => client.follow(job.id),
+            false => client.unfollow(job.id),
+        }))
     }
 
     fn send(&mut self, job_id: String, message: String) -> wasmtime::Result<Result<(), types::Error>> {

@@ -1,12 +1,13 @@
 //! The host functions that plugins import, one file for each kind. Bad arguments are errors the guest can handle, never
 //! traps.
 
-mod abandon;
 mod data;
 mod diffusion;
 mod images;
 mod messages;
+mod scoring;
 mod system;
+mod turn;
 mod upscale;
 
 pub use data::Blob;

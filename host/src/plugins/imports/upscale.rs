@@ -1,9 +1,6 @@
 //! Super-resolution on the device.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::Arc;
 
 use wasmtime::component::Resource;
 
@@ -13,12 +10,11 @@ use super::{
         instance::CallState,
     },
     Picture,
-    abandon::Abandon,
+    turn::Turn,
 };
 use crate::{
     error::Error,
     execution::{Lease, Ticket},
-    jobs::{JobHandle, Jobs},
     models::{Cancelled, Control, Scale, UpscaleError, UpscaleRequest},
     pictures,
 };
@@ -47,17 +43,10 @@ impl wit::Host for CallState {
             wit::Scale::Factor(factor) => Scale::Factor(factor),
         };
         let request = UpscaleRequest { model: options.model, scale };
-        let abandoned = Arc::new(AtomicBool::new(false));
-        let steps = Steps {
-            jobs: self.services.jobs.clone(),
-            job: self.job().cloned(),
-            from: options.progress_from,
-            span: options.progress_to - options.progress_from,
-            abandoned: abandoned.clone(),
-        };
+        let (turn, _abandon) = Turn::new(self);
+        let steps =
+            Steps { turn, from: options.progress_from, span: options.progress_to - options.progress_from };
         let services = self.services.clone();
-        // Stops the computation when this call is dropped, as by a deadline.
-        let _abandon = Abandon(abandoned);
         let done = tokio::task::spawn_blocking(move || {
             let (width, height) =
                 services.upscalers.output_size(picture.width(), picture.height(), &request).map_err(error)?;
@@ -76,17 +65,9 @@ impl wit::Host for CallState {
 
 /// Ties a computation's tiles to the job they are for.
 struct Steps {
-    jobs: Arc<Jobs>,
-    job: Option<Arc<JobHandle>>,
+    turn: Turn,
     from: f32,
     span: f32,
-    abandoned: Arc<AtomicBool>,
-}
-
-impl Steps {
-    fn stopped(&self) -> bool {
-        self.abandoned.load(Ordering::Relaxed) || self.job.as_ref().is_some_and(|job| job.is_cancelled())
-    }
 }
 
 /// Holds the device for one tile at a time.
@@ -98,18 +79,17 @@ struct OnDevice<'a> {
 
 impl Control for OnDevice<'_> {
     fn before_tile(&self) -> Result<(), Cancelled> {
-        let priority = || self.steps.job.as_ref().map_or(0, |job| job.priority());
-        let lease = self.ticket.lease(priority, || self.steps.stopped()).ok_or(Cancelled)?;
+        let lease = self.steps.turn.lease(&self.ticket).map_err(|_| Cancelled)?;
         *self.lease.lock().unwrap() = Some(lease);
         Ok(())
     }
 
     fn tile_done(&self, done: usize, total: usize) {
         *self.lease.lock().unwrap() = None;
-        if let Some(job) = &self.steps.job {
+        if let Some(job) = &self.steps.turn.job {
             let fraction = self.steps.from + self.steps.span * done as f32 / total.max(1) as f32;
             let detail = serde_json::json!({"tile": done, "tiles": total});
-            self.steps.jobs.progress(job.id, fraction, detail.as_object().expect("an object").clone());
+            self.steps.turn.jobs.progress(job.id, fraction, detail.as_object().expect("an object").clone());
         }
     }
 }

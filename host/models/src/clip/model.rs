@@ -1,0 +1,111 @@
+//! Both towers: `transformers.CLIPModel`, which tells how well a text describes a picture.
+
+use std::{fs, path::Path};
+
+use reverie_kernels::Backend;
+use serde::Deserialize;
+
+use super::{CLIPTextModel, CLIPVisionModel, Preprocessor};
+use crate::{
+    config::{CLIPTextConfig, CLIPVisionConfig},
+    error::{Error, Result},
+    loader::{LayerCache, Loader},
+    pipeline::Picture,
+    tokenizer::Tokenizer,
+    weights::Weights,
+};
+
+const WEIGHTS: &str = "model.safetensors";
+
+/// A dual encoder: texts and pictures become vectors of one space.
+pub struct CLIPModel<B: Backend> {
+    tokenizer: Tokenizer,
+    preprocessor: Preprocessor,
+    text_model: CLIPTextModel<B>,
+    vision_model: CLIPVisionModel<B>,
+    logit_scale: f32,
+}
+
+/// `config.json`.
+#[derive(Deserialize)]
+struct Config {
+    text_config: CLIPTextConfig,
+    vision_config: CLIPVisionConfig,
+    projection_dim: usize,
+}
+
+impl<B: Backend> CLIPModel<B> {
+    /// Reads a folder as `CLIPModel.save_pretrained` and `CLIPProcessor.save_pretrained` write it: `config.json`,
+    /// `model.safetensors`, `preprocessor_config.json` or `processor_config.json`, and the tokenizer's files, there or in a
+    /// folder `tokenizer`.
+    ///
+    /// # Errors
+    /// [`Error::File`] for a file that is missing or not what it should be, [`Error::Unsupported`],
+    /// [`Error::Missing`], [`Error::Shape`] and [`Error::Dtype`] for a checkpoint that does not fit.
+    pub fn open(backend: &B, folder: &Path) -> Result<Self> {
+        let path = folder.join("config.json");
+        let failed = |reason: String| Error::File { file: path.display().to_string(), reason };
+        let text = fs::read_to_string(&path).map_err(|e| failed(e.to_string()))?;
+        let config: Config = serde_json::from_str(&text).map_err(|e| failed(e.to_string()))?;
+        let (text_config, vision_config) = (
+            CLIPTextConfig { projection_dim: config.projection_dim, ..config.text_config },
+            CLIPVisionConfig { projection_dim: config.projection_dim, ..config.vision_config },
+        );
+        let weights = Weights::open(&[folder.join(WEIGHTS)])?;
+        let logit_scale = weights.values("logit_scale")?.first().copied().unwrap_or(0.0).exp();
+        let cache = LayerCache::default();
+        let loader = Loader::new(backend, weights, &cache);
+        let tokenizer = folder.join("tokenizer");
+        let preprocessor = Preprocessor::open(folder)?;
+        if preprocessor.side() != vision_config.image_size {
+            return Err(failed(format!(
+                "vision_config.image_size is {}, the preprocessor makes pictures of {}",
+                vision_config.image_size,
+                preprocessor.side()
+            )));
+        }
+        Ok(Self {
+            tokenizer: Tokenizer::open(if tokenizer.is_dir() { &tokenizer } else { folder })?,
+            preprocessor,
+            text_model: CLIPTextModel::load(&loader, &text_config)?,
+            vision_model: CLIPVisionModel::load(&loader, &vision_config)?,
+            logit_scale,
+        })
+    }
+
+    /// What the similarity is multiplied by for a softmax over texts or pictures.
+    pub fn logit_scale(&self) -> f32 {
+        self.logit_scale
+    }
+
+    /// A text as a vector of length 1. A text that is too long is cut off.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn embed_text(&self, backend: &B, text: &str) -> Result<Vec<f32>> {
+        let limit = self.text_model.config().max_position_embeddings.min(self.tokenizer.model_max_length);
+        let mut tokens = vec![self.tokenizer.bos];
+        tokens.extend(self.tokenizer.encode(text));
+        tokens.truncate(limit.saturating_sub(1).max(1));
+        tokens.push(self.tokenizer.eos);
+        let made = self.text_model.forward(backend, &[&tokens])?;
+        let embeds = made.text_embeds.ok_or_else(|| {
+            Error::Unsupported("the text encoder has no projection (text_projection.weight)".into())
+        })?;
+        Ok(unit(backend.to_vec(&embeds)?))
+    }
+
+    /// A picture of any size as a vector of length 1: its dot product with a text's is their cosine similarity.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a picture without pixels; the device's.
+    pub fn embed_picture(&self, backend: &B, picture: &Picture) -> Result<Vec<f32>> {
+        let pixels = self.preprocessor.values(picture)?;
+        Ok(unit(self.vision_model.image_embeds(backend, &pixels)?))
+    }
+}
+
+fn unit(values: Vec<f32>) -> Vec<f32> {
+    let norm = values.iter().map(|x| x * x).sum::<f32>().sqrt();
+    values.into_iter().map(|x| x / norm).collect()
+}

@@ -1,0 +1,227 @@
+//! From a picture to the pixels that the picture encoder takes: `transformers.CLIPImageProcessor` on Pillow.
+//!
+//! The picture is resized until its shorter side fits, its middle is cut out, and the channels are normalised. Resizing is
+//! Pillow's bicubic filter (Keys 1981 with a = -0.5, its support widened where the picture is reduced), in Pillow's 8-bit
+//! fixed-point arithmetic: the bytes are the same.
+
+use std::{fs, path::Path};
+
+use serde::Deserialize;
+
+use crate::{
+    error::{Error, Result},
+    pipeline::Picture,
+};
+
+/// Bits after the point of Pillow's coefficients.
+const PRECISION_BITS: u32 = 22;
+
+/// Pillow's number of its bicubic filter.
+const BICUBIC: u8 = 3;
+
+/// How pictures are prepared.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Preprocessor {
+    shortest_edge: usize,
+    crop: usize,
+    rescale_factor: f32,
+    mean: [f32; 3],
+    std: [f32; 3],
+}
+
+/// `preprocessor_config.json`.
+#[derive(Deserialize)]
+struct File {
+    #[serde(default = "yes")]
+    do_resize: bool,
+    #[serde(default = "yes")]
+    do_center_crop: bool,
+    #[serde(default = "yes")]
+    do_rescale: bool,
+    #[serde(default = "yes")]
+    do_normalize: bool,
+    size: Size,
+    crop_size: Option<Size>,
+    #[serde(default = "bicubic")]
+    resample: u8,
+    #[serde(default = "of_byte")]
+    rescale_factor: f32,
+    image_mean: [f32; 3],
+    image_std: [f32; 3],
+}
+
+/// `processor_config.json`, which newer versions write.
+#[derive(Deserialize)]
+struct Processor {
+    image_processor: File,
+}
+
+/// A side, or both.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Size {
+    Side(usize),
+    Edge { shortest_edge: usize },
+    Both { height: usize, width: usize },
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn bicubic() -> u8 {
+    BICUBIC
+}
+
+fn of_byte() -> f32 {
+    1.0 / 255.0
+}
+
+impl Size {
+    fn side(&self) -> Option<usize> {
+        match *self {
+            Self::Side(side) | Self::Edge { shortest_edge: side } => Some(side),
+            Self::Both { height, width } => (height == width).then_some(height),
+        }
+    }
+}
+
+impl Preprocessor {
+    /// Reads `preprocessor_config.json`, or `processor_config.json`, of a folder.
+    ///
+    /// # Errors
+    /// [`Error::File`]; [`Error::Unsupported`] for another filter than bicubic and for steps left out.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let (old, new) = (folder.join("preprocessor_config.json"), folder.join("processor_config.json"));
+        let path = if old.exists() { &old } else { &new };
+        let failed = |reason: String| Error::File { file: path.display().to_string(), reason };
+        let text = fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
+        let file: File = match path == &old {
+            true => serde_json::from_str(&text),
+            false => serde_json::from_str::<Processor>(&text).map(|processor| processor.image_processor),
+        }
+        .map_err(|e| failed(e.to_string()))?;
+        let whole = file.do_resize && file.do_center_crop && file.do_rescale && file.do_normalize;
+        if !whole || file.resample != BICUBIC {
+            return Err(Error::Unsupported(format!(
+                "{}: accepted is a bicubic resize (resample: 3), a centre crop, rescaling and normalising, all on",
+                path.display()
+            )));
+        }
+        let size = file.size.side().filter(|side| *side > 0);
+        let crop = file.crop_size.as_ref().map_or(size, Size::side);
+        match (size, crop) {
+            (Some(shortest_edge), Some(crop)) if 0 < crop && crop <= shortest_edge => Ok(Self {
+                shortest_edge,
+                crop,
+                rescale_factor: file.rescale_factor,
+                mean: file.image_mean,
+                std: file.image_std,
+            }),
+            _ => Err(failed("size and crop_size: accepted are squares, the crop not larger".into())),
+        }
+    }
+
+    /// Rows and columns of what [`Preprocessor::values`] makes.
+    pub fn side(&self) -> usize {
+        self.crop
+    }
+
+    /// Three channels, one after the other, of [`Preprocessor::side`] rows and columns.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a picture without pixels.
+    pub fn values(&self, picture: &Picture) -> Result<Vec<f32>> {
+        let (width, height) = (picture.width, picture.height);
+        if width == 0 || height == 0 || picture.rgb.len() != width * height * 3 {
+            return Err(Error::Invalid(format!("a picture of {width}x{height} has no pixels to look at")));
+        }
+        // The longer side is rounded down, as in transformers.
+        let longer = |long: usize, short: usize| self.shortest_edge * long / short;
+        let (new_width, new_height) = match width <= height {
+            true => (self.shortest_edge, longer(height, width)),
+            false => (longer(width, height), self.shortest_edge),
+        };
+        let resized = resize(picture, new_width, new_height);
+        let (left, top) = ((new_width - self.crop) / 2, (new_height - self.crop) / 2);
+        let mut values = Vec::with_capacity(3 * self.crop * self.crop);
+        for channel in 0..3 {
+            for row in top..top + self.crop {
+                for column in left..left + self.crop {
+                    let byte = f32::from(resized.rgb[(row * new_width + column) * 3 + channel]);
+                    values.push((byte * self.rescale_factor - self.mean[channel]) / self.std[channel]);
+                }
+            }
+        }
+        Ok(values)
+    }
+}
+
+/// Pillow's `Image.resize((width, height), BICUBIC)`: rows first, then columns, rounded to bytes between.
+fn resize(picture: &Picture, width: usize, height: usize) -> Picture {
+    let across = (width != picture.width).then(|| taps(picture.width, width));
+    let down = (height != picture.height).then(|| taps(picture.height, height));
+    let mut rgb = picture.rgb.clone();
+    if let Some(taps) = across {
+        rgb = (0..picture.height)
+            .flat_map(|row| {
+                let row = &rgb[row * picture.width * 3..][..picture.width * 3];
+                taps.iter().flat_map(move |taps| pixel(taps, |i| &row[i * 3..][..3]))
+            })
+            .collect();
+    }
+    if let Some(taps) = down {
+        rgb = taps
+            .iter()
+            .flat_map(|taps| {
+                (0..width).flat_map(|column| pixel(taps, |i| &rgb[(i * width + column) * 3..][..3]))
+            })
+            .collect();
+    }
+    Picture { width, height, rgb }
+}
+
+/// The pixels that one of the new size is made of: the first, and a coefficient for each.
+struct Taps {
+    first: usize,
+    coefficients: Vec<i32>,
+}
+
+/// Pillow's `precompute_coeffs` and `normalize_coeffs_8bpc`.
+fn taps(old: usize, new: usize) -> Vec<Taps> {
+    let scale = old as f64 / new as f64;
+    let filter_scale = scale.max(1.0);
+    let support = 2.0 * filter_scale;
+    (0..new)
+        .map(|x| {
+            let center = (x as f64 + 0.5) * scale;
+            let first = (center - support + 0.5).max(0.0) as usize;
+            let end = ((center + support + 0.5) as usize).min(old);
+            let weights: Vec<f64> =
+                (first..end).map(|i| cubic((i as f64 - center + 0.5) / filter_scale)).collect();
+            let sum: f64 = weights.iter().sum();
+            let fixed = |weight: f64| (weight / sum * f64::from(1u32 << PRECISION_BITS)).round() as i32;
+            Taps { first, coefficients: weights.into_iter().map(fixed).collect() }
+        })
+        .collect()
+}
+
+fn pixel<'a>(taps: &Taps, at: impl Fn(usize) -> &'a [u8]) -> [u8; 3] {
+    let mut sums = [1i64 << (PRECISION_BITS - 1); 3];
+    for (i, coefficient) in taps.coefficients.iter().enumerate() {
+        for (sum, byte) in sums.iter_mut().zip(at(taps.first + i)) {
+            *sum += i64::from(*coefficient) * i64::from(*byte);
+        }
+    }
+    sums.map(|sum| (sum >> PRECISION_BITS).clamp(0, 255) as u8)
+}
+
+/// Keys' cubic with a = -0.5.
+fn cubic(x: f64) -> f64 {
+    const A: f64 = -0.5;
+    match x.abs() {
+        x if x < 1.0 => ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0,
+        x if x < 2.0 => (((x - 5.0) * x + 8.0) * x - 4.0) * A,
+        _ => 0.0,
+    }
+}

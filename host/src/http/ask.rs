@@ -1,0 +1,53 @@
+//! Plugins' messages over HTTP: sent as a WebSocket client would, and answered with the first reply.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use crate::{
+    error::{Error, ErrorKind},
+    hub::Content,
+    plugins::{Message, Registry},
+};
+
+/// Sends a message of type `kind` with these fields to the plugin that serves it. Returns its first reply without `type`.
+///
+/// # Errors
+/// `NotFound` when no plugin serves the type, `InvalidInput` for fields that do not fit, the plugin's error, and a reply's
+/// `error` by its `code`.
+pub async fn ask(
+    registry: &Arc<Registry>,
+    kind: &str,
+    mut fields: Map<String, Value>,
+) -> Result<Value, Error> {
+    let Some((plugin, entry)) = registry.message(kind) else {
+        return Err(Error::not_found(format!("no plugin serves '{kind}'")));
+    };
+    fields.insert("type".into(), kind.into());
+    let body = Value::Object(fields);
+    entry.schema.check(&body).map_err(Error::invalid)?;
+    let client = registry.services.hub.caller();
+    let message =
+        Message { kind: kind.to_owned(), id: None, client: client.id.clone(), body: body.to_string() };
+    let (engine, services) = (registry.engine.clone(), registry.services.clone());
+    let call = plugin.handle_message(engine, services, client.clone(), message);
+    let (result, _spent) = registry
+        .engine
+        .runtime()
+        .spawn(call)
+        .await
+        .map_err(|_| Error::internal("the plugin failed (a fault of the server)"))?;
+    result?;
+    let reply = std::iter::from_fn(|| client.outbox.try_next()).find_map(|frame| match frame.content {
+        Content::Text(text) => serde_json::from_str::<Map<String, Value>>(&text).ok(),
+        Content::Binary(_) => None,
+    });
+    let mut reply = reply.ok_or_else(|| Error::internal(format!("'{kind}' was not answered")))?;
+    reply.remove("type");
+    if let Some(error) = reply.get("error").and_then(Value::as_str) {
+        let kind =
+            reply.get("code").and_then(Value::as_str).map_or(ErrorKind::Internal, ErrorKind::from_code);
+        return Err(Error::new(kind, error));
+    }
+    Ok(reply.into())
+}

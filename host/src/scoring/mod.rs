@@ -1,0 +1,124 @@
+//! How good a picture is, and for what text.
+
+mod aesthetics;
+mod perceptual_hash;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use image::{DynamicImage, RgbImage};
+use reverie_kernels::cpu::CpuBackend;
+use reverie_models::{clip::CLIPModel, pipeline::Picture};
+
+use crate::{
+    config::Config,
+    diffusion,
+    error::{Error, ErrorKind},
+};
+
+pub use aesthetics::{Aesthetics, measure};
+pub use perceptual_hash::perceptual_hash;
+
+/// The dual encoder, loaded when it is first needed.
+pub struct Scoring {
+    backend: CpuBackend,
+    /// Of `[scoring] model`; empty: the embedded one.
+    model: PathBuf,
+    loaded: Mutex<Option<Arc<CLIPModel<CpuBackend>>>>,
+}
+
+impl Scoring {
+    pub fn new(config: &Config) -> Self {
+        Self {
+            backend: CpuBackend::new(config.execution.threads),
+            model: config.scoring.model.clone(),
+            loaded: Mutex::default(),
+        }
+    }
+
+    /// The folder of the dual encoder: the one place that says which it is.
+    ///
+    /// # Errors
+    /// `Unavailable` where there is none, with what to do.
+    fn folder(&self) -> Result<&Path, Error> {
+        if !self.model.as_os_str().is_empty() {
+            if self.model.join("config.json").is_file() {
+                return Ok(&self.model);
+            }
+            let error = format!(
+                "scoring.model '{}' is no folder of a CLIPModel: it has no config.json",
+                self.model.display()
+            );
+            return Err(Error::new(ErrorKind::Unavailable, error));
+        }
+        let error = "no dual encoder is there to score pictures with: name the folder of a CLIPModel in the configuration \
+                     ([scoring] model)";
+        Err(Error::new(ErrorKind::Unavailable, error))
+    }
+
+    /// The dual encoder's name.
+    ///
+    /// # Errors
+    /// `Unavailable` where there is none, with what to do.
+    pub fn name(&self) -> Result<String, Error> {
+        let folder = self.folder()?;
+        Ok(folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy().into_owned())
+    }
+
+    /// Loads the dual encoder where it is not in memory. To be called before the device is taken.
+    ///
+    /// # Errors
+    /// `Unavailable` where there is none; `Internal` for files that are missing or broken.
+    pub fn load(&self) -> Result<Arc<CLIPModel<CpuBackend>>, Error> {
+        // A load that panicked has left nothing behind.
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(model) = &*loaded {
+            return Ok(model.clone());
+        }
+        let (folder, began) = (self.folder()?, Instant::now());
+        let model = CLIPModel::open(&self.backend, folder)
+            .map_err(|e| Error::internal(format!("scoring.model '{}': {e}", folder.display())))?;
+        tracing::info!(model = %folder.display(), "dual encoder loaded in {:.1} s", began.elapsed().as_secs_f32());
+        Ok(loaded.insert(Arc::new(model)).clone())
+    }
+
+    /// A text as a vector of length 1.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn embed_text(&self, model: &CLIPModel<CpuBackend>, text: &str) -> Result<Vec<f32>, Error> {
+        model.embed_text(&self.backend, text).map_err(diffusion::error)
+    }
+
+    /// A picture as a vector of length 1: its dot product with a text's is their similarity.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn embed_image(
+        &self,
+        model: &CLIPModel<CpuBackend>,
+        image: &DynamicImage,
+    ) -> Result<Vec<f32>, Error> {
+        let image = image.to_rgb8();
+        let picture =
+            Picture { width: image.width() as usize, height: image.height() as usize, rgb: image.into_raw() };
+        model.embed_picture(&self.backend, &picture).map_err(diffusion::error)
+    }
+}
+
+/// Luma by ITU-R BT.601, 0 to 255.
+fn luma(image: &RgbImage) -> Vec<f32> {
+    let luma =
+        |p: &image::Rgb<u8>| 0.299 * f32::from(p[0]) + 0.587 * f32::from(p[1]) + 0.114 * f32::from(p[2]);
+    image.pixels().map(luma).collect()
+}
+
+fn mean_and_variance(values: impl Iterator<Item = f32> + Clone) -> (f32, f32) {
+    let count = values.clone().count().max(1) as f64;
+    let mean = values.clone().map(f64::from).sum::<f64>() / count;
+    let variance = values.map(|x| (f64::from(x) - mean).powi(2)).sum::<f64>() / count;
+    (mean as f32, variance as f32)
+}
