@@ -25,7 +25,7 @@ pub use perceptual_hash::perceptual_hash;
 /// The dual encoder, loaded when it is first needed.
 pub struct Scoring {
     backend: CpuBackend,
-    /// Of `[scoring] model`; empty: the embedded one.
+    /// Of `[scoring] model`; empty: there is none.
     model: PathBuf,
     loaded: Mutex<Option<Arc<CLIPModel<CpuBackend>>>>,
 }
