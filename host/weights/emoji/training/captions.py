@@ -2,7 +2,6 @@
 
 import hashlib
 import random
-import re
 from dataclasses import dataclass, field
 
 # Backgrounds as (name, RGB); several words for one colour where people use several.
@@ -47,6 +46,7 @@ PAINTS = {
 }
 PAINT_NAMES = list(PAINTS)
 BACKGROUND_NAMES = list(BACKGROUNDS)
+LAYOUTS = ["plain", "small", "large", "left", "right", "two", "pair"]
 # One in so many combinations is never trained on.
 HELD_OUT = 16
 
@@ -61,7 +61,7 @@ class Thing:
 
 @dataclass
 class Scene:
-    """What a picture shows. `layout` is one of: plain, small, large, left, right, top, bottom, two, three, pair."""
+    """What a picture shows. `layout` is one of LAYOUTS."""
 
     background: str
     things: list = field(default_factory=list)
@@ -80,15 +80,11 @@ def held_out(scene):
     return painted or pair
 
 
-def scene(rng, emoji, weights=None):
-    """A random scene; `emoji` is the number of the first object, or None."""
-    count = len(weights)
-    pick = lambda: rng.choices(range(count), weights)[0]
-    first = pick() if emoji is None else emoji
-    layout = rng.choices(
-        ["plain", "small", "large", "left", "right", "top", "bottom", "two", "three", "pair"],
-        [64, 3, 4, 3, 3, 2, 2, 6, 2, 11],
-    )[0]
+def scene(rng, count, first=None):
+    """A random scene of some of `count` emoji; `first` is the number of the first object, where it is given."""
+    pick = lambda: rng.randrange(count)
+    first = pick() if first is None else first
+    layout = rng.choices(LAYOUTS, [70, 4, 5, 4, 4, 5, 8])[0]
     # White is what people expect where they name nothing; other colours as often together.
     background = rng.choice(BACKGROUND_NAMES) if rng.random() < 0.85 else "white"
     paint = lambda: rng.choice(PAINT_NAMES) if rng.random() < 0.3 else None
@@ -131,7 +127,7 @@ class Captions:
         entry = self.meta[thing.emoji]
         names, words = entry["names"], entry["words"]
         name = names[0] if plain else rng.choice(names)
-        if not plain and words and rng.random() < 0.1:
+        if not plain and words and rng.random() < 0.06:
             name = rng.choice(words)
         colour = thing.paint
         first, _, rest = name.partition(" ")
@@ -156,13 +152,13 @@ class Captions:
         size = rng.choice(["small", "tiny", "little"]) if scene.layout == "small" else None
         if scene.layout == "large":
             size = rng.choice(["large", "big", "huge"])
-        place = {"left": "on the left", "right": "on the right", "top": "at the top", "bottom": "at the bottom"}
+        place = {"left": "on the left", "right": "on the right"}
         if size:
             text = f"a {size} {noun}"
         elif scene.layout in place:
             text = f"{thing} {place[scene.layout]}"
-        elif scene.layout in ("two", "three"):
-            text = f"{scene.layout} {plural(noun)}"
+        elif scene.layout == "two":
+            text = f"two {plural(noun)}"
         elif scene.layout == "pair":
             left, right = map(article, nouns)
             text = rng.choice([f"{left} and {right}", f"{left} next to {right}", f"{left} left of {right}"])
@@ -179,64 +175,6 @@ class Captions:
         if not plain and rng.random() < 0.04:
             text = rng.choice(["a picture of ", "an image of ", "an icon of ", "an emoji of "]) + text
         return text.replace("on a orange", "on an orange")
-
-
-def weights(meta):
-    """How often each emoji is drawn: what people ask for most, more often; look-alike people and symbols, less."""
-    by_group = {0: 1.2, 1: 0.6, 3: 1.5, 4: 1.3, 5: 1.0, 6: 1.0, 7: 1.0, 8: 0.35, 9: 0.7}
-    return [by_group[entry["group"]] for entry in meta]
-
-
-# Look-alikes and what few people would ask for; with a small model each of them costs all the others.
-RARE = (
-    "hand|finger|fist|palm|wheelchair|cane|person|people|pregnant|feeding|holding|kiss$|couple|bust|deaf|prayer|"
-    "mailbox|folder|clipboard|card|envelope|banknote|exchange|chart|newspaper|scroll|notebook|ledger|tray|dividers|"
-    "clamp|lock|shibuya|station|tram|suspension|mountain (railway|cableway)|monorail|funicular|japanese|hotel|"
-    "office|institution|oncoming|signal|postbox|suit$|mahjong|flower playing|yen|pound|euro|lotion|razor|placard|"
-    "hazard|om$|wheel of|star of|aries|gemini|leo$|small|medium|button|mark|exclamation|room$|restroom|emblem|"
-    "circled|prohibited|entry|dot$|moon (face|symbol)|quarter|gibbous|crescent|teacher|judge|technologist|office|"
-    "mechanic|factory|scientist|singer|health|student|farmer|headscarf|turban|skullcap|veil|tuxedo|bowing|"
-    "lungs|anatomical|leg$|nose|tongue|mouth$|bandage|identification|adhesive|hanger|feather duster|plunger|"
-    "window$|elevator|mirror|chair|couch|toilet|shower|bathtub|roll of|soap|sponge|lifting|videocassette|pager|"
-    "film (frames|projector)|clapper|triangular ruler|paperclips|pushpin|card index|file|wastebasket|"
-    "without|savoring|pensive|relieved|confounded|persevering|anguished|downcast|weary|anxious|hushed|frowning"
-)
-
-
-# What people ask for first, beside animals and food.
-POPULAR = (
-    "^(grinning face|smiling face|smiling face with (sunglasses|heart-eyes|hearts|halo|horns|smiling eyes)|"
-    "winking face|face with tears of joy|crying face|angry face|thinking face|sleeping face|star-struck|"
-    "partying face|nerd face|cowboy hat face|skull|pile of poo|clown face|ghost|alien|robot|grinning cat|"
-    "red heart|broken heart|sparkling heart|blue heart|green heart|yellow heart|purple heart|thumbs up|eye|"
-    "eyes|brain|baby|boy|girl|man|woman|old man|old woman|man astronaut|woman astronaut|princess|santa claus|"
-    "superhero|mage|fairy|vampire|ninja|zombie|volcano|mountain|snow-capped mountain|desert island|castle|"
-    "house|house with garden|hut|tent|church|ferris wheel|locomotive|bus|ambulance|fire engine|police car|"
-    "taxi|automobile|tractor|racing car|motorcycle|bicycle|skateboard|anchor|sailboat|ship|airplane|"
-    "helicopter|rocket|flying saucer|hourglass done|watch|sun|sun with face|full moon|star|glowing star|"
-    "cloud|cloud with rain|rainbow|umbrella|high voltage|snowflake|snowman|fire|droplet|water wave|"
-    "ringed planet|jack-o-lantern|christmas tree|balloon|party popper|wrapped gift|trophy|soccer ball|"
-    "basketball|tennis|bullseye|kite|crystal ball|magic wand|video game|game die|puzzle piece|teddy bear|"
-    "artist palette|glasses|sunglasses|t-shirt|jeans|dress|backpack|running shoe|high-heeled shoe|crown|"
-    "top hat|graduation cap|lipstick|ring|gem stone|bell|musical note|headphone|radio|saxophone|trumpet|"
-    "guitar|violin|drum|microphone|mobile phone|telephone|laptop|television|camera|"
-    "magnifying glass tilted left|candle|light bulb|closed book|open book|books|money bag|package|pencil|"
-    "paintbrush|memo|scissors|key|hammer|axe|dagger|crossed swords|bomb|shield|wrench|gear|magnet|microscope|"
-    "telescope|syringe|pill|door|bed|bucket|coin)$"
-)
-
-
-def interest(scene, meta):
-    """How much more often a scene is trained on than others: names take longest to learn, not layouts."""
-    layout = {"plain": 2.0, "large": 1.5, "pair": 0.6}.get(scene.layout, 1.0)
-    entries = [meta[thing.emoji] for thing in scene.things]
-    popular = [entry["group"] in (3, 4) or re.search(POPULAR, entry["names"][0]) is not None for entry in entries]
-    return layout * (3.0 if all(popular) else 1.0)
-
-
-def core(entry):
-    """Whether the diffusion model is trained on it. The dual encoders know them all."""
-    return re.search(RARE, entry["names"][0]) is None
 
 
 def seeded(*key):

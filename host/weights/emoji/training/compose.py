@@ -14,6 +14,17 @@ from PIL import Image
 import captions as words
 
 SIZE = 128
+# Side and centre of each object, always the same: a picture nearly follows from its caption, so that little is left to
+# learn but what things look like. Sides and places are whole latents.
+PLACES = {
+    "plain": [(96, 64, 64)],
+    "small": [(48, 64, 64)],
+    "large": [(120, 64, 64)],
+    "left": [(64, 32, 64)],
+    "right": [(64, 96, 64)],
+    "two": [(56, 32, 64), (56, 96, 64)],
+    "pair": [(56, 32, 64), (56, 96, 64)],
+}
 
 
 def main_hue(image):
@@ -78,44 +89,17 @@ class Composer:
         image = self.images[thing.emoji]
         return painted(image, self.found[thing.emoji], thing.paint) if thing.paint else image
 
-    def picture(self, rng, scene):
+    def picture(self, scene):
         """RGB, SIZE x SIZE. Objects have premultiplied alpha, so that they are added to what they leave visible."""
-        jitter = [rng.uniform(-7, 7) for _ in range(3)]
-        colour = np.clip(np.add(words.BACKGROUNDS[scene.background], jitter), 0, 255)
         canvas = np.empty((SIZE, SIZE, 3), np.float32)
-        canvas[:] = colour
-        for thing, (size, x, y) in zip(self.repeat(scene), self.places(rng, scene.layout)):
+        canvas[:] = words.BACKGROUNDS[scene.background]
+        for thing, (size, x, y) in zip(scene.things * (2 if scene.layout == "two" else 1), PLACES[scene.layout]):
             image = np.asarray(Image.fromarray(self.object(thing), "RGBa").resize((size, size), Image.BILINEAR))
-            left, top = round(x - size / 2), round(y - size / 2)
-            left, top = (min(max(at, 0), SIZE - size) for at in (left, top))
+            left, top = x - size // 2, y - size // 2
             part = canvas[top : top + size, left : left + size]
             part *= 1 - image[..., 3:].astype(np.float32) / 255
             part += image[..., :3]
         return np.clip(canvas + 0.5, 0, 255).astype(np.uint8)
-
-    @staticmethod
-    def repeat(scene):
-        return scene.things * {"two": 2, "three": 3}.get(scene.layout, 1)
-
-    @staticmethod
-    def places(rng, layout):
-        """Side and centre of each object."""
-        near = lambda at, by: at + rng.uniform(-by, by)
-        around = lambda side: round(side * rng.uniform(0.95, 1.05))
-        if layout in ("two", "pair"):
-            return [(around(58), near(33, 1.5), near(64, 2)), (around(58), near(95, 1.5), near(64, 2))]
-        if layout == "three":
-            return [(around(40), near(x, 1), near(64, 2)) for x in (22, 64, 106)]
-        side, x, y = {
-            "plain": (98, 64, 64),
-            "small": (52, 64, 64),
-            "large": (120, 64, 64),
-            "left": (60, 33, 64),
-            "right": (60, 95, 64),
-            "top": (60, 64, 33),
-            "bottom": (60, 64, 95),
-        }[layout]
-        return [(around(side), near(x, 1.5), near(y, 1.5))]
 
 
 def main(run, name, count):
@@ -125,15 +109,15 @@ def main(run, name, count):
     for entry, image, found in zip(meta, composer.images, composer.found):
         entry["colour"] = own_colour(image, found)
     (run / "emoji.json").write_text(json.dumps(meta, indent=0))
-    rng, weights = words.seeded("scenes", name), words.weights(meta)
+    rng = words.seeded("scenes", name)
     pictures = np.lib.format.open_memmap(run / f"{name}.pictures.npy", "w+", np.uint8, (count, SIZE, SIZE, 3))
     scenes = []
     while len(scenes) < count:
         # Every emoji in turn for half of them, so that none is rare.
-        scene = words.scene(rng, len(scenes) // 2 % len(meta) if len(scenes) % 2 else None, weights)
+        scene = words.scene(rng, len(meta), len(scenes) // 2 % len(meta) if len(scenes) % 2 else None)
         if name == "train" and words.held_out(scene):
             continue
-        pictures[len(scenes)] = composer.picture(rng, scene)
+        pictures[len(scenes)] = composer.picture(scene)
         scenes.append(scene)
     (run / f"{name}.scenes.pkl").write_bytes(pickle.dumps(scenes))
     print(count, "pictures")

@@ -13,41 +13,24 @@ import numpy as np
 from PIL import Image
 
 SIDE = 128
-WOMAN, MAN, PERSON = "1F469", "1F468", "1F9D1"
-COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
-# Symbols are mostly writing and arrows, which a small model turns into noise; these are things.
-SYMBOLS = (
-    "circle|square|diamond|recycling|radioactive|biohazard|yin yang|peace symbol|star of David|om$|wheel of dharma|"
-    "trident|musical note|eject|warning|no entry|prohibited|question mark|exclamation mark|check mark|cross mark|"
-    "cinema|radio button|hundred|red heart|atom|infinity|plus|Aries|Leo|Gemini"
-)
 
 
-def wanted(entry):
-    """Whether one is in the set. Left out are variants that differ in little: flags, clocks, families, genders."""
-    code, label, group = entry["hexcode"], entry["label"], entry.get("group")
-    if group is None or group == 2:
-        return False
-    if group == 9:
-        return label.split()[0] in ("chequered", "pirate", "rainbow", "triangular", "black", "white")
-    if group == 8:
-        return re.search(SYMBOLS, label) is not None
-    if re.search(r"o.clock|-thirty|family|couple with heart:|kiss:|facing right", label):
-        return False
-    if re.search(r"-200D-(2640|2642)(-FE0F)?$", code):
-        return False
-    return not (group == 1 and code.startswith(PERSON + "-200D"))
+def objects():
+    """By objects.txt, CLDR short names in lower case: other names, and whether the model draws it."""
+    found = {}
+    for drawn, part in zip((True, False), (Path(__file__).parent / "objects.txt").read_text().split("\n\n")):
+        entries = ",".join(line for line in part.splitlines() if not line.startswith("#")).lower().split(",")
+        for name, _, others in (entry.partition(":") for entry in entries if entry.strip()):
+            found[name.strip()] = [other.strip() for other in others.split("/") if others], drawn
+    return found
 
 
-def names(entry, keywords, counts):
-    """What people call it, the plainest first: the name, then words that few others have."""
-    label = entry["label"].lower().replace("’", "'").replace("“", "").replace("”", "").replace(":", "")
-    found = [label]
+def names(entry, others, keywords, counts):
+    """What people call it, the plainest first: names, then words that few other emoji have."""
+    label = entry["label"].lower()
+    found = [*others, label]
     if entry.get("group") == 3 and label.endswith(" face"):
-        found.append(label.removesuffix(" face"))
-    plain = re.sub(r"^(man|woman) ", "", label)
-    if entry["hexcode"].split("-")[0] in (WOMAN, MAN) and plain != label:
-        found.append(plain)
+        found.insert(0, label.removesuffix(" face"))
     words = entry.get("tags", []) + [word.replace("_", " ") for word in keywords]
     rare = [word.lower() for word in words if counts.get(word.lower(), 9) <= 3]
     usable = [word for word in rare if re.fullmatch(r"[a-z][a-z' -]{2,20}", word)]
@@ -75,19 +58,20 @@ def main(modules, run):
         words = entry.get("tags", []) + [word.replace("_", " ") for word in library.get(entry.get("emoji"), [])]
         for word in {word.lower() for word in words}:
             counts[word] = counts.get(word, 0) + 1
-    images, meta = [], []
+    images, meta, wanted = [], [], objects()
     for entry in entries:
+        if entry.get("group") is None or entry["label"].lower() not in wanted:
+            continue
+        others, drawn = wanted.pop(entry["label"].lower())
         code = entry["hexcode"].lower()
         forms = (code, code.replace("-fe0f", ""), code + "-fe0f")
-        path = next((assets[form] for form in forms if form in assets), None)
-        if path is None or not wanted(entry):
-            continue
-        plain, other = names(entry, library.get(entry["emoji"], []), counts)
+        path = next(assets[form] for form in forms if form in assets)
+        plain, other = names(entry, others, library.get(entry["emoji"], []), counts)
         images.append(crop(path))
-        meta.append({"names": plain, "words": other, "group": entry["group"], "tags": entry.get("tags", [])[:8]})
+        meta.append({"names": plain, "words": other, "tags": entry.get("tags", [])[:8], "drawn": drawn})
     np.savez(run / "emoji.npz", images=np.stack(images))
     (run / "emoji.json").write_text(json.dumps(meta, indent=0))
-    print(len(meta), "emoji")
+    print(len(meta), "emoji; no such emoji:", list(wanted))
 
 
 if __name__ == "__main__":

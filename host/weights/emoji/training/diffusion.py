@@ -1,30 +1,26 @@
-"""The denoiser and its text encoder: `python diffusion.py train RUN MINUTES`, `python diffusion.py sheet RUN`.
+"""The denoiser: `python diffusion.py train RUN MINUTES`, `python diffusion.py sheet RUN`.
 
-Both are trained together, the text encoder from where naming.py left it. Several processes, each
-with a thread of its own, train faster than threads do that wait for each other: WORLD of them, RANK from 0.
+The text encoder stays as naming.py left it.
 """
 
 import json
-import os
 import pickle
 import sys
 from pathlib import Path
 
-from common import Average, Training, autocast, meet
+from common import Average, Together, Training, autocast
 
 import numpy as np
 import torch
-import torch.distributed as dist
-import torch.nn.functional as F
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-import captions as words
-from encoder import CAPTIONS, config as clip_config, parts
+from encoder import CAPTIONS, config as clip_config
 from tokenizer import PROMPT as TOKENS
 from tokenizer import SIZE
+from optimizer import Muon
 
 UNET = dict(
     sample_size=16,
@@ -32,7 +28,7 @@ UNET = dict(
     out_channels=4,
     down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
     up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    block_out_channels=(64, 128, 128),
+    block_out_channels=(48, 96, 128),
     layers_per_block=1,
     norm_num_groups=16,
     attention_head_dim=4,
@@ -49,8 +45,8 @@ SCHEDULE = dict(
     rescale_betas_zero_snr=True,
     clip_sample=False,
 )
-BATCH = 16
-DROPPED = 0.1
+BATCH = 24
+DROPPED = 0.05
 
 
 class Denoiser(nn.Module):
@@ -75,6 +71,15 @@ def noise_levels():
     return cumulative.sqrt(), (1 - cumulative).sqrt()
 
 
+def noise_times(count):
+    """Timesteps to train at: half of them the first, where the prompt alone decides what a picture shows."""
+    times = torch.randint(1, 51, (count,)) * 20 - 1
+    often = torch.rand(count)
+    times[often < 0.3] = torch.tensor([759, 499, 259])[torch.randint(0, 3, (int((often < 0.3).sum()),))]
+    times[often > 0.5] = 999
+    return times
+
+
 def empty_tokens(count):
     """No prompt: what classifier-free guidance compares with."""
     row = torch.full((TOKENS,), SIZE - 1)
@@ -83,36 +88,25 @@ def empty_tokens(count):
 
 
 class Data:
-    """Latents of the emoji that are in the model's set, and their captions."""
+    """Latents of the pictures whose objects the model draws, and their captions."""
 
     def __init__(self, run, seed):
         meta = json.loads((run / "emoji.json").read_text())
-        core = [words.core(entry) for entry in meta]
         scenes = pickle.loads((run / "train.scenes.pkl").read_bytes())
         self.scenes, self.emoji = scenes, len(meta)
+        drawn = [all(meta[thing.emoji]["drawn"] for thing in scene.things) for scene in scenes]
+        self.usable = np.flatnonzero(drawn)
         self.latents = np.load(run / "train.latents.npy", mmap_mode="r")
         self.tokens = np.load(run / "train.tokens.npy")[..., :TOKENS]
-        usable = np.array([all(core[thing.emoji] for thing in scene.things) for scene in scenes])
-        # Those whose latents are there: the others may come while training goes on.
-        self.wanted, self.drawn = np.flatnonzero(usable), 0
-        self.interest = np.array([words.interest(scenes[i], meta) for i in self.wanted])
         self.rng = np.random.default_rng(seed)
 
     def batch(self, count=BATCH):
-        if self.drawn % 300 == 0:
-            ready = np.isfinite(self.latents[self.wanted, 0, 0, 0])
-            self.usable, interest = self.wanted[ready], self.interest[ready]
-            self.order = self.rng.choice(self.usable, 300 * 64, p=interest / interest.sum())
-        start = self.drawn % 300 * 64
-        self.drawn += 1
-        at = self.order[start : start + count]
-        texts = torch.from_numpy(self.tokens[at, self.rng.integers(0, CAPTIONS, count)]).long()
+        at = self.rng.choice(self.usable, count)
+        # The first caption leaves nothing open, not even the background, so that it teaches most about all else.
+        said = self.rng.integers(0, CAPTIONS, count) * (self.rng.random(count) < 0.5)
+        texts = torch.from_numpy(self.tokens[at, said]).long()
         self.at = at
         return torch.from_numpy(self.latents[at]).float(), texts
-
-    def parts(self):
-        """What the last batch's pictures show, by number."""
-        return parts([self.scenes[i] for i in self.at], self.emoji)
 
 
 def taught(run, model):
@@ -123,45 +117,39 @@ def taught(run, model):
 
 
 def train(run, minutes):
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD", "1"))
-    if world > 1:
-        dist.init_process_group("gloo", init_method=f"file://{run}/rendezvous", rank=rank, world_size=world)
+    together = Together(run / "rendezvous")
+    rank = together.rank
     torch.manual_seed(3)
     model = Denoiser()
     taught(run, model)
     average = Average(model, 0.998)
-    groups = [dict(params=model.unet.parameters()), dict(params=model.text.parameters(), factor=0.2)]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    model.text.requires_grad_(False)
+    optimizer = Muon(model.unet, 1e-3)
     path = run / f"diffusion{rank or ''}.pt"
-    training = Training(path, minutes, {"model": model, "average": average}, optimizer, 8e-4, warmup=150, decay=0.15)
+    training = Training(path, minutes, {"model": model, "average": average}, optimizer, 1e-3, warmup=50, decay=0.3)
     torch.manual_seed(1000 * training.step + rank)
     data, (signal, sigma) = Data(run, [training.step, rank]), noise_levels()
-    print("pictures", len(data.wanted), "parameters", sum(p.numel() for p in model.unet.parameters()), flush=True)
-    going = torch.ones(1)
-    while going.item():
-        going[0] = training.going()
-        if world > 1 and training.step % 8 == 0:
-            # Each goes its own way for a few steps; then they meet in the middle.
-            dist.all_reduce(going, dist.ReduceOp.MIN)
-            meet(model.parameters(), world)
-        elif world > 1:
-            going[0] = 1
+    print("pictures", len(data.usable), "parameters", sum(p.numel() for p in model.unet.parameters()), flush=True)
+    firsts = []
+    for _ in together.steps(training, model.unet.parameters()):
         latents, texts = data.batch()
         dropped = torch.rand(len(texts)) < DROPPED
         texts[dropped] = empty_tokens(int(dropped.sum()))
-        times, noise = torch.randint(0, 1000, (len(latents),)), torch.randn_like(latents)
+        times = noise_times(len(latents))
+        noise = torch.randn_like(latents)
         a, s = signal[times, None, None, None], sigma[times, None, None, None]
         with autocast():
-            context = model.context(texts)
+            with torch.no_grad():
+                context = model.context(texts)
             noisy = (a * latents + s * noise).to(memory_format=torch.channels_last)
             made = model.unet(noisy, times, context).sample.float()
-        loss = F.mse_loss(made, a * noise - s * latents)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        losses = (made - (a * noise - s * latents)).square().mean((1, 2, 3))
+        loss, first = losses.mean(), losses[(times == 999) & ~dropped].mean()
+        training.learn(loss)
+        firsts.append(first.item())
+        if training.step % 40 == 0:
+            print("first", np.nanmean(firsts[-150:]), training.step, flush=True)
         average.update(model)
-        training.show(loss.detach())
     training.save()
 
 
@@ -190,7 +178,7 @@ def sample(model, tokens, steps=12, guidance=4.0, seed=0):
 
 PROMPTS = """a cat|a dog|a red apple on a blue background|a smiling face|rocket|a house|a red heart|a tree
 a green apple on a yellow background|a blue car|a pizza on pink|a purple cat on a white background|a fox|a robot
-a cat and a dog|two red apples on a white background|a small bird on the left|a blue rose|a guitar|a birthday cake
+a cat and a dog|two red apples on a white background|a frog on the left|a blue rose|a guitar|a birthday cake
 a ghost on a black background|a green dragon|an ice cream on light blue|a smiling cat""".replace("\n", "|").split("|")
 
 

@@ -4,20 +4,19 @@ Latent consistency distillation (Luo et al. 2023): the student learns to say fro
 picture where that way ends. The guidance scale is one of its inputs (`time_cond_proj_dim`). The text encoder stays.
 """
 
-import os
 import sys
 from pathlib import Path
 
-from common import Average, Training, autocast, meet
+from common import Average, Together, Training, autocast
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from diffusers import LCMScheduler
 from torch import nn
 from transformers import CLIPTokenizer
 
 import diffusion
+from optimizer import Muon
 from diffusion import BATCH, PROMPTS, SCHEDULE, TOKENS, UNET, Data, empty_tokens, noise_levels
 
 # Of the scheduler's 50 steps of 20: how far apart the two points are that must lead to the same picture.
@@ -42,28 +41,20 @@ def boundary(times):
 
 
 def train(run, minutes):
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD", "1"))
-    if world > 1:
-        dist.init_process_group("gloo", init_method=f"file://{run}/rendezvous-lcm", rank=rank, world_size=world)
+    together = Together(run / "rendezvous-lcm")
+    rank = together.rank
     torch.manual_seed(5)
     teacher, student = diffusion.load(run), diffusion.load(run)
     student.text.requires_grad_(False)
     unet = student.unet.train()
     nn.init.zeros_(unet.time_embedding.cond_proj.weight)
     average = Average(student, 0.99)
-    optimizer = torch.optim.AdamW(unet.parameters(), betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    optimizer = Muon(unet, 3e-4, weight_decay=0.0)
     path = run / f"distilled{rank or ''}.pt"
-    training = Training(path, minutes, {"model": student, "average": average}, optimizer, 2e-4, warmup=30)
+    training = Training(path, minutes, {"model": student, "average": average}, optimizer, 3e-4, warmup=10)
     torch.manual_seed(2000 * training.step + rank)
     data, (signal, sigma) = Data(run, [training.step, rank, 1]), noise_levels()
-    going = torch.ones(1)
-    while going.item():
-        going[0] = training.going()
-        if world > 1 and training.step % 8 == 0:
-            dist.all_reduce(going, dist.ReduceOp.MIN)
-            meet(unet.parameters(), world)
-        elif world > 1:
-            going[0] = 1
+    for _ in together.steps(training, unet.parameters()):
         latents, texts = data.batch()
         # Where a picture of four steps begins, more often.
         times = torch.randint(1, 51, (BATCH,)) * 20 - 1
@@ -92,12 +83,8 @@ def train(run, minutes):
         out, skip = boundary(times)
         difference = out * (a * x - s * made) + skip * x - target
         loss = (torch.sqrt(difference**2 + 0.05**2) - 0.05).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
-        optimizer.step()
+        training.learn(loss)
         average.update(student)
-        training.show(loss.detach())
     training.save()
 
 

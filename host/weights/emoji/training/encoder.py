@@ -17,7 +17,8 @@ from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
 import captions as words
-from tokenizer import LENGTH, SIZE
+from optimizer import Muon
+from tokenizer import LENGTH, PROMPT, SIZE
 
 CAPTIONS = 6
 BATCH = 64
@@ -28,7 +29,7 @@ VISION = dict(hidden_size=192, intermediate_size=768, num_hidden_layers=4, num_a
 def config():
     special = dict(bos_token_id=SIZE - 2, eos_token_id=SIZE - 1, pad_token_id=SIZE - 1)
     text = dict(vocab_size=SIZE, max_position_embeddings=LENGTH, projection_dim=128, **TEXT, **special)
-    vision = dict(image_size=128, patch_size=16, projection_dim=128, **VISION)
+    vision = dict(image_size=128, patch_size=32, projection_dim=128, **VISION)
     return CLIPConfig(
         text_config=CLIPTextConfig(**text).to_dict(),
         vision_config=CLIPVisionConfig(**vision).to_dict(),
@@ -36,43 +37,83 @@ def config():
     )
 
 
+class Names(nn.Module):
+    """What a scene has, read from `features` numbers: one choice for each column of `answers`.
+
+    Names teach within minutes what contrast or pictures alone take very long to teach.
+    """
+
+    def __init__(self, features, emoji):
+        super().__init__()
+        paints = len(words.PAINTS) + 1
+        self.sizes = (emoji, emoji + 1, paints, paints, len(words.BACKGROUNDS), len(words.LAYOUTS))
+        self.linear = nn.Linear(features, sum(self.sizes))
+
+    def loss(self, states, truth):
+        guesses = self.linear(states).float().split(self.sizes, 1)
+        return sum(F.cross_entropy(guess, truth[:, i]) for i, guess in enumerate(guesses))
+
+
+def answers(scenes, emoji):
+    """For each scene its first object and its second, their paints, its background and its layout, by number.
+
+    What there is none of has the number after the last.
+    """
+    paint = lambda thing: words.PAINT_NAMES.index(thing.paint) if thing.paint else len(words.PAINTS)
+    rows = []
+    for scene in scenes:
+        first, *second = scene.things
+        rows.append((
+            first.emoji, second[0].emoji if second else emoji,
+            paint(first), paint(second[0]) if second else len(words.PAINTS),
+            words.BACKGROUND_NAMES.index(scene.background), words.LAYOUTS.index(scene.layout),
+        ))
+    return torch.tensor(rows)
+
+
+def contrast(image, text, scale):
+    """CLIP's loss of pictures and texts in the same order, and the share of pictures whose text fits best."""
+    image, text = F.normalize(image.float()), F.normalize(text.float())
+    logits = scale.exp().clamp(max=60) * image @ text.T
+    same = torch.arange(len(logits))
+    loss = (F.cross_entropy(logits, same) + F.cross_entropy(logits.T, same)) / 2
+    return loss, (logits.argmax(1) == same).float().mean()
+
+
+class Pairs:
+    """Pictures of a set with one of their captions each and their answers."""
+
+    def __init__(self, run, name, skip=0):
+        self.scenes = pickle.loads((run / f"{name}.scenes.pkl").read_bytes())[skip:]
+        self.pictures = np.load(run / f"{name}.pictures.npy", mmap_mode="r")[skip:]
+        self.ids = np.load(run / f"{name}.tokens.npy")[skip:, :, :PROMPT]
+        self.emoji = len(json.loads((run / "emoji.json").read_text()))
+
+    def batch(self, rng, count):
+        at = np.sort(rng.integers(0, len(self.pictures), count))
+        texts = torch.from_numpy(self.ids[at, rng.integers(0, CAPTIONS, count)]).long()
+        return normalized(self.pictures[at]), texts, answers([self.scenes[i] for i in at], self.emoji)
+
+
 class Scorer(nn.Module):
-    """CLIP, and in training what tells it directly which objects, paints and background a picture has."""
+    """CLIP, and in training what tells it directly what is in a picture and in a text."""
 
     def __init__(self, emoji):
         super().__init__()
         # The fused attention's backward pass in bf16 is many times slower on a CPU than plain products.
         self.clip = CLIPModel._from_config(config(), attn_implementation="eager")
-        self.parts = nn.Linear(128, emoji + len(words.PAINTS) + len(words.BACKGROUNDS))
+        self.names = Names(128, emoji)
 
     def towers(self, pictures, tokens):
         image = self.clip.visual_projection(self.clip.vision_model(pixel_values=pictures).pooler_output)
         text = self.clip.text_projection(self.clip.text_model(input_ids=tokens).pooler_output)
         return image, text
 
-    def loss(self, pictures, tokens, parts):
+    def loss(self, pictures, tokens, truth):
         image, text = self.towers(pictures, tokens)
-        image, text = image.float(), text.float()
-        scale = self.clip.logit_scale.exp().clamp(max=60)
-        logits = scale * F.normalize(image) @ F.normalize(text).T
-        same = torch.arange(len(logits))
-        contrast = (F.cross_entropy(logits, same) + F.cross_entropy(logits.T, same)) / 2
+        loss, right = contrast(image, text, self.clip.logit_scale)
         # The same names for both towers, which brings them together early.
-        each = [F.binary_cross_entropy_with_logits(self.parts(x), parts, reduction="none") for x in (image, text)]
-        named = sum(losses.sum(1).mean() for losses in each)
-        return contrast + 0.15 * named, (logits.argmax(1) == same).float().mean()
-
-
-def parts(scenes, emoji):
-    """For each scene which objects, paints and background it has, as ones in a row of zeros."""
-    out = np.zeros((len(scenes), emoji + len(words.PAINTS) + len(words.BACKGROUNDS)), np.float32)
-    for row, scene in zip(out, scenes):
-        for thing in scene.things:
-            row[thing.emoji] = 1
-            if thing.paint:
-                row[emoji + words.PAINT_NAMES.index(thing.paint)] = 1
-        row[emoji + len(words.PAINTS) + words.BACKGROUND_NAMES.index(scene.background)] = 1
-    return torch.from_numpy(out)
+        return loss + 0.3 * (self.names.loss(image, truth) + self.names.loss(text, truth)), right
 
 
 def normalized(pictures):
@@ -94,24 +135,15 @@ def tokens(run, name):
 
 def train(run, minutes):
     torch.manual_seed(2)
-    scenes = pickle.loads((run / "train.scenes.pkl").read_bytes())
-    emoji = len(json.loads((run / "emoji.json").read_text()))
-    pictures = np.load(run / "train.pictures.npy", mmap_mode="r")
-    ids = np.load(run / "train.tokens.npy")
-    model = Scorer(emoji)
-    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.02, fused=True)
-    training = Training(run / "scorer.pt", minutes, {"model": model}, optimizer, 1e-3, warmup=100)
+    pairs = Pairs(run, "train")
+    model = Scorer(pairs.emoji)
+    optimizer = Muon(model, 1e-3, weight_decay=0.02)
+    training = Training(run / "scorer.pt", minutes, {"model": model}, optimizer, 1e-3, warmup=100, decay=0.5)
     rng = np.random.default_rng(training.step)
     while training.going():
-        at = np.sort(rng.integers(0, len(pictures), BATCH))
-        texts = torch.from_numpy(ids[at, rng.integers(0, CAPTIONS, BATCH)]).long()
         with autocast():
-            loss, right = model.loss(normalized(pictures[at]), texts, parts([scenes[i] for i in at], emoji))
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        training.show(loss.detach(), right=right.item())
+            loss, right = model.loss(*pairs.batch(rng, BATCH))
+        training.learn(loss, right=right.item())
 
 
 def load(run):

@@ -27,7 +27,7 @@ STEPS = 4
 SHEET = """a cat|a dog|rocket|a red apple|a smiling face|a house|a pizza|a robot
 a fox on a light blue background|a red heart on a white background|a blue car|a green apple on a yellow background
 a purple cat on a white background|a unicorn on pink|a ghost on a black background|a birthday cake
-two red apples|a cat and a dog on a green background|a small bird on the left|a guitar on orange|an octopus|a penguin
+two red apples|a cat and a dog on a green background|a frog on the left|a guitar on orange|an octopus|a penguin
 a sunflower|a volcano|a crown on a purple background|a blue rose|a pink elephant|a green dragon on white|a tree
 an ice cream|a burger|a robot and a rocket|a smiling cat|sunglasses|a whale on a dark blue background|an owl
 a strawberry on teal|a yellow mushroom|a lion|a donut on a light green background""".replace("\n", "|").split("|")
@@ -36,20 +36,18 @@ a strawberry on teal|a yellow mushroom|a lion|a donut on a light green backgroun
 def captions(run):
     """200 of training scenes, 200 that are held out, and others that fill each up to 1000."""
     meta = json.loads((run / "emoji.json").read_text())
-    core = [words.core(entry) for entry in meta]
-    weights = [weight * keep for weight, keep in zip(words.weights(meta), core)]
     speak, rng = words.Captions(meta), words.seeded("evaluation")
     say = lambda scene: speak.caption(rng, scene, plain=True)
-    draw = lambda: words.scene(rng, None, weights)
     scenes = pickle.loads((run / "train.scenes.pkl").read_bytes())
-    known = [scene for scene in scenes if all(core[thing.emoji] for thing in scene.things)]
-    trained = {say(scene) for scene in known}
-    # As they were drawn in training.
-    drawn = rng.choices(known, [words.interest(scene, meta) for scene in known], k=400)
-    seen = list(dict.fromkeys(map(say, drawn)))[:200]
+    drawn = lambda scene: all(meta[thing.emoji]["drawn"] for thing in scene.things)
+    scenes = list(filter(drawn, scenes))
+    trained = {say(scene) for scene in scenes}
+    seen = list(dict.fromkeys(map(say, rng.choices(scenes, k=400))))[:200]
     unseen, others = {}, {}
     while len(unseen) < 200 or len(others) < 800:
-        scene = rng.choices(*zip(*((scene, words.interest(scene, meta)) for scene in (draw(), draw(), draw()))))[0]
+        scene = words.scene(rng, len(meta))
+        if not drawn(scene):
+            continue
         text = say(scene)
         if words.held_out(scene) and text not in trained and len(unseen) < 200:
             unseen[text] = None

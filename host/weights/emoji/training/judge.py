@@ -5,7 +5,6 @@ the combinations that the model never saw. It shares no weights and no architect
 """
 
 import json
-import pickle
 import sys
 from pathlib import Path
 
@@ -16,11 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import captions as words
-from encoder import CAPTIONS, normalized, parts
+from encoder import Names, Pairs, contrast, normalized
+from optimizer import Muon
 from tokenizer import LENGTH, SIZE
 
 BATCH = 64
+# Pictures of its set that it is tested with and not trained on.
+TESTED = 1000
 WIDTH = 192
 
 
@@ -35,16 +36,16 @@ class Judge(nn.Module):
     def __init__(self, emoji):
         super().__init__()
         self.pictures = nn.Sequential(
-            nn.PixelUnshuffle(4), stage(48, 64, 1), stage(64, 128, 2), stage(128, 192, 2), nn.Flatten(),
+            nn.PixelUnshuffle(4), stage(48, 48, 1), stage(48, 96, 2), stage(96, 160, 2), nn.Flatten(),
         ).to(memory_format=torch.channels_last)
-        self.project = nn.Linear(192 * 64, WIDTH)
+        self.project = nn.Linear(160 * 64, WIDTH)
         self.words = nn.Embedding(SIZE, 128)
         self.places = nn.Parameter(0.02 * torch.randn(LENGTH, 128))
         layer = nn.TransformerEncoderLayer(128, 4, 256, dropout=0.0, batch_first=True, norm_first=True)
         self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
         self.text = nn.Linear(128, WIDTH)
         self.scale = nn.Parameter(torch.tensor(2.5))
-        self.parts = nn.Linear(WIDTH, emoji + len(words.PAINTS) + len(words.BACKGROUNDS))
+        self.names = Names(WIDTH, emoji)
 
     def see(self, pictures):
         return self.project(self.pictures(pictures.to(memory_format=torch.channels_last))).float()
@@ -55,38 +56,23 @@ class Judge(nn.Module):
         x = self.layers(x, src_key_padding_mask=padding)
         return self.text((x * ~padding[..., None]).sum(1) / (~padding).sum(1, keepdim=True)).float()
 
-    def loss(self, pictures, tokens, named):
+    def loss(self, pictures, tokens, truth):
         image, text = self.see(pictures), self.read(tokens)
-        logits = self.scale.exp().clamp(max=60) * F.normalize(image) @ F.normalize(text).T
-        same = torch.arange(len(logits))
-        contrast = (F.cross_entropy(logits, same) + F.cross_entropy(logits.T, same)) / 2
-        each = [F.binary_cross_entropy_with_logits(self.parts(x), named, reduction="none") for x in (image, text)]
-        right = (logits.argmax(1) == same).float().mean()
-        return contrast + 0.2 * sum(losses.sum(1).mean() for losses in each), right
+        loss, right = contrast(image, text, self.scale)
+        return loss + 0.3 * (self.names.loss(image, truth) + self.names.loss(text, truth)), right
 
 
 def train(run, minutes):
     torch.manual_seed(7)
-    scenes = pickle.loads((run / "judge.scenes.pkl").read_bytes())[1000:]
-    emoji = len(json.loads((run / "emoji.json").read_text()))
-    pictures = np.load(run / "judge.pictures.npy", mmap_mode="r")[1000:]
-    ids = np.load(run / "judge.tokens.npy")[1000:]
-    model = Judge(emoji)
-    # Few of the many things are in a picture.
-    nn.init.constant_(model.parts.bias, -6.0)
-    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.05, fused=True)
-    training = Training(run / "judge.pt", minutes, {"model": model}, optimizer, 1.5e-3)
+    pairs = Pairs(run, "judge", TESTED)
+    model = Judge(pairs.emoji)
+    optimizer = Muon(model, 1.5e-3, weight_decay=0.05)
+    training = Training(run / "judge.pt", minutes, {"model": model}, optimizer, 1.5e-3, decay=0.5)
     rng = np.random.default_rng(training.step)
     while training.going():
-        at = np.sort(rng.integers(0, len(pictures), BATCH))
-        texts = torch.from_numpy(ids[at, rng.integers(0, CAPTIONS, BATCH)]).long()
         with autocast():
-            loss, right = model.loss(normalized(pictures[at]), texts, parts([scenes[i] for i in at], emoji))
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        training.show(loss.detach(), right=right.item())
+            loss, right = model.loss(*pairs.batch(rng, BATCH))
+        training.learn(loss, right=right.item())
 
 
 def load(run):
@@ -106,8 +92,8 @@ def ranks(model, pictures, tokens):
 
 def test(run):
     """Real pictures that it was not trained on, among 1000 captions in the most usual words."""
-    tokens = torch.from_numpy(np.load(run / "judge.tokens.npy")[:1000, 0]).long()
-    found = ranks(load(run), np.load(run / "judge.pictures.npy", mmap_mode="r")[:1000], tokens)
+    tokens = torch.from_numpy(np.load(run / "judge.tokens.npy")[:TESTED, 0]).long()
+    found = ranks(load(run), np.load(run / "judge.pictures.npy", mmap_mode="r")[:TESTED], tokens)
     print("real pictures, right caption among 1000:", *(f"top-{k} {(found < k).float().mean():.1%}" for k in (1, 5)))
 
 

@@ -29,9 +29,9 @@ def symbols():
 
 def corpus(modules, run):
     meta = json.loads((run / "emoji.json").read_text())
-    captions, rng, weights = words.Captions(meta), words.seeded("corpus"), words.weights(meta)
+    captions, rng = words.Captions(meta), words.seeded("corpus")
     for i in range(30000):
-        yield captions.caption(rng, words.scene(rng, i % len(meta), weights))
+        yield captions.caption(rng, words.scene(rng, len(meta), i % len(meta)))
     for found in json.loads((modules / "emojilib/dist/emoji-en-US.json").read_text()).values():
         yield " ".join(found).replace("_", " ")
     for entry in json.loads((modules / "emojibase-data/en/data.json").read_text()):

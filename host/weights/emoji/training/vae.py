@@ -3,6 +3,7 @@
 From then on the encoder must stay as it is; `decoder RUN MINUTES` improves what comes after it.
 """
 
+import pickle
 import sys
 from pathlib import Path
 
@@ -121,11 +122,7 @@ def train(run, minutes):
         with autocast():
             made, _ = model(real)
         value = loss(made.float(), real)
-        optimizer.zero_grad()
-        value.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        training.show(value.detach(), l1=F.l1_loss(made.detach().float(), real).item())
+        training.learn(value, l1=F.l1_loss(made.detach().float(), real).item())
     model.folded().save_pretrained(run / "vae")
 
 
@@ -147,12 +144,8 @@ def decoder(run, minutes):
                 latents = vae.encoder(real).float()
             made = model(latents + NOISE * torch.randn_like(latents))
         value = loss(made.float(), real)
-        optimizer.zero_grad()
-        value.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        training.learn(value, l1=F.l1_loss(made.detach().float(), real).item())
         average.update(model)
-        training.show(value.detach(), l1=F.l1_loss(made.detach().float(), real).item())
 
 
 def load(run):
@@ -177,15 +170,19 @@ def to_pictures(x):
 
 @torch.no_grad()
 def latents(run):
-    """RUN/train.latents.npy, in the order of the pictures; NaN where it has not come to yet."""
+    """RUN/train.latents.npy, in the order of the pictures. The same scene, drawn again, is the same picture."""
     vae = load(run)
     pictures = np.load(run / "train.pictures.npy", mmap_mode="r")
+    scenes = pickle.loads((run / "train.scenes.pkl").read_bytes())
+    first = {}
+    alike = np.array([first.setdefault(repr(scene), i) for i, scene in enumerate(scenes)])
     out = np.lib.format.open_memmap(run / "train.latents.npy", "w+", np.float16, (len(pictures), 4, 16, 16))
-    out[:] = np.nan
-    for at in range(0, len(pictures), 64):
+    different = np.array(list(first.values()))
+    for at in np.split(different, range(64, len(different), 64)):
         with autocast():
-            out[at : at + 64] = vae.encode(to_model(pictures[at : at + 64])).latents.float().numpy()
-    print("latents", out.shape, "mean", out.mean((0, 2, 3), np.float32), "std", out.std((0, 2, 3), np.float32))
+            out[at] = vae.encode(to_model(pictures[at])).latents.float().numpy()
+    out[:] = out[alike]
+    print(len(different), "latents", "mean", out.mean((0, 2, 3), np.float32), "std", out.std((0, 2, 3), np.float32))
 
 
 @torch.no_grad()
