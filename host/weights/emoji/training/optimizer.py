@@ -1,8 +1,10 @@
 """Muon (Jordan et al. 2024) for the weights of linear layers and convolutions, AdamW for all else.
 
 A step's matrix is replaced by the nearest orthogonal one, so that all its directions are learned at the same speed. It is
-scaled to AdamW's usual size (Liu et al. 2025), so that one learning rate serves both. The denoiser learns several times as
-much in a minute as with AdamW alone, though a step takes half as long again.
+scaled to AdamW's usual size (Liu et al. 2025), so that one learning rate serves both.
+
+Measured once, from the same checkpoint, a thread each: in three minutes the denoiser's loss at pure noise went to 0.564 in 160 steps,
+with AdamW to 0.605 in 320.
 """
 
 import torch
