@@ -102,11 +102,12 @@ class Together:
 
     def steps(self, training, parameters):
         """Goes on for as long as all of them have time."""
-        parameters, going = list(parameters), torch.ones(1)
+        parameters, going, count = list(parameters), torch.ones(1), 0
         while going.item():
-            going[0] = training.going()
+            going[0], count = training.going(), count + 1
             if self.world > 1:
-                if training.step % self.EVERY == 0:
+                # Only where they meet may one of them end, or the others would wait for it.
+                if count % self.EVERY == 0:
                     dist.all_reduce(going, dist.ReduceOp.MIN)
                     self.meet(parameters)
                 else:
