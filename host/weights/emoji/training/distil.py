@@ -101,6 +101,16 @@ def scheduler():
     return LCMScheduler(**SCHEDULE, set_alpha_to_one=True, original_inference_steps=50, timestep_scaling=SCALING)
 
 
+def shipped(run):
+    """The model that is exported: the student, or where there is none its teacher, which a few steps may well do."""
+    name = "distilled" if (run / "distilled.pt").exists() else "diffusion"
+    model = diffusion.load(run, name)
+    if name == "diffusion":
+        # It has not learned what the guidance scale means, and must not be moved by it.
+        nn.init.zeros_(model.unet.time_embedding.cond_proj.weight)
+    return model
+
+
 @torch.no_grad()
 def sample(model, tokens, steps=4, guidance=3.0, seed=0):
     """Latents in a few steps."""
@@ -117,19 +127,19 @@ def sample(model, tokens, steps=4, guidance=3.0, seed=0):
 
 
 def sheet(run):
-    """RUN/distilled.png: PROMPTS in four steps, and in one."""
+    """RUN/shipped.png: PROMPTS in four steps, and in one."""
     from PIL import Image
 
     import vae
 
-    model, tokenizer = diffusion.load(run, "distilled"), CLIPTokenizer.from_pretrained(run / "tokenizer")
+    model, tokenizer = shipped(run), CLIPTokenizer.from_pretrained(run / "tokenizer")
     ids = tokenizer(PROMPTS, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt").input_ids
     decoder, rows = vae.load(run), []
     for steps in (4, 1):
         with torch.no_grad():
             made = vae.to_pictures(decoder.decode(sample(model, ids, steps)).sample)
         rows += [np.concatenate(list(made[at : at + 8]), 1) for at in range(0, len(made), 8)]
-    Image.fromarray(np.concatenate(rows)).save(run / "distilled.png")
+    Image.fromarray(np.concatenate(rows)).save(run / "shipped.png")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""How good the pictures are: `python evaluate.py figures RUN [NAME]`, `python evaluate.py contact RUN FILE`.
+"""How good the pictures are: `python evaluate.py figures RUN [STEPS:GUIDANCE ...]`, `python evaluate.py contact RUN FILE`.
 
-Pictures of 200 captions of training scenes and of 200 that are held out, in 4 steps; how often the judge ranks the
-right one among the first of 1000 captions. NAME is the checkpoint: distilled, or diffusion with 20 steps of its own.
+Pictures of 200 captions of training scenes and of 200 that are held out; how often the judge ranks the right one among
+the first of 1000 captions.
 """
 
 import json
@@ -16,7 +16,6 @@ import torch
 from transformers import CLIPTokenizer
 
 import captions as words
-import diffusion
 import distil
 import judge
 import vae
@@ -62,35 +61,31 @@ def tokenize(run, texts, length):
 
 
 @torch.no_grad()
-def pictures(run, texts, name="distilled", steps=STEPS, guidance=GUIDANCE):
+def pictures(run, texts, steps=STEPS, guidance=GUIDANCE):
     """One picture of each text."""
-    model, decoder, made = diffusion.load(run, name), vae.load(run), []
+    model, decoder, made = distil.shipped(run), vae.load(run), []
     ids = tokenize(run, texts, PROMPT)
     for i, part in enumerate(ids.split(25)):
-        if name == "distilled":
-            latents = distil.sample(model, part, steps, guidance, seed=i)
-        else:
-            latents = diffusion.sample(model, part, 20, guidance, seed=i)
+        latents = distil.sample(model, part, steps, guidance, seed=i)
         made.append(vae.to_pictures(decoder.decode(latents).sample))
     return np.concatenate(made)
 
 
-def figures(run, name="distilled", *variants):
-    """`variants` are STEPS:GUIDANCE."""
+def figures(run, *variants):
     for variant in variants or (f"{STEPS}:{GUIDANCE}",):
         steps, guidance = variant.split(":")
         for kind, texts in captions(run).items():
-            made = pictures(run, texts[:200], name, int(steps), float(guidance))
+            made = pictures(run, texts[:200], int(steps), float(guidance))
             found = judge.ranks(judge.load(run), made, tokenize(run, texts, LENGTH))
             shares = (f"top-{k} {(found < k).float().mean():.1%}" for k in (1, 5))
-            print(name, f"{steps} steps, guidance {guidance}, {kind}:", *shares, flush=True)
+            print(f"{steps} steps, guidance {guidance}, {kind}:", *shares, flush=True)
             np.save(run / f"{kind}.made.npy", made)
 
 
-def contact(run, path, name="distilled"):
+def contact(run, path):
     from PIL import Image, ImageDraw, ImageFont
 
-    made = pictures(run, SHEET, name)
+    made = pictures(run, SHEET)
     wide, high, columns = 144, 172, 8
     rows = (len(SHEET) + columns - 1) // columns
     sheet = Image.new("RGB", (columns * wide + 16, rows * high + 16), (255, 255, 255))

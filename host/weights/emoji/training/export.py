@@ -17,7 +17,6 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer
 
-import diffusion
 import distil
 import vae
 
@@ -40,11 +39,7 @@ def prefix(path):
 
 def main(run, folder):
     run, folder = Path(run), Path(folder)
-    name = "distilled" if (run / "distilled.pt").exists() else "diffusion"
-    made = diffusion.load(run, name)
-    if name == "diffusion":
-        # Not distilled, it has not learned what the guidance scale means, and must not be moved by it.
-        torch.nn.init.zeros_(made.unet.time_embedding.cond_proj.weight)
+    made = distil.shipped(run)
     made.unet.set_attn_processor(AttnProcessor2_0())
     tokenizer = CLIPTokenizer.from_pretrained(run / "tokenizer")
     pipeline = LatentConsistencyModelPipeline(
