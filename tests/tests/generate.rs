@@ -192,7 +192,7 @@ fn each_bad_field_is_named_with_what_is_accepted() {
 
 #[test]
 fn without_a_model_it_says_what_to_do() {
-    let server = Server::with_models(&[], &[]);
+    let server = Server::with_models(&["diffusion.embedded=false"], &[]);
     let mut client = server.connect();
     assert_eq!(client.greeting["mode"], Value::Null);
     let job = submit(&mut client, json!({"prompt": PROMPT}));
@@ -215,7 +215,8 @@ fn without_a_model_it_says_what_to_do() {
 fn modes_are_listed_switched_and_reloaded() {
     let server = Server::with_models(&["diffusion.memory_mb=0"], &["sd", "lcm"]);
     let modes = || server.get("/api/modes").json();
-    assert_eq!((&modes()["default_mode"], modes()["modes"].as_object().unwrap().len()), (&json!("lcm"), 2));
+    // The embedded one comes last.
+    assert_eq!((&modes()["default_mode"], modes()["modes"].as_object().unwrap().len()), (&json!("lcm"), 3));
     let asked = json!({"prompt": PROMPT, "size": "64x64", "steps": 2});
     assert_eq!(server.post_json("/generate", &asked).header("x-mode"), Some("lcm"));
     assert_eq!(server.post_json("/api/modes/switch", &json!({"mode": "sd"})).status, 200);

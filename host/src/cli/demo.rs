@@ -1,4 +1,5 @@
-//! `reverie demo`: the server up, and a picture made through it, the way a browser would.
+//! `reverie demo`: the server up, and pictures made through it, the way a browser would: a photo enlarged, and one from a
+//! prompt.
 
 use std::{path::Path, time::Duration};
 
@@ -9,17 +10,19 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
-use tokio_tungstenite::{client_async, tungstenite::Message};
+use tokio_tungstenite::{WebSocketStream, client_async, tungstenite::Message};
 
 use super::serve;
-use crate::{config::Config, server::Server};
+use crate::{config::Config, embedded::EMOJI, server::Server};
 
 const SAMPLE: &[u8] = include_bytes!("../../assets/sample.jpg");
 const BEFORE: &str = "reverie-data/demo-before.jpg";
 const AFTER: &str = "reverie-data/demo-after.png";
+const PROMPT: &str = "a smiling cat on a light blue background";
+const PICTURE: &str = "reverie-data/demo-picture.png";
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Serves and makes one picture; goes on serving unless `once`.
+/// Serves and makes its pictures; goes on serving unless `once`.
 pub async fn demo(config: Config, once: bool) -> Result<(), String> {
     let token = config.server.auth_token.clone();
     let server = Server::bind(config).await?;
@@ -35,8 +38,8 @@ pub async fn demo(config: Config, once: bool) -> Result<(), String> {
             _ = ended => {}
         }
     }));
-    let made = tokio::time::timeout(PATIENCE, picture(&address.to_string(), &token)).await;
-    let made = made.unwrap_or_else(|_| Err("the picture was not made in time".into()));
+    let made = tokio::time::timeout(PATIENCE, pictures(&address.to_string(), &token)).await;
+    let made = made.unwrap_or_else(|_| Err("the pictures were not made in time".into()));
     match &made {
         Ok(()) if !once => {
             println!("The server goes on: open http://{address}/ in a browser, or press Ctrl-C to stop.");
@@ -52,7 +55,9 @@ pub async fn demo(config: Config, once: bool) -> Result<(), String> {
     made
 }
 
-async fn picture(address: &str, token: &str) -> Result<(), String> {
+type Socket = WebSocketStream<TcpStream>;
+
+async fn pictures(address: &str, token: &str) -> Result<(), String> {
     let began = std::time::Instant::now();
     let form = multipart(SAMPLE);
     let path = format!("/v1/upload?token={token}");
@@ -64,38 +69,55 @@ async fn picture(address: &str, token: &str) -> Result<(), String> {
     let stream = TcpStream::connect(address).await.map_err(|e| e.to_string())?;
     let url = format!("ws://{address}/v1/ws?token={token}");
     let (mut socket, _) = client_async(url, stream).await.map_err(|e| format!("WebSocket: {e}"))?;
-    let submit = json!({"type": "job:submit", "id": "demo", "jobType": "sr", "fileRef": uploaded["fileRef"], "magnitude": 2});
+    let enlarge = json!({"jobType": "sr", "fileRef": uploaded["fileRef"], "magnitude": 2});
+    let enlarged = run(&mut socket, enlarge).await?;
+    let params =
+        json!({"prompt": PROMPT, "mode": EMOJI, "seed": 1, "superres": true, "superres_magnitude": 2});
+    let made = run(&mut socket, json!({"jobType": "generate", "params": params})).await?;
+
+    let fetch =
+        async |key: String| http(address, "GET", &format!("/storage/{key}?token={token}"), None).await;
+    let (enlarged, made) = (fetch(enlarged).await?, fetch(made).await?);
+    let size = |content: &[u8]| -> String {
+        image::load_from_memory(content).map_or("?".into(), |i| format!("{}x{}", i.width(), i.height()))
+    };
+    println!("done in   {:.1} s", began.elapsed().as_secs_f32());
+    let written =
+        [(BEFORE, SAMPLE, "the sample photo"), (AFTER, &enlarged, "enlarged"), (PICTURE, &made, PROMPT)];
+    for (path, content, what) in written {
+        let folder = Path::new(path).parent().expect("has a folder");
+        let written = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(path, content));
+        written.map_err(|e| format!("{path}: {e}"))?;
+        println!("{path} ({}): {what}", size(content));
+    }
+    Ok(())
+}
+
+/// Submits a job over WebSocket, shows its progress, and returns the key of its output.
+async fn run(socket: &mut Socket, mut submit: Value) -> Result<String, String> {
+    let kind = submit["jobType"].clone();
+    submit["type"] = "job:submit".into();
+    submit["id"] = "demo".into();
     socket.send(Message::text(submit.to_string())).await.map_err(|e| e.to_string())?;
-    let key = loop {
+    loop {
         let message = socket.next().await.ok_or("the WebSocket closed")?.map_err(|e| e.to_string())?;
         let Message::Text(text) = message else { continue };
         let message: Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
         match message["type"].as_str().unwrap_or_default() {
-            "job:ack" => println!("submitted an 'sr' job over WebSocket: {}", message["jobId"]),
+            "job:ack" => println!("submitted a {kind} job over WebSocket: {}", message["jobId"]),
             "job:progress" => {
                 println!(
                     "progress  {:3.0} %",
                     message["progress"]["fraction"].as_f64().unwrap_or(0.0) * 100.0
                 );
             }
-            "job:complete" => break message["outputs"][0]["key"].as_str().unwrap_or_default().to_owned(),
-            "job:error" | "error" => return Err(format!("the job failed: {}", message["error"])),
+            "job:complete" => {
+                return Ok(message["outputs"][0]["key"].as_str().unwrap_or_default().to_owned());
+            }
+            "job:error" | "error" => return Err(format!("the {kind} job failed: {}", message["error"])),
             _ => {}
         }
-    };
-    let picture = http(address, "GET", &format!("/storage/{key}?token={token}"), None).await?;
-    for (path, content) in [(BEFORE, SAMPLE), (AFTER, &picture)] {
-        let folder = Path::new(path).parent().expect("has a folder");
-        let written = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(path, content));
-        written.map_err(|e| format!("{path}: {e}"))?;
     }
-    let size = |content: &[u8]| -> String {
-        image::load_from_memory(content).map_or("?".into(), |i| format!("{}x{}", i.width(), i.height()))
-    };
-    println!("done in   {:.1} s", began.elapsed().as_secs_f32());
-    println!("before:   {BEFORE} ({})", size(SAMPLE));
-    println!("after:    {AFTER} ({})", size(&picture));
-    Ok(())
 }
 
 fn multipart(file: &[u8]) -> Bytes {

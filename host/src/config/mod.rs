@@ -107,6 +107,8 @@ pub struct Diffusion {
     pub dir: PathBuf,
     pub loras_dir: PathBuf,
     pub default_mode: String,
+    pub embedded: bool,
+    pub embedded_dir: PathBuf,
     pub memory_mb: u64,
     pub max_batch: usize,
     pub max_pixels: u64,
@@ -129,6 +131,8 @@ pub struct Mode {
     pub loras: Vec<ModeLora>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub native_size: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub num_inference_steps: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -307,10 +311,14 @@ impl Config {
             return Err(format!("execution.tile = {}: must be from 32 to 4096", self.execution.tile));
         }
         for (name, mode) in &self.modes {
-            if let Some(size) = &mode.size
-                && parse_size(size).is_none()
-            {
-                return Err(format!("modes.{name}.size = '{size}': must be WIDTHxHEIGHT, such as 512x512"));
+            for (key, size) in [("size", &mode.size), ("native_size", &mode.native_size)] {
+                if let Some(size) = size
+                    && parse_size(size).is_none()
+                {
+                    return Err(format!(
+                        "modes.{name}.{key} = '{size}': must be WIDTHxHEIGHT, such as 512x512"
+                    ));
+                }
             }
             if mode.num_inference_steps.is_some_and(|steps| !(1..=1000).contains(&steps)) {
                 return Err(format!("modes.{name}.num_inference_steps: must be from 1 to 1000"));

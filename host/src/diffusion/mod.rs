@@ -3,6 +3,7 @@
 mod control;
 mod library;
 mod modes;
+mod size;
 mod steps;
 mod watch;
 
@@ -22,8 +23,9 @@ use reverie_models::{
 };
 
 use crate::{
-    config::{self, Config, Mode, parse_size},
-    error::{Error, ErrorKind},
+    config::{self, Config, Mode},
+    embedded::Embedded,
+    error::Error,
     execution::{Device, Ended},
 };
 pub use control::Control;
@@ -91,6 +93,7 @@ pub struct Diffusion {
     backend: CpuBackend,
     library: Library,
     modes: RwLock<Modes>,
+    embedded: Option<Embedded>,
     settings: config::Diffusion,
     sources: config::Sources,
     /// The mode whose model was used last, for `system:status`.
@@ -99,7 +102,8 @@ pub struct Diffusion {
 
 impl Diffusion {
     pub fn new(config: &Config) -> Self {
-        let modes = Modes::read(config);
+        let embedded = config.diffusion.embedded.then(|| Embedded::new(&config.diffusion.embedded_dir));
+        let modes = Modes::read(config, embedded.as_ref());
         match modes.get("") {
             Ok((default, _)) => {
                 tracing::info!(default, "modes: {}", modes.names().collect::<Vec<_>>().join(", "))
@@ -110,6 +114,7 @@ impl Diffusion {
             backend: CpuBackend::new(config.execution.threads),
             library: Library::new(config.diffusion.memory_mb << 20),
             modes: RwLock::new(modes),
+            embedded,
             settings: config.diffusion.clone(),
             sources: config.sources.clone(),
             current: Mutex::default(),
@@ -141,7 +146,7 @@ impl Diffusion {
     /// What is wrong with the configuration; the old modes then stay.
     pub fn reload(&self, anew: bool) -> Result<(), Error> {
         let config = config::load(&self.sources).map_err(Error::invalid)?;
-        let modes = Modes::read(&config);
+        let modes = Modes::read(&config, self.embedded.as_ref());
         if anew {
             self.library.clear();
         }
@@ -194,10 +199,11 @@ impl Diffusion {
         };
         let adapters = self.adapters(&mode, &request)?;
         let began = Instant::now();
-        let model = self.library.get(&self.backend, &mode.model, mode.vae.as_deref(), &adapters)?;
+        let model = self.model(&mode, &adapters)?;
         *self.current.lock().unwrap() = Some(mode_name.clone());
         let loaded = Instant::now();
 
+        let size = self.size(&mode, &request, &model)?;
         let generation = self.generation(&mode, &request, &model)?;
         let (steps, guidance_scale) = (generation.num_inference_steps, generation.guidance_scale);
         let negative_prompt = generation.negative_prompt.clone();
@@ -222,6 +228,7 @@ impl Diffusion {
             })?;
         let denoised = Instant::now();
         let decoded = self.decode(device, &model, &picture, &*control)?;
+        let decoded = size::fitted(decoded, size, request.image.is_some());
         let ms = |from: Instant, to: Instant| (to - from).as_secs_f64() * 1e3;
         Ok(Generated {
             picture: decoded,
@@ -249,9 +256,18 @@ impl Diffusion {
         let mode = self.modes.read().unwrap().get(mode)?.1.clone();
         let request = Request::default();
         let adapters = self.adapters(&mode, &request)?;
-        let model = self.library.get(&self.backend, &mode.model, mode.vae.as_deref(), &adapters)?;
-        let (width, height) = self.size(&mode, &request, &model)?;
+        let model = self.model(&mode, &adapters)?;
+        let (width, height) = size::made_at(&mode, self.size(&mode, &request, &model)?);
         Ok((width, height, model.pipeline.factor() as u32))
+    }
+
+    fn model(&self, mode: &Mode, adapters: &[Adapter]) -> Result<Arc<Model>, Error> {
+        if let Some(embedded) = &self.embedded
+            && mode.model == embedded.model()
+        {
+            embedded.unpack()?;
+        }
+        self.library.get(&self.backend, &mode.model, mode.vae.as_deref(), adapters)
     }
 
     fn adapters(&self, mode: &Mode, request: &Request) -> Result<Vec<Adapter>, Error> {
@@ -292,7 +308,7 @@ impl Diffusion {
                 "num_inference_steps: accepted are 1 to {MAX_STEPS}, got {steps}"
             )));
         }
-        let (width, height) = self.size(mode, request, model)?;
+        let (width, height) = size::made_at(mode, self.size(mode, request, model)?);
         let fit = |picture: &DynamicImage| match (picture.width(), picture.height()) == (width, height) {
             true => picture.clone(),
             // As diffusers' VaeImageProcessor.
@@ -329,34 +345,14 @@ impl Diffusion {
         })
     }
 
-    /// Width and height: the request's, the mode's, the picture's (to a multiple of what the model takes), the model's.
+    /// Width and height of what a request gets.
     fn size(&self, mode: &Mode, request: &Request, model: &Model) -> Result<(u32, u32), Error> {
-        let factor = model.pipeline.factor() as u32;
-        let of_image = |picture: &Arc<DynamicImage>| {
-            let side = |pixels: u32| (pixels / factor).max(1) * factor;
-            (side(picture.width()), side(picture.height()))
-        };
-        let side = model.pipeline.default_size() as u32;
-        let (width, height) = match (request.width, request.height) {
-            (0, _) | (_, 0) => request
-                .image
-                .as_ref()
-                .map(of_image)
-                .or_else(|| mode.size.as_deref().and_then(parse_size))
-                .unwrap_or((side, side)),
-            size => size,
-        };
-        if !width.is_multiple_of(factor) || !height.is_multiple_of(factor) {
-            return Err(Error::invalid(format!(
-                "size: {width}x{height} is not accepted: both sides must be multiples of {factor}"
-            )));
-        }
+        let (width, height) = size::asked(mode, request, &model.pipeline)?;
         let limit = self.settings.max_pixels;
         if u64::from(width) * u64::from(height) > limit {
-            return Err(Error::new(
-                ErrorKind::InvalidInput,
-                format!("size: {width}x{height} is over the limit of {limit} pixels (diffusion.max_pixels)"),
-            ));
+            return Err(Error::invalid(format!(
+                "size: {width}x{height} is over the limit of {limit} pixels (diffusion.max_pixels)"
+            )));
         }
         Ok((width, height))
     }

@@ -7,6 +7,7 @@ use std::{
 
 use crate::{
     config::{Config, Mode},
+    embedded::{EMOJI, Embedded},
     error::{Error, ErrorKind},
 };
 
@@ -16,6 +17,8 @@ pub struct Modes {
     modes: BTreeMap<String, Mode>,
     /// Those of the configuration, which come first.
     configured: Vec<String>,
+    /// The name of the embedded one, which comes last.
+    embedded: Option<&'static str>,
     default: Option<String>,
     /// What stands in place of the default.
     switched: Option<String>,
@@ -23,8 +26,8 @@ pub struct Modes {
 }
 
 impl Modes {
-    /// Those of `config`, and one for each model of its folder that no other mode takes the name of.
-    pub fn read(config: &Config) -> Self {
+    /// Those of `config`, one for each model of its folder, and the embedded one; the first to have a name keeps it.
+    pub fn read(config: &Config, embedded: Option<&Embedded>) -> Self {
         let dir = absolute(&config.diffusion.dir);
         let mut modes = config.modes.clone();
         for mode in modes.values_mut() {
@@ -35,14 +38,19 @@ impl Modes {
         for model in models(&dir) {
             modes.entry(name(&model)).or_insert_with(|| Mode { model, ..Mode::default() });
         }
+        let embedded = embedded.filter(|_| !modes.contains_key(EMOJI)).map(|embedded| {
+            modes.insert(EMOJI.to_owned(), emoji(embedded));
+            EMOJI
+        });
         let default = Some(config.diffusion.default_mode.clone()).filter(|name| !name.is_empty());
-        Self { modes, configured, default, switched: None, dir }
+        Self { modes, configured, embedded, default, switched: None, dir }
     }
 
     /// The default mode's name; none when there are no modes.
     pub fn default_name(&self) -> Option<&str> {
         let default = self.switched.as_ref().or(self.default.as_ref()).or(self.configured.first());
-        default.map(String::as_str).or_else(|| self.modes.keys().next().map(String::as_str))
+        let mut found = self.modes.keys().map(String::as_str).filter(|name| Some(*name) != self.embedded);
+        default.map(String::as_str).or_else(|| found.next()).or(self.embedded)
     }
 
     /// Makes another mode the default for as long as the server runs and the mode exists.
@@ -97,6 +105,17 @@ impl Modes {
     /// Names and modes, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Mode)> {
         self.modes.iter().map(|(name, mode)| (name.as_str(), mode))
+    }
+}
+
+/// The mode of the embedded model, which was trained at one size and for few steps.
+fn emoji(embedded: &Embedded) -> Mode {
+    Mode {
+        model: embedded.model(),
+        native_size: Some("128x128".into()),
+        num_inference_steps: Some(4),
+        guidance_scale: Some(3.0),
+        ..Mode::default()
     }
 }
 

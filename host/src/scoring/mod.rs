@@ -4,7 +4,7 @@ mod aesthetics;
 mod perceptual_hash;
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
@@ -16,6 +16,7 @@ use reverie_models::{clip::CLIPModel, pipeline::Picture};
 use crate::{
     config::Config,
     diffusion,
+    embedded::Embedded,
     error::{Error, ErrorKind},
 };
 
@@ -25,8 +26,9 @@ pub use perceptual_hash::perceptual_hash;
 /// The dual encoder, loaded when it is first needed.
 pub struct Scoring {
     backend: CpuBackend,
-    /// Of `[scoring] model`; empty: there is none.
+    /// Of `[scoring] model`; empty: the embedded one.
     model: PathBuf,
+    embedded: Option<Embedded>,
     loaded: Mutex<Option<Arc<CLIPModel<CpuBackend>>>>,
 }
 
@@ -35,6 +37,7 @@ impl Scoring {
         Self {
             backend: CpuBackend::new(config.execution.threads),
             model: config.scoring.model.clone(),
+            embedded: config.diffusion.embedded.then(|| Embedded::new(&config.diffusion.embedded_dir)),
             loaded: Mutex::default(),
         }
     }
@@ -43,10 +46,10 @@ impl Scoring {
     ///
     /// # Errors
     /// `Unavailable` where there is none, with what to do.
-    fn folder(&self) -> Result<&Path, Error> {
+    fn folder(&self) -> Result<PathBuf, Error> {
         if !self.model.as_os_str().is_empty() {
             if self.model.join("config.json").is_file() {
-                return Ok(&self.model);
+                return Ok(self.model.clone());
             }
             let error = format!(
                 "scoring.model '{}' is no folder of a CLIPModel: it has no config.json",
@@ -54,8 +57,11 @@ impl Scoring {
             );
             return Err(Error::new(ErrorKind::Unavailable, error));
         }
+        if let Some(embedded) = &self.embedded {
+            return Ok(embedded.scorer());
+        }
         let error = "no dual encoder is there to score pictures with: name the folder of a CLIPModel in the configuration \
-                     ([scoring] model)";
+                     ([scoring] model), or switch on the embedded one (diffusion.embedded)";
         Err(Error::new(ErrorKind::Unavailable, error))
     }
 
@@ -79,7 +85,12 @@ impl Scoring {
             return Ok(model.clone());
         }
         let (folder, began) = (self.folder()?, Instant::now());
-        let model = CLIPModel::open(&self.backend, folder)
+        if let Some(embedded) = &self.embedded
+            && folder == embedded.scorer()
+        {
+            embedded.unpack()?;
+        }
+        let model = CLIPModel::open(&self.backend, &folder)
             .map_err(|e| Error::internal(format!("scoring.model '{}': {e}", folder.display())))?;
         tracing::info!(model = %folder.display(), "dual encoder loaded in {:.1} s", began.elapsed().as_secs_f32());
         Ok(loaded.insert(Arc::new(model)).clone())

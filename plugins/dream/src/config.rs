@@ -28,10 +28,10 @@ impl Default for Config {
         Self {
             max_sessions: 4,
             candidate_scale: 0.5,
-            candidate_min_side: 64,
+            candidate_min_side: 128,
             candidate_steps: 1,
             top_k: 50,
-            similarity_scale: 2.5,
+            similarity_scale: 1.0,
             aesthetic_weight: 0.2,
             duplicate_distance: 6,
             save_interval_s: 2.0,
