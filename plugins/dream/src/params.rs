@@ -126,7 +126,7 @@ mod tests {
     fn candidates_are_smaller_but_not_too_small() {
         let config = Config::default();
         assert_eq!(candidate_size((512, 768, 8), &config), (256, 384));
-        assert_eq!(candidate_size((128, 128, 8), &config), (64, 64));
+        assert_eq!(candidate_size((160, 136, 8), &config), (128, 128));
         assert_eq!(candidate_size((48, 64, 8), &config), (48, 64));
         assert_eq!(candidate_size((600, 600, 64), &config), (320, 320));
     }

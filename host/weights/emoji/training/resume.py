@@ -1,8 +1,7 @@
 """Makes checkpoints of what is shipped, to go on from: `python resume.py FOLDER RUN`, in place of tokenizer.py.
 
 The training of each begins with fresh optimizers; the encoder of the autoencoder must not be trained again, since the
-UNet belongs to its latents. The denoiser begins as the student that it was distilled to, which forgets its guidance
-in the first few hundred steps.
+UNet belongs to its latents. A denoiser that was distilled forgets its guidance in the first few hundred steps.
 """
 
 import shutil
