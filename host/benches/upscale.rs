@@ -64,7 +64,8 @@ fn run(arguments: &Arguments) {
     let picture = image::open(&arguments.image).expect("a picture").to_rgb8();
     let picture = DynamicImage::ImageRgb8(picture);
     let start = Instant::now();
-    let (upscalers, _) = Upscalers::new(None, Some(arguments.threads), arguments.tile);
+    let (upscalers, _) =
+        Upscalers::new(reverie::execution::backend::cpu(arguments.threads), None, arguments.tile);
     let load = start.elapsed().as_secs_f64();
     let (width, height, backend) = (picture.width(), picture.height(), upscalers.backend());
     println!(

@@ -15,7 +15,7 @@ use crate::{
     config::Config,
     diffusion::{self, Diffusion},
     error::Error,
-    execution::Device,
+    execution::{Device, backend},
     http,
     hub::{Frame, Hub},
     jobs::{Event, JobHandle, Jobs, Outcome},
@@ -124,15 +124,12 @@ pub async fn registry(config: Config) -> Result<Arc<Registry>, String> {
     jobs.on_event(move |event| publish(&publisher, event));
     let execution = &config.execution;
     let models_dir = Some(execution.models_dir.as_path()).filter(|dir| !dir.as_os_str().is_empty());
-    let threads = Some(execution.threads).filter(|threads| *threads > 0);
-    let (upscalers, warnings) = Upscalers::new(models_dir, threads, execution.tile);
+    let backend = backend::open(execution)?;
+    let (upscalers, warnings) = Upscalers::new(backend.clone(), models_dir, execution.tile);
     for warning in warnings {
         tracing::warn!("execution.models_dir: {warning}");
     }
-    if execution.backend == crate::config::Backend::Auto {
-        tracing::info!("backend: cpu (this version has no other)");
-    }
-    let diffusion = Arc::new(Diffusion::new(&config));
+    let diffusion = Arc::new(Diffusion::new(&config, backend.clone()));
     let engine = Arc::new(Engine::new(&config.plugin_runtime)?);
     let services = Arc::new(Services {
         hub,
@@ -142,7 +139,7 @@ pub async fn registry(config: Config) -> Result<Arc<Registry>, String> {
         storage_ok: AtomicBool::new(true),
         upscalers: Arc::new(upscalers),
         diffusion,
-        scoring: Scoring::new(&config),
+        scoring: Scoring::new(&config, backend),
         device: Device::default(),
         metrics,
         registry: OnceLock::new(),

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, fs, path::Path};
 
 use image::{DynamicImage, Rgba, RgbaImage};
+use reverie::execution::backend::cpu;
 use reverie::models::{Cancelled, Control, Scale, UpscaleRequest, Upscalers};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
@@ -46,7 +47,7 @@ fn tiles_of_an_x2_network_are_folded_like_the_whole_picture() {
     let photo = image::open(format!("{FIXTURES}/sr/photo.png")).unwrap().crop_imm(20, 30, 227, 41).to_rgb8();
     let photo = DynamicImage::ImageRgb8(photo);
     let made = [512, 32].map(|tile| {
-        let (upscalers, warnings) = Upscalers::new(Some(dir.path()), None, tile);
+        let (upscalers, warnings) = Upscalers::new(cpu(0), Some(dir.path()), tile);
         assert!(warnings.is_empty(), "{warnings:?}");
         upscale(&upscalers, &photo, "x2", 2.0).into_rgb8()
     });
@@ -66,7 +67,7 @@ fn the_colour_under_transparent_pixels_makes_no_rim() {
         if alpha > 0 { Rgba([230, 220, 210, alpha]) } else { Rgba([0, 0, 0, 0]) }
     });
     let picture = DynamicImage::ImageRgba8(picture);
-    let (upscalers, _) = Upscalers::new(None, None, 512);
+    let (upscalers, _) = Upscalers::new(cpu(0), None, 512);
     for model in ["realesr-animevideov3", "bilinear", "bicubic", "lanczos3"] {
         let made = upscale(&upscalers, &picture, model, 2.0).into_rgba8();
         let darkest = made.pixels().filter(|pixel| pixel[3] > 0).map(|pixel| pixel[2]).min().unwrap();
@@ -81,7 +82,7 @@ fn a_network_that_is_gone_is_an_error_and_no_panic() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("tiny.safetensors");
     fs::copy(format!("{FIXTURES}/rrdbnet.safetensors"), &file).unwrap();
-    let (upscalers, _) = Upscalers::new(Some(dir.path()), None, 512);
+    let (upscalers, _) = Upscalers::new(cpu(0), Some(dir.path()), 512);
     let request = UpscaleRequest { model: "tiny".into(), scale: Scale::Passes(1) };
     let picture = DynamicImage::new_rgb8(4, 4);
 
@@ -107,7 +108,7 @@ fn files_that_cannot_be_used_are_named_with_what_is_wrong() {
     let without = tensors.tensors().into_iter().filter(|(name, _)| name != "body.1.rdb2.conv3.bias");
     safetensors::serialize_to_file(without, None, &dir.path().join("missing.safetensors")).unwrap();
 
-    let (upscalers, warnings) = Upscalers::new(Some(dir.path()), None, 512);
+    let (upscalers, warnings) = Upscalers::new(cpu(0), Some(dir.path()), 512);
     let mut warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
     warnings.sort_by_key(|warning| warning.rsplit('/').next().map(str::to_owned));
     let [resampler, missing, truncated] = &warnings[..] else { panic!("{warnings:?}") };

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use image::{DynamicImage, GenericImageView, ImageBuffer, Luma, Rgb, Rgba};
+use reverie::execution::backend::cpu;
 use reverie::models::{Cancelled, Control, Scale, UpscaleError, UpscaleRequest, Upscalers};
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/sr");
@@ -18,7 +19,7 @@ impl Control for Quiet {
 }
 
 fn upscalers(tile: usize) -> Upscalers {
-    let (upscalers, warnings) = Upscalers::new(None, None, tile);
+    let (upscalers, warnings) = Upscalers::new(cpu(0), None, tile);
     assert!(warnings.is_empty(), "{warnings:?}");
     upscalers
 }
@@ -149,7 +150,7 @@ fn the_operators_networks_are_loaded_and_broken_ones_reported() {
     let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/rrdbnet.safetensors");
     std::fs::copy(tiny, dir.path().join("tiny-x4.safetensors")).unwrap();
     std::fs::write(dir.path().join("broken.safetensors"), b"not tensors").unwrap();
-    let (upscalers, warnings) = Upscalers::new(Some(dir.path()), None, 512);
+    let (upscalers, warnings) = Upscalers::new(cpu(0), Some(dir.path()), 512);
     assert!(warnings.len() == 1 && warnings[0].to_string().contains("broken.safetensors"), "{warnings:?}");
     let made = upscalers
         .upscale(photo().crop_imm(0, 0, 9, 7), &request("tiny-x4", Scale::Passes(1)), &Quiet)

@@ -154,6 +154,9 @@ pub enum Mask {
     Causal,
 }
 
+/// From tensors to tensors.
+pub type Work<'a, T> = &'a mut dyn FnMut(&[T]) -> Result<Vec<T>>;
+
 /// The tensor operations that the models need, on one device.
 ///
 /// Tensors hold `f32` values as N, C, H, W to the outside; how they lie in memory is the backend's affair.
@@ -167,9 +170,27 @@ pub trait Backend: Send + Sync + 'static {
     type Conv2d: Send + Sync + 'static;
     /// A matrix with its weights laid out for the device.
     type Linear: Send + Sync + 'static;
+    /// What is remembered of work that is done again and again.
+    type Repeated: Send + Sync + 'static;
 
     /// The device in words, for logs and reports.
     fn name(&self) -> &str;
+
+    /// Nothing to remember yet.
+    fn repeated(&self) -> Self::Repeated;
+
+    /// Does `work` with these inputs. It must be the same each time for one `repeated`: a device may record what it does and,
+    /// for inputs of the same shapes, replay that without calling it. So whatever changes must be among the inputs, and nothing
+    /// but the results may outlive the work.
+    ///
+    /// # Errors
+    /// Those of `work`; a device may fail.
+    fn repeat(
+        &self,
+        repeated: &Self::Repeated,
+        inputs: &[&Self::Tensor],
+        work: Work<'_, Self::Tensor>,
+    ) -> Result<Vec<Self::Tensor>>;
 
     /// Brings `data`, in N, C, H, W order, to the device.
     ///

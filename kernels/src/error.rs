@@ -96,4 +96,27 @@ pub enum Error {
         /// The input's shape.
         shape: Shape,
     },
+    /// A tensor or a layer of another backend.
+    #[error("a tensor or a layer belongs to another device")]
+    OtherDevice,
+    /// The device has no room for a buffer, even after what is kept for later was given back.
+    #[error("{device}: no {bytes} bytes of memory left (the budget is {budget} bytes)")]
+    OutOfMemory {
+        /// The device in words.
+        device: String,
+        /// Bytes that were asked for.
+        bytes: usize,
+        /// Bytes that this process may hold there.
+        budget: usize,
+    },
+    /// The device or its driver failed.
+    #[error("{device}: {what}")]
+    Device {
+        /// The device in words.
+        device: String,
+        /// The driver's words.
+        what: String,
+        /// Whether the device is gone for this process: nothing will run on it any more.
+        lost: bool,
+    },
 }

@@ -22,9 +22,14 @@
 #![warn(missing_docs)]
 
 mod backend;
+mod checks;
 pub mod cpu;
+mod either;
 mod error;
+pub mod gpu;
 pub mod nvml;
+mod taps;
 
-pub use backend::{Activation, Backend, Conv2dDesc, Filter, Mask, Shape, Unary};
+pub use backend::{Activation, Backend, Conv2dDesc, Filter, Mask, Shape, Unary, Work};
+pub use either::Either;
 pub use error::{Error, Result};

@@ -2,44 +2,11 @@
 
 mod common;
 
-use common::{Plain, assert_close, check, layouts};
+use common::{FUNCTIONS, Plain, apply, assert_close, check, group_norm, layouts};
 use reverie_kernels::cpu::CpuBackend;
 use reverie_kernels::{Backend, Error, Unary};
 
 const EXACT: f32 = 2e-6;
-
-fn apply(f: Unary, x: f64) -> f64 {
-    match f {
-        Unary::Identity => x,
-        Unary::Relu => x.max(0.0),
-        Unary::Silu => x / (1.0 + (-x).exp()),
-        Unary::Gelu => common::gelu(x),
-        Unary::QuickGelu => x / (1.0 + (-1.702 * x).exp()),
-        Unary::Tanh => x.tanh(),
-    }
-}
-
-const FUNCTIONS: [Unary; 6] =
-    [Unary::Identity, Unary::Relu, Unary::Silu, Unary::Gelu, Unary::QuickGelu, Unary::Tanh];
-
-/// `torch.nn.GroupNorm` and `act`.
-fn group_norm(x: &Plain, groups: usize, [weight, bias]: [&Plain; 2], eps: f64, act: Unary) -> Plain {
-    let [n, c, h, w] = x.shape;
-    let (per_group, area) = (c / groups, h * w);
-    let len = per_group * area;
-    let factors: Vec<_> = x.data[..n * c * area]
-        .chunks_exact(len)
-        .map(|group| {
-            let mean = group.iter().map(|x| f64::from(*x)).sum::<f64>() / len as f64;
-            let squares: f64 = group.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum();
-            (mean, (squares / len as f64 + eps).sqrt().recip())
-        })
-        .collect();
-    Plain::from_fn(x.shape, |n, c, y, x0| {
-        let (mean, scale) = factors[n * groups + c / per_group];
-        apply(act, (x.at(n, c, y, x0) - mean) * scale * weight.at(0, 0, 0, c) + bias.at(0, 0, 0, c))
-    })
-}
 
 #[test]
 fn group_norm_is_that_of_torch() {

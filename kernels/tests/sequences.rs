@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Plain, assert_close, backends};
+use common::{Plain, assert_close, attention, backends, layer_norm, linear};
 use reverie_kernels::cpu::{CpuBackend, CpuTensor};
 use reverie_kernels::{Backend, Error, Mask};
 
@@ -20,15 +20,6 @@ fn check(expected: &Plain, tolerance: f32, what: &str, op: impl Fn(&CpuBackend) 
         assert_eq!(backend.shape(&out), expected.shape, "{what}");
         assert_close(&backend.to_vec(&out).unwrap(), expected, tolerance, &what);
     }
-}
-
-fn linear(x: &Plain, outputs: usize, weight: &[f32], bias: Option<&[f32]>) -> Plain {
-    let [n, _, rows, inputs] = x.shape;
-    Plain::from_fn([n, 1, rows, outputs], |n, _, row, o| {
-        let bias = bias.map_or(0.0, |bias| f64::from(bias[o]));
-        let terms = (0..inputs).map(|i| x.at(n, 0, row, i) * f64::from(weight[o * inputs + i]));
-        bias + terms.sum::<f64>()
-    })
 }
 
 #[test]
@@ -57,30 +48,6 @@ fn linear_is_right_for_every_size() {
             });
         }
     }
-}
-
-fn attention(q: &Plain, k: &Plain, v: &Plain, heads: usize, mask: Mask) -> Plain {
-    let [n, _, queries, features] = q.shape;
-    let (keys, width) = (k.shape[2], features / heads);
-    let mut data = Vec::with_capacity(common::len(q.shape));
-    for (n, row) in (0..n * queries).map(|i| (i / queries, i % queries)) {
-        for first in (0..heads).map(|head| head * width) {
-            let seen = if mask == Mask::Causal { keys.min(row + 1) } else { keys };
-            let score = |key: usize| {
-                let terms = (first..first + width).map(|i| q.at(n, 0, row, i) * k.at(n, 0, key, i));
-                terms.sum::<f64>() / (width as f64).sqrt()
-            };
-            let scores: Vec<f64> = (0..seen).map(score).collect();
-            let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
-            let all: f64 = weights.iter().sum();
-            for i in first..first + width {
-                let sum: f64 = weights.iter().enumerate().map(|(key, x)| x * v.at(n, 0, key, i)).sum();
-                data.push((sum / all) as f32);
-            }
-        }
-    }
-    Plain { data, shape: q.shape }
 }
 
 /// Queries and keys, scaled so that the weights of different keys differ by orders of magnitude.
@@ -135,14 +102,7 @@ fn layer_norm_is_that_of_torch() {
         let mut x = Plain::noise([2, 1, 7, width], 1);
         x.data.iter_mut().for_each(|x| *x = *x * 3.0 + 5.0);
         let [weight, bias] = [2, 3].map(|seed| Plain::noise([1, 1, 1, width], seed));
-        let row = |n, y| (0..width).map(move |i| (n, y, i));
-        let expected = Plain::from_fn(x.shape, |n, _, y, i| {
-            let count = width as f64;
-            let mean = row(n, y).map(|(n, y, i)| x.at(n, 0, y, i)).sum::<f64>() / count;
-            let squares: f64 = row(n, y).map(|(n, y, i)| (x.at(n, 0, y, i) - mean).powi(2)).sum();
-            let normal = (x.at(n, 0, y, i) - mean) / (squares / count + 1e-5).sqrt();
-            normal * weight.at(0, 0, 0, i) + bias.at(0, 0, 0, i)
-        });
+        let expected = layer_norm(&x, [&weight, &bias], 1e-5);
         check(&expected, EXACT, &format!("{width} wide"), |backend| {
             let [x, weight, bias] = [&x, &weight, &bias].map(|x| tensor(backend, x));
             backend.layer_norm(&x, &weight, &bias, 1e-5).unwrap()

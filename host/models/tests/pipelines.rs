@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use reverie_kernels::cpu::CpuBackend;
+use reverie_kernels::{Backend, cpu::CpuBackend};
 use reverie_models::{
     Adapters, LayerCache, ModelFiles, Weights,
     denoise::{self, Denoise},
@@ -11,6 +11,9 @@ use reverie_models::{
     schedulers::SchedulerConfig,
 };
 use serde_json::{Map, Value};
+
+#[path = "../../../kernels/tests/gpu/interpreted.rs"]
+mod interpreted;
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/diffusion/pipelines")
@@ -30,7 +33,7 @@ fn bytes(file: &str, name: &str) -> Vec<u8> {
     safetensors::SafeTensors::deserialize(&content).unwrap().tensor(name).unwrap().data().to_vec()
 }
 
-fn load(backend: &CpuBackend, asked: &Value) -> Pipeline<CpuBackend> {
+fn load<B: Backend>(backend: &B, asked: &Value) -> Pipeline<B> {
     let mut files = ModelFiles::open(&fixtures().join(asked["model"].as_str().unwrap())).unwrap();
     if let Some(vae) = asked["vae"].as_str() {
         files.vae = ModelFiles::open_vae(&fixtures().join(vae)).unwrap();
@@ -123,6 +126,36 @@ fn pictures_are_those_of_diffusers() {
         println!("{name}: latents {worst:.1e}, {off} of {} values off by more than 2", image.len());
         assert!(worst < 1e-3, "{name}: latents differ by {worst}");
         assert!(off * 1000 <= image.len(), "{name}: {off} values of the picture differ");
+    }
+}
+
+/// The request's picture after all of its steps.
+fn make<B: Backend>(backend: &B, pipeline: &Pipeline<B>, request: &Request) -> (Vec<f32>, Picture) {
+    let mut state = pipeline.prepare(backend, request).unwrap();
+    while !state.is_done() {
+        denoise::step(backend, &pipeline.unet, &mut [&mut state]).unwrap();
+    }
+    (state.latents().to_vec(), pipeline.decode(backend, &state, &mut |_, _| Ok(())).unwrap())
+}
+
+/// The kernels that a GPU runs, here in the PTX interpreter: whole pipelines in fp16 against the CPU's fp32.
+#[test]
+fn a_gpu_makes_the_same_pictures_within_fp16() {
+    let (cpu, gpu) = (CpuBackend::default(), interpreted::gpu());
+    let all = requests();
+    let kinds = ["sd_txt2img", "sdxl_txt2img", "lcm"];
+    for kind in kinds {
+        let asked = all.iter().find(|asked| asked["name"].as_str().unwrap().starts_with(kind)).unwrap();
+        let mut request = read(asked).remove(0);
+        request.num_inference_steps = request.num_inference_steps.min(2);
+        let began = std::time::Instant::now();
+        let (latents, picture) = make(&gpu, &load(&gpu, asked), &request);
+        let (expected, golden) = make(&cpu, &load(&cpu, asked), &request);
+        let error = relative_error(&latents, &expected);
+        let off: f64 = picture.rgb.iter().zip(&golden.rgb).map(|(a, b)| f64::from(a.abs_diff(*b))).sum();
+        let off = off / golden.rgb.len() as f64;
+        println!("{kind}: latents {error:.1e}, picture {off:.2}/255 on average, {:?}", began.elapsed());
+        assert!(error < 1e-2 && off < 1.0, "{kind}: latents differ by {error}, the picture by {off}");
     }
 }
 

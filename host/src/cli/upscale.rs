@@ -6,6 +6,7 @@ use clap::Args;
 
 use crate::{
     config::Config,
+    execution::backend,
     models::{Cancelled, Control, Scale, UpscaleRequest, Upscalers},
     pictures::{self, Encoding, Format},
 };
@@ -60,8 +61,7 @@ pub fn upscale(config: &Config, options: &Options) -> Result<(), String> {
         .map_err(|e| format!("{}: {e}", input.display()))?;
     let execution = &config.execution;
     let models_dir = Some(execution.models_dir.as_path()).filter(|dir| !dir.as_os_str().is_empty());
-    let threads = Some(execution.threads).filter(|threads| *threads > 0);
-    let (upscalers, warnings) = Upscalers::new(models_dir, threads, execution.tile);
+    let (upscalers, warnings) = Upscalers::new(backend::open(execution)?, models_dir, execution.tile);
     for warning in warnings {
         eprintln!("warning: {warning}");
     }

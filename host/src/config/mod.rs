@@ -96,6 +96,7 @@ pub struct Images {
 #[serde(deny_unknown_fields)]
 pub struct Execution {
     pub backend: Backend,
+    pub vram_budget_mb: u64,
     pub threads: usize,
     pub tile: usize,
     pub models_dir: PathBuf,
@@ -157,11 +158,40 @@ fn one() -> f32 {
     1.0
 }
 
+/// `auto`, `cpu`, `cuda` (the first GPU) or `cuda:N`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(try_from = "String", into = "String")]
 pub enum Backend {
+    /// The first GPU that can be used, or the CPU.
     Auto,
     Cpu,
+    /// A GPU by its number, as CUDA counts them.
+    Cuda(usize),
+}
+
+impl TryFrom<String> for Backend {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        let number = name.strip_prefix("cuda:").and_then(|number| number.parse().ok());
+        match (&*name, number) {
+            ("auto", _) => Ok(Self::Auto),
+            ("cpu", _) => Ok(Self::Cpu),
+            ("cuda", _) => Ok(Self::Cuda(0)),
+            (_, Some(number)) => Ok(Self::Cuda(number)),
+            _ => Err(format!("'{name}' is none of auto, cpu, cuda and cuda:N")),
+        }
+    }
+}
+
+impl From<Backend> for String {
+    fn from(backend: Backend) -> Self {
+        match backend {
+            Backend::Auto => "auto".into(),
+            Backend::Cpu => "cpu".into(),
+            Backend::Cuda(number) => format!("cuda:{number}"),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]

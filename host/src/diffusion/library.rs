@@ -5,17 +5,19 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use reverie_kernels::cpu::CpuBackend;
 use reverie_models::{Adapters, LayerCache, Lora, ModelFiles, pipeline::Pipeline};
 
-use crate::{error::Error, execution::Lane};
+use crate::{
+    error::Error,
+    execution::{AnyBackend, Lane},
+};
 
 /// Sets of adapters that one model is kept with.
 const VARIANTS: usize = 3;
 
 /// A model with a set of adapters, ready to make pictures.
 pub struct Model {
-    pub pipeline: Pipeline<CpuBackend>,
+    pub pipeline: Pipeline<AnyBackend>,
     /// Where its pictures meet.
     pub lane: Lane,
     _base: Arc<Base>,
@@ -27,7 +29,7 @@ struct Base {
     /// In place of the model's own.
     vae: Option<PathBuf>,
     files: ModelFiles,
-    layers: LayerCache<CpuBackend>,
+    layers: LayerCache<AnyBackend>,
     bytes: u64,
 }
 
@@ -74,7 +76,7 @@ impl Library {
     /// missing or broken. The message names them and what is wrong.
     pub fn get(
         &self,
-        backend: &CpuBackend,
+        backend: &AnyBackend,
         path: &Path,
         vae: Option<&Path>,
         adapters: &[Adapter],

@@ -14,7 +14,7 @@ use std::{
 };
 
 use image::{DynamicImage, RgbImage, imageops::FilterType};
-use reverie_kernels::{Backend, cpu::CpuBackend};
+use reverie_kernels::Backend;
 use reverie_models::{
     denoise::{self, Denoise},
     noise::Blend,
@@ -26,7 +26,7 @@ use crate::{
     config::{self, Config, Mode},
     embedded::Embedded,
     error::Error,
-    execution::{Device, Ended},
+    execution::{AnyBackend, Device, Ended},
 };
 pub use control::Control;
 use control::lease;
@@ -90,7 +90,7 @@ pub struct Timings {
 
 /// Models, modes and the device they run on.
 pub struct Diffusion {
-    backend: CpuBackend,
+    backend: Arc<AnyBackend>,
     library: Library,
     modes: RwLock<Modes>,
     embedded: Option<Embedded>,
@@ -101,7 +101,7 @@ pub struct Diffusion {
 }
 
 impl Diffusion {
-    pub fn new(config: &Config) -> Self {
+    pub fn new(config: &Config, backend: Arc<AnyBackend>) -> Self {
         let embedded = config.diffusion.embedded.then(|| Embedded::new(&config.diffusion.embedded_dir));
         let modes = Modes::read(config, embedded.as_ref());
         match modes.get("") {
@@ -111,7 +111,7 @@ impl Diffusion {
             Err(error) => tracing::warn!("generate: {}", error.message),
         }
         Self {
-            backend: CpuBackend::new(config.execution.threads),
+            backend,
             library: Library::new(config.diffusion.memory_mb << 20),
             modes: RwLock::new(modes),
             embedded,
@@ -217,7 +217,7 @@ impl Diffusion {
 
         let watch = Arc::new(Steps::new(control.clone(), model.clone()));
         let step =
-            |pictures: &mut [&mut Denoise]| denoise::step(&self.backend, &model.pipeline.unet, pictures);
+            |pictures: &mut [&mut Denoise]| denoise::step(&*self.backend, &model.pipeline.unet, pictures);
         let picture =
             model.lane.run(device, picture, watch, self.settings.max_batch, &step).map_err(|ended| {
                 match ended {

@@ -1,8 +1,10 @@
 //! The device, shared: whoever computes holds it for one step (a tile), and the job with the highest priority, then the
 //! oldest, goes next. A running job of lower priority so gives way within one tile.
 
+pub mod backend;
 mod lane;
 
+pub use backend::AnyBackend;
 pub use lane::{Ended, Lane, Watch};
 
 use std::{

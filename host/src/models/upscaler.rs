@@ -8,7 +8,7 @@ use std::{
 };
 
 use image::DynamicImage;
-use reverie_kernels::{Backend, Filter, cpu::CpuBackend};
+use reverie_kernels::{Backend, Filter};
 
 use super::{
     Control, Upscale, Weights, WeightsError,
@@ -17,6 +17,7 @@ use super::{
     samples::{self, AnyPlanes, Planes, Sample},
     tiles::{self, Progress},
 };
+use crate::execution::AnyBackend;
 
 /// The network when none is named.
 pub const DEFAULT: &str = "realesr-animevideov3";
@@ -90,7 +91,7 @@ impl UpscaleError {
     }
 }
 
-type Network = Arc<dyn Upscale<CpuBackend>>;
+type Network = Arc<dyn Upscale<AnyBackend>>;
 
 /// A network that is there; its weights are brought to the device when it is first used.
 struct Entry {
@@ -106,7 +107,7 @@ impl Entry {
         Ok(Self { description, path, loaded: Mutex::new(None) })
     }
 
-    fn network(&self, backend: &CpuBackend) -> Result<Network, WeightsError> {
+    fn network(&self, backend: &AnyBackend) -> Result<Network, WeightsError> {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(network) = &*loaded {
             return Ok(network.clone());
@@ -156,7 +157,7 @@ impl Pass<'_> {
 
 /// All networks and resamplers, and the device they run on.
 pub struct Upscalers {
-    backend: CpuBackend,
+    backend: Arc<AnyBackend>,
     networks: BTreeMap<String, Entry>,
     tile: usize,
 }
@@ -165,10 +166,13 @@ impl Upscalers {
     /// Finds the embedded network and those of the operator's folder (`*.safetensors`, each under its file's name without
     /// the ending; one called like the embedded network takes its place). A file that can't be used is left out and
     /// reported; every tensor is checked now, but weights are kept in memory only for networks that were used.
-    /// `threads`: none for one a core. `tile`: its side in pixels of the input; memory grows with its square: at 512 about
+    /// `tile`: its side in pixels of the input; memory grows with its square: at 512 about
     /// 300 MB for SRVGGNetCompact and 1.5 GB for RRDBNet.
-    pub fn new(models_dir: Option<&Path>, threads: Option<usize>, tile: usize) -> (Self, Vec<WeightsError>) {
-        let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
+    pub fn new(
+        backend: Arc<AnyBackend>,
+        models_dir: Option<&Path>,
+        tile: usize,
+    ) -> (Self, Vec<WeightsError>) {
         let mut networks = BTreeMap::new();
         let mut warnings = Vec::new();
         match Entry::new("embedded", EMBEDDED, None) {
@@ -190,7 +194,7 @@ impl Upscalers {
                 Err(error) => warnings.push(error),
             }
         }
-        (Self { backend: CpuBackend::new(threads), networks, tile }, warnings)
+        (Self { backend, networks, tile }, warnings)
     }
 
     /// The device in words.
@@ -277,11 +281,11 @@ impl Upscalers {
                 Pass::Network(entry, scale) => {
                     let network = entry.network(&self.backend)?;
                     let network = (&*network, *scale as usize);
-                    tiles::network_pass(&self.backend, network, &planes, self.tile, progress)?
+                    tiles::network_pass(&*self.backend, network, &planes, self.tile, progress)?
                 }
                 Pass::Resampler(filter, _) => {
                     let size = pass.size((planes.width, planes.height)).ok_or(UpscaleError::TooLarge)?;
-                    tiles::resampler_pass(&self.backend, *filter, &planes, size, progress)?
+                    tiles::resampler_pass(&*self.backend, *filter, &planes, size, progress)?
                 }
             };
         }

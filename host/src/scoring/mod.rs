@@ -10,7 +10,6 @@ use std::{
 };
 
 use image::{DynamicImage, RgbImage};
-use reverie_kernels::cpu::CpuBackend;
 use reverie_models::{clip::CLIPModel, pipeline::Picture};
 
 use crate::{
@@ -18,6 +17,7 @@ use crate::{
     diffusion,
     embedded::Embedded,
     error::{Error, ErrorKind},
+    execution::AnyBackend,
 };
 
 pub use aesthetics::{Aesthetics, measure};
@@ -25,17 +25,17 @@ pub use perceptual_hash::perceptual_hash;
 
 /// The dual encoder, loaded when it is first needed.
 pub struct Scoring {
-    backend: CpuBackend,
+    backend: Arc<AnyBackend>,
     /// Of `[scoring] model`; empty: the embedded one.
     model: PathBuf,
     embedded: Option<Embedded>,
-    loaded: Mutex<Option<Arc<CLIPModel<CpuBackend>>>>,
+    loaded: Mutex<Option<Arc<CLIPModel<AnyBackend>>>>,
 }
 
 impl Scoring {
-    pub fn new(config: &Config) -> Self {
+    pub fn new(config: &Config, backend: Arc<AnyBackend>) -> Self {
         Self {
-            backend: CpuBackend::new(config.execution.threads),
+            backend,
             model: config.scoring.model.clone(),
             embedded: config.diffusion.embedded.then(|| Embedded::new(&config.diffusion.embedded_dir)),
             loaded: Mutex::default(),
@@ -78,7 +78,7 @@ impl Scoring {
     ///
     /// # Errors
     /// `Unavailable` where there is none; `Internal` for files that are missing or broken.
-    pub fn load(&self) -> Result<Arc<CLIPModel<CpuBackend>>, Error> {
+    pub fn load(&self) -> Result<Arc<CLIPModel<AnyBackend>>, Error> {
         // A load that panicked has left nothing behind.
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(model) = &*loaded {
@@ -90,7 +90,7 @@ impl Scoring {
         {
             embedded.unpack()?;
         }
-        let model = CLIPModel::open(&self.backend, &folder)
+        let model = CLIPModel::open(&*self.backend, &folder)
             .map_err(|e| Error::internal(format!("scoring.model '{}': {e}", folder.display())))?;
         tracing::info!(model = %folder.display(), "dual encoder loaded in {:.1} s", began.elapsed().as_secs_f32());
         Ok(loaded.insert(Arc::new(model)).clone())
@@ -100,8 +100,8 @@ impl Scoring {
     ///
     /// # Errors
     /// Those of the device.
-    pub fn embed_text(&self, model: &CLIPModel<CpuBackend>, text: &str) -> Result<Vec<f32>, Error> {
-        model.embed_text(&self.backend, text).map_err(diffusion::error)
+    pub fn embed_text(&self, model: &CLIPModel<AnyBackend>, text: &str) -> Result<Vec<f32>, Error> {
+        model.embed_text(&*self.backend, text).map_err(diffusion::error)
     }
 
     /// A picture as a vector of length 1: its dot product with a text's is their similarity.
@@ -110,13 +110,13 @@ impl Scoring {
     /// Those of the device.
     pub fn embed_image(
         &self,
-        model: &CLIPModel<CpuBackend>,
+        model: &CLIPModel<AnyBackend>,
         image: &DynamicImage,
     ) -> Result<Vec<f32>, Error> {
         let image = image.to_rgb8();
         let picture =
             Picture { width: image.width() as usize, height: image.height() as usize, rgb: image.into_raw() };
-        model.embed_picture(&self.backend, &picture).map_err(diffusion::error)
+        model.embed_picture(&*self.backend, &picture).map_err(diffusion::error)
     }
 }
 

@@ -152,6 +152,7 @@ fn files_and_launches_are_refused_with_a_reason() {
     let line = |what: &str| Error::Syntax { line: 6, what: what.into() };
     assert_eq!(refused("frob.u32 %a, %b;"), line("%a is not declared"));
     assert_eq!(refused("bra NOWHERE;"), line("NOWHERE is not declared"));
+    assert_eq!(refused(".reg .u32 %tid;"), line("%tid would hide the special register"));
     let Error::Syntax { what, .. } = refused("frob.u32 1;") else { panic!() };
     assert!(what.contains("frob.u32 is not known"));
 

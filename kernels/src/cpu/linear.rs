@@ -6,8 +6,7 @@ use super::packed::{Matrix, Packed};
 use super::scratch::with_scratch;
 use super::simd::{Level, Simd, Task};
 use super::tensor::CpuTensor;
-use crate::backend::{Shape, check_shape};
-use crate::error::{Error, Result};
+use crate::backend::Shape;
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -18,8 +17,8 @@ const TASK_BLOCKS: usize = 20;
 
 /// `y = x Wᵀ + b` with packed weights.
 pub struct CpuLinear {
-    inputs: usize,
-    outputs: usize,
+    pub(crate) inputs: usize,
+    pub(crate) outputs: usize,
     weights: Packed,
     /// Padded to whole vectors; empty where there is none.
     bias: Vec<f32>,
@@ -41,20 +40,6 @@ impl CpuLinear {
             bias.resize(outputs.next_multiple_of(LANES), 0.0);
         }
         Self { inputs, outputs, weights, bias, level }
-    }
-
-    /// The output's shape for an input of `shape`.
-    ///
-    /// # Errors
-    /// [`Error::ShapeMismatch`] where the input has another width, [`Error::InvalidShape`] where the output
-    /// would be too large.
-    pub(crate) fn output_shape(&self, operation: &'static str, shape: Shape) -> Result<Shape> {
-        let [n, c, h, w] = shape;
-        if w != self.inputs {
-            return Err(Error::ShapeMismatch { operation, left: [n, c, h, self.inputs], right: shape });
-        }
-        let out = [n, c, h, self.outputs];
-        check_shape(out).map(|_| out)
     }
 
     /// The product for `x` of (N, 1, T, in), plus `residual` of the output's `shape` where there is one.

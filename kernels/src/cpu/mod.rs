@@ -35,8 +35,9 @@ mod tokens;
 mod winograd;
 
 use crate::backend::{
-    Activation, Backend, Conv2dDesc, Filter, Mask, Shape, Unary, check_len, check_shape, check_slope,
+    Activation, Backend, Conv2dDesc, Filter, Mask, Shape, Unary, Work, check_len, check_shape, check_slope,
 };
+use crate::checks::{self, same_shape};
 use crate::error::{Error, Result};
 use buffer::{LANES, Pool};
 use rayon::prelude::*;
@@ -127,9 +128,16 @@ impl Backend for CpuBackend {
     type Tensor = CpuTensor;
     type Conv2d = CpuConv2d;
     type Linear = CpuLinear;
+    type Repeated = ();
 
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn repeated(&self) {}
+
+    fn repeat(&self, (): &(), inputs: &[&CpuTensor], work: Work<'_, CpuTensor>) -> Result<Vec<CpuTensor>> {
+        work(&inputs.iter().map(|x| (*x).clone()).collect::<Vec<_>>())
     }
 
     fn tensor(&self, data: Vec<f32>, shape: Shape) -> Result<CpuTensor> {
@@ -181,12 +189,12 @@ impl Backend for CpuBackend {
     }
 
     fn pixel_shuffle(&self, x: &CpuTensor, factor: usize) -> Result<CpuTensor> {
-        let shape = shuffle::output_shape(x.shape, factor)?;
+        let shape = checks::pixel_shuffle(x.shape, factor)?;
         Ok(self.install(|| shuffle::pixel_shuffle(&self.pool, x, factor, shape, None)))
     }
 
     fn pixel_shuffle_add_nearest(&self, x: &CpuTensor, factor: usize, base: &CpuTensor) -> Result<CpuTensor> {
-        let shape = shuffle::output_shape(x.shape, factor)?;
+        let shape = checks::pixel_shuffle(x.shape, factor)?;
         let [n, c, ..] = shape;
         same_shape("pixel_shuffle_add_nearest", [n, c, x.shape[2], x.shape[3]], base.shape)?;
         Ok(self.install(|| shuffle::pixel_shuffle(&self.pool, x, factor, shape, Some(base))))
@@ -199,15 +207,7 @@ impl Backend for CpuBackend {
     }
 
     fn concat(&self, xs: &[&CpuTensor]) -> Result<CpuTensor> {
-        let first = xs.first().ok_or(Error::NothingToConcat)?;
-        let [n, _, h, w] = first.shape;
-        let mut channels = 0usize;
-        for x in xs {
-            same_shape("concat", [n, x.shape[1], h, w], x.shape)?;
-            channels = channels.saturating_add(x.shape[1]);
-        }
-        let shape = [n, channels, h, w];
-        check_shape(shape)?;
+        let shape = checks::concat(&shapes(xs))?;
         Ok(self.install(|| self.join(xs, shape)))
     }
 
@@ -231,12 +231,12 @@ impl Backend for CpuBackend {
     }
 
     fn linear(&self, x: &CpuTensor, linear: &CpuLinear) -> Result<CpuTensor> {
-        let shape = linear.output_shape("linear", x.shape)?;
+        let shape = checks::linear("linear", x.shape, linear.inputs, linear.outputs)?;
         Ok(self.install(|| linear.run(&self.pool, x, None, shape)))
     }
 
     fn linear_residual(&self, x: &CpuTensor, linear: &CpuLinear, residual: &CpuTensor) -> Result<CpuTensor> {
-        let shape = linear.output_shape("linear_residual", x.shape)?;
+        let shape = checks::linear("linear_residual", x.shape, linear.inputs, linear.outputs)?;
         same_shape("linear_residual", shape, residual.shape)?;
         Ok(self.install(|| linear.run(&self.pool, x, Some(residual), shape)))
     }
@@ -249,13 +249,7 @@ impl Backend for CpuBackend {
         heads: usize,
         mask: Mask,
     ) -> Result<CpuTensor> {
-        let [n, _, queries, features] = q.shape;
-        same_shape("attention: queries", [n, 1, queries, features], q.shape)?;
-        same_shape("attention: keys", [n, 1, k.shape[2], features], k.shape)?;
-        same_shape("attention: values", k.shape, v.shape)?;
-        if heads == 0 || !features.is_multiple_of(heads) {
-            return Err(Error::Heads { heads, features });
-        }
+        checks::attention(q.shape, k.shape, v.shape, heads)?;
         Ok(self.install(|| attention::attention(&self.pool, [q, k, v], heads, mask, self.level)))
     }
 
@@ -268,19 +262,13 @@ impl Backend for CpuBackend {
         eps: f32,
         act: Unary,
     ) -> Result<CpuTensor> {
-        let channels = x.shape[1];
-        if groups == 0 || !channels.is_multiple_of(groups) {
-            return Err(Error::Groups { groups, shape: x.shape });
-        }
-        same_shape("group_norm: weight", [1, 1, 1, channels], weight.shape)?;
-        same_shape("group_norm: bias", [1, 1, 1, channels], bias.shape)?;
+        checks::group_norm(x.shape, groups, weight.shape, bias.shape)?;
         Ok(self
             .install(|| group_norm::group_norm(&self.pool, x, groups, [weight, bias], eps, act, self.level)))
     }
 
     fn layer_norm(&self, x: &CpuTensor, weight: &CpuTensor, bias: &CpuTensor, eps: f32) -> Result<CpuTensor> {
-        same_shape("layer_norm: weight", [1, 1, 1, x.shape[3]], weight.shape)?;
-        same_shape("layer_norm: bias", [1, 1, 1, x.shape[3]], bias.shape)?;
+        checks::layer_norm(x.shape, weight.shape, bias.shape)?;
         Ok(self.install(|| rows::layer_norm(&self.pool, x, [weight, bias], eps, self.level)))
     }
 
@@ -289,9 +277,7 @@ impl Backend for CpuBackend {
     }
 
     fn geglu(&self, x: &CpuTensor) -> Result<CpuTensor> {
-        let [n, c, h, w] = x.shape;
-        let shape = [n, c, h, w / 2];
-        same_shape("geglu", [n, c, h, (w / 2).max(1) * 2], x.shape)?;
+        let shape = checks::geglu(x.shape)?;
         Ok(self.install(|| rows::geglu(&self.pool, x, shape, self.level)))
     }
 
@@ -305,40 +291,22 @@ impl Backend for CpuBackend {
     }
 
     fn from_tokens(&self, x: &CpuTensor, h: usize, w: usize) -> Result<CpuTensor> {
-        let [n, _, _, c] = x.shape;
-        let shape = [n, c, h, w];
-        check_shape(shape)?;
-        same_shape("from_tokens", [n, 1, h * w, c], x.shape)?;
+        let shape = checks::from_tokens(x.shape, h, w)?;
         Ok(self.install(|| tokens::from_tokens(&self.pool, x, shape)))
     }
 
     fn pad(&self, x: &CpuTensor, right: usize, bottom: usize) -> Result<CpuTensor> {
-        let [n, c, h, w] = x.shape;
-        let shape = [n, c, h.saturating_add(bottom), w.saturating_add(right)];
-        check_shape(shape)?;
+        let shape = checks::pad(x.shape, right, bottom)?;
         Ok(self.install(|| tokens::pad(&self.pool, x, shape)))
     }
 
     fn stack(&self, xs: &[&CpuTensor]) -> Result<CpuTensor> {
-        let [_, c, h, w] = xs.first().ok_or(Error::NothingToConcat)?.shape;
-        let mut images = 0usize;
-        for x in xs {
-            same_shape("stack", [x.shape[0], c, h, w], x.shape)?;
-            images = images.saturating_add(x.shape[0]);
-        }
-        let shape = [images, c, h, w];
-        check_shape(shape)?;
+        let shape = checks::stack(&shapes(xs))?;
         Ok(self.install(|| tokens::stack(&self.pool, xs, shape)))
     }
 
     fn images(&self, x: &CpuTensor, first: usize, count: usize) -> Result<CpuTensor> {
-        let [n, c, h, w] = x.shape;
-        let shape = [count, c, h, w];
-        check_shape(shape)?;
-        if first.checked_add(count).is_none_or(|end| end > n) {
-            let left = [first.saturating_add(count), c, h, w];
-            return Err(Error::ShapeMismatch { operation: "images", left, right: x.shape });
-        }
+        let shape = checks::images(x.shape, first, count)?;
         Ok(self.install(|| tokens::images(&self.pool, x, first, shape)))
     }
 }
@@ -368,6 +336,6 @@ impl CpuBackend {
     }
 }
 
-fn same_shape(operation: &'static str, left: Shape, right: Shape) -> Result<()> {
-    if left == right { Ok(()) } else { Err(Error::ShapeMismatch { operation, left, right }) }
+fn shapes(xs: &[&CpuTensor]) -> Vec<Shape> {
+    xs.iter().map(|x| x.shape).collect()
 }

@@ -2,19 +2,9 @@
 
 use super::buffer::{LANES, Lanes, Pool};
 use super::tensor::CpuTensor;
-use crate::backend::{Shape, check_shape};
-use crate::error::{Error, Result};
+use crate::backend::Shape;
 use rayon::prelude::*;
 use std::sync::Arc;
-
-/// (N, C·f², H, W) to (N, C, H·f, W·f).
-pub(crate) fn output_shape(shape: Shape, factor: usize) -> Result<Shape> {
-    let wrong = Error::PixelShuffle { shape, factor };
-    let [n, c, h, w] = shape;
-    let square = factor.checked_mul(factor).filter(|&square| square > 0 && c.is_multiple_of(square));
-    let out = [n, c / square.ok_or(wrong)?, h * factor, w * factor];
-    check_shape(out).map(|_| out)
-}
 
 /// The shuffle, plus `base` (N, C, H, W) with each pixel repeated f × f times. The result is planar: at this
 /// point channels are those of a picture.

@@ -2,7 +2,7 @@
 #![allow(dead_code)] // Each test crate uses its part.
 
 use reverie_kernels::cpu::{CpuBackend, CpuTensor, Level};
-use reverie_kernels::{Activation, Backend, Conv2dDesc, Filter, Shape};
+use reverie_kernels::{Activation, Backend, Conv2dDesc, Filter, Mask, Shape, Unary};
 
 /// Height and width: single pixels, less than a tile, exact tiles, and odd remainders.
 pub const SIZES: [[usize; 2]; 9] =
@@ -91,6 +91,86 @@ pub fn gelu(x: f64) -> f64 {
         (-z * z).exp() / std::f64::consts::PI.sqrt() / fraction / 2.0
     };
     x * if x > 0.0 { 1.0 - upper } else { upper }
+}
+
+/// The function of one value.
+pub fn apply(f: Unary, x: f64) -> f64 {
+    match f {
+        Unary::Identity => x,
+        Unary::Relu => x.max(0.0),
+        Unary::Silu => x / (1.0 + (-x).exp()),
+        Unary::Gelu => gelu(x),
+        Unary::QuickGelu => x / (1.0 + (-1.702 * x).exp()),
+        Unary::Tanh => x.tanh(),
+    }
+}
+
+pub const FUNCTIONS: [Unary; 6] =
+    [Unary::Identity, Unary::Relu, Unary::Silu, Unary::Gelu, Unary::QuickGelu, Unary::Tanh];
+
+/// The mean of values, and what their deviation is to be multiplied by.
+fn normal(values: &[f32], eps: f64) -> (f64, f64) {
+    let count = values.len() as f64;
+    let mean = values.iter().map(|x| f64::from(*x)).sum::<f64>() / count;
+    let squares: f64 = values.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum();
+    (mean, (squares / count + eps).sqrt().recip())
+}
+
+/// `torch.nn.GroupNorm` and `act`.
+pub fn group_norm(x: &Plain, groups: usize, [weight, bias]: [&Plain; 2], eps: f64, act: Unary) -> Plain {
+    let [n, c, h, w] = x.shape;
+    let (per_group, area) = (c / groups, h * w);
+    let factors: Vec<_> =
+        x.data[..n * c * area].chunks_exact(per_group * area).map(|group| normal(group, eps)).collect();
+    Plain::from_fn(x.shape, |n, c, y, x0| {
+        let (mean, scale) = factors[n * groups + c / per_group];
+        apply(act, (x.at(n, c, y, x0) - mean) * scale * weight.at(0, 0, 0, c) + bias.at(0, 0, 0, c))
+    })
+}
+
+/// `torch.nn.LayerNorm`.
+pub fn layer_norm(x: &Plain, [weight, bias]: [&Plain; 2], eps: f64) -> Plain {
+    let width = x.shape[3];
+    let factors: Vec<_> = x.data.chunks_exact(width).map(|row| normal(row, eps)).collect();
+    Plain::from_fn(x.shape, |n, _, y, i| {
+        let (mean, scale) = factors[n * x.shape[2] + y];
+        (x.at(n, 0, y, i) - mean) * scale * weight.at(0, 0, 0, i) + bias.at(0, 0, 0, i)
+    })
+}
+
+/// `x Wᵀ`, plus the bias.
+pub fn linear(x: &Plain, outputs: usize, weight: &[f32], bias: Option<&[f32]>) -> Plain {
+    let [n, _, rows, inputs] = x.shape;
+    Plain::from_fn([n, 1, rows, outputs], |n, _, row, o| {
+        let bias = bias.map_or(0.0, |bias| f64::from(bias[o]));
+        let terms = (0..inputs).map(|i| x.at(n, 0, row, i) * f64::from(weight[o * inputs + i]));
+        bias + terms.sum::<f64>()
+    })
+}
+
+/// `softmax(q kᵀ / √d + mask) v`, by heads.
+pub fn attention(q: &Plain, k: &Plain, v: &Plain, heads: usize, mask: Mask) -> Plain {
+    let [n, _, queries, features] = q.shape;
+    let (keys, width) = (k.shape[2], features / heads);
+    let mut data = Vec::with_capacity(len(q.shape));
+    for (n, row) in (0..n * queries).map(|i| (i / queries, i % queries)) {
+        for first in (0..heads).map(|head| head * width) {
+            let seen = if mask == Mask::Causal { keys.min(row + 1) } else { keys };
+            let score = |key: usize| {
+                let terms = (first..first + width).map(|i| q.at(n, 0, row, i) * k.at(n, 0, key, i));
+                terms.sum::<f64>() / (width as f64).sqrt()
+            };
+            let scores: Vec<f64> = (0..seen).map(score).collect();
+            let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
+            let all: f64 = weights.iter().sum();
+            for i in first..first + width {
+                let sum: f64 = weights.iter().enumerate().map(|(key, x)| x * v.at(n, 0, key, i)).sum();
+                data.push((sum / all) as f32);
+            }
+        }
+    }
+    Plain { data, shape: q.shape }
 }
 
 pub fn conv2d(x: &Plain, desc: Conv2dDesc, weight: &[f32], bias: &[f32], act: &Activation) -> Plain {

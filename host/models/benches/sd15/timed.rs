@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use reverie_kernels::{Activation, Backend, Conv2dDesc, Filter, Mask, Result, Shape, Unary};
+use reverie_kernels::{Activation, Backend, Conv2dDesc, Filter, Mask, Result, Shape, Unary, Work};
 
 /// What the operations of one kind have cost.
 #[derive(Debug, Clone, Copy, Default)]
@@ -63,9 +63,17 @@ impl<B: Backend> Backend for Timed<B> {
     type Tensor = B::Tensor;
     type Conv2d = Layer<B::Conv2d, Conv2dDesc>;
     type Linear = Layer<B::Linear, (usize, usize)>;
+    type Repeated = ();
 
     fn name(&self) -> &str {
         self.inner.name()
+    }
+
+    fn repeated(&self) {}
+
+    // What is timed is each operation, so nothing is recorded.
+    fn repeat(&self, (): &(), inputs: &[&B::Tensor], work: Work<'_, B::Tensor>) -> Result<Vec<B::Tensor>> {
+        work(&inputs.iter().map(|x| (*x).clone()).collect::<Vec<_>>())
     }
 
     fn tensor(&self, data: Vec<f32>, shape: Shape) -> Result<B::Tensor> {

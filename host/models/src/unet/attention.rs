@@ -55,7 +55,12 @@ impl<B: Backend> Transformer2DModel<B> {
     ///
     /// # Errors
     /// The backend's, for shapes that do not fit.
-    pub fn forward(&self, backend: &B, x: B::Tensor, encoder_hidden_states: &B::Tensor) -> Result<B::Tensor> {
+    pub fn forward(
+        &self,
+        backend: &B,
+        x: B::Tensor,
+        encoder_hidden_states: &B::Tensor,
+    ) -> reverie_kernels::Result<B::Tensor> {
         let [.., rows, columns] = backend.shape(&x);
         let normed = self.norm.forward(backend, &x, Unary::Identity)?;
         let mut h = backend.linear(&backend.to_tokens(&normed)?, &self.proj_in)?;
@@ -65,7 +70,7 @@ impl<B: Backend> Transformer2DModel<B> {
         }
         let image = backend.from_tokens(&h, rows, columns)?;
         drop(h);
-        Ok(backend.conv2d_residual(&image, &self.proj_out, 1.0, &x)?)
+        backend.conv2d_residual(&image, &self.proj_out, 1.0, &x)
     }
 }
 
@@ -95,7 +100,12 @@ impl<B: Backend> BasicTransformerBlock<B> {
         })
     }
 
-    fn forward(&self, backend: &B, x: B::Tensor, encoder_hidden_states: &B::Tensor) -> Result<B::Tensor> {
+    fn forward(
+        &self,
+        backend: &B,
+        x: B::Tensor,
+        encoder_hidden_states: &B::Tensor,
+    ) -> reverie_kernels::Result<B::Tensor> {
         let normed = self.norm1.forward(backend, &x)?;
         let (k, v) = self.attn1.keys_values(backend, &normed)?;
         let x = self.attn1.forward(backend, &normed, &k, &v, &x)?;
@@ -131,7 +141,11 @@ impl<B: Backend> Attention<B> {
     }
 
     /// Keys and values of (N, 1, S, context). Those of a prompt are the same at every step.
-    pub(crate) fn keys_values(&self, backend: &B, context: &B::Tensor) -> Result<(B::Tensor, B::Tensor)> {
+    pub(crate) fn keys_values(
+        &self,
+        backend: &B,
+        context: &B::Tensor,
+    ) -> reverie_kernels::Result<(B::Tensor, B::Tensor)> {
         Ok((backend.linear(context, &self.to_k)?, backend.linear(context, &self.to_v)?))
     }
 
@@ -143,11 +157,11 @@ impl<B: Backend> Attention<B> {
         k: &B::Tensor,
         v: &B::Tensor,
         residual: &B::Tensor,
-    ) -> Result<B::Tensor> {
+    ) -> reverie_kernels::Result<B::Tensor> {
         let q = backend.linear(x, &self.to_q)?;
         let gathered = backend.attention(&q, k, v, self.heads, Mask::None)?;
         drop(q);
-        Ok(backend.linear_residual(&gathered, &self.to_out, residual)?)
+        backend.linear_residual(&gathered, &self.to_out, residual)
     }
 }
 
@@ -167,11 +181,11 @@ impl<B: Backend> FeedForward<B> {
         Ok(Self { proj, out: loader.linear("net.2", inner, channels)? })
     }
 
-    fn forward(&self, backend: &B, x: B::Tensor, residual: &B::Tensor) -> Result<B::Tensor> {
+    fn forward(&self, backend: &B, x: B::Tensor, residual: &B::Tensor) -> reverie_kernels::Result<B::Tensor> {
         let wide = backend.linear(&x, &self.proj)?;
         drop(x);
         let inner = backend.geglu(&wide)?;
         drop(wide);
-        Ok(backend.linear_residual(&inner, &self.out, residual)?)
+        backend.linear_residual(&inner, &self.out, residual)
     }
 }

@@ -58,7 +58,7 @@ impl<B: Backend> DownBlock2D<B> {
         context: &Context<B>,
         mut x: B::Tensor,
         skips: &mut Vec<B::Tensor>,
-    ) -> Result<B::Tensor> {
+    ) -> reverie_kernels::Result<B::Tensor> {
         for layer in &self.layers {
             x = layer.forward(context, x)?;
             skips.push(x.clone());
@@ -95,7 +95,7 @@ impl<B: Backend> UNetMidBlock2DCrossAttn<B> {
     ///
     /// # Errors
     /// The backend's, for shapes that do not fit.
-    pub fn forward(&self, context: &Context<B>, x: B::Tensor) -> Result<B::Tensor> {
+    pub fn forward(&self, context: &Context<B>, x: B::Tensor) -> reverie_kernels::Result<B::Tensor> {
         let x = self.first.forward(context.backend, x, Some(context.temb_act))?;
         let x = self.attention.forward(context.backend, x, context.encoder_hidden_states)?;
         self.last.forward(context.backend, x, Some(context.temb_act))
@@ -131,7 +131,7 @@ impl<B: Backend> UpBlock2D<B> {
         context: &Context<B>,
         mut x: B::Tensor,
         skips: &mut Vec<B::Tensor>,
-    ) -> Result<B::Tensor> {
+    ) -> reverie_kernels::Result<B::Tensor> {
         for layer in &self.layers {
             if let Some(skip) = skips.pop() {
                 x = context.backend.concat(&[&x, &skip])?;
@@ -172,7 +172,7 @@ impl<B: Backend> Layer<B> {
         config.resnets.iter().enumerate().map(layer).collect()
     }
 
-    fn forward(&self, context: &Context<B>, x: B::Tensor) -> Result<B::Tensor> {
+    fn forward(&self, context: &Context<B>, x: B::Tensor) -> reverie_kernels::Result<B::Tensor> {
         let x = self.resnet.forward(context.backend, x, Some(context.temb_act))?;
         match &self.attention {
             Some(attention) => attention.forward(context.backend, x, context.encoder_hidden_states),

@@ -28,8 +28,13 @@ impl<B: Backend> GroupNorm<B> {
     }
 
     /// The norm of `x`, then `act`.
-    pub(crate) fn forward(&self, backend: &B, x: &B::Tensor, act: Unary) -> Result<B::Tensor> {
-        Ok(backend.group_norm(x, self.groups, &self.weight, &self.bias, self.eps, act)?)
+    pub(crate) fn forward(
+        &self,
+        backend: &B,
+        x: &B::Tensor,
+        act: Unary,
+    ) -> reverie_kernels::Result<B::Tensor> {
+        backend.group_norm(x, self.groups, &self.weight, &self.bias, self.eps, act)
     }
 }
 
@@ -48,8 +53,8 @@ impl<B: Backend> LayerNorm<B> {
         Ok(Self { weight, bias })
     }
 
-    pub(crate) fn forward(&self, backend: &B, x: &B::Tensor) -> Result<B::Tensor> {
-        Ok(backend.layer_norm(x, &self.weight, &self.bias, Self::EPS)?)
+    pub(crate) fn forward(&self, backend: &B, x: &B::Tensor) -> reverie_kernels::Result<B::Tensor> {
+        backend.layer_norm(x, &self.weight, &self.bias, Self::EPS)
     }
 }
 
@@ -95,7 +100,7 @@ impl<B: Backend> Downsample2D<B> {
         Ok(Self { conv: loader.conv2d("conv", desc, Activation::None)?, padding })
     }
 
-    pub(crate) fn forward(&self, backend: &B, x: &B::Tensor) -> Result<B::Tensor> {
+    pub(crate) fn forward(&self, backend: &B, x: &B::Tensor) -> reverie_kernels::Result<B::Tensor> {
         Ok(match self.padding {
             Padding::Around => backend.conv2d(x, &self.conv)?,
             Padding::RightBottom => backend.conv2d(&backend.pad(x, 1, 1)?, &self.conv)?,
@@ -119,12 +124,12 @@ impl<B: Backend> Upsample2D<B> {
         backend: &B,
         x: B::Tensor,
         size: Option<(usize, usize)>,
-    ) -> Result<B::Tensor> {
+    ) -> reverie_kernels::Result<B::Tensor> {
         let [.., rows, columns] = backend.shape(&x);
         let (h, w) = size.unwrap_or((rows * 2, columns * 2));
         let enlarged = backend.resize(&x, h, w, Filter::Nearest)?;
         // The convolution runs at the larger size, where memory is short.
         drop(x);
-        Ok(backend.conv2d(&enlarged, &self.conv)?)
+        backend.conv2d(&enlarged, &self.conv)
     }
 }

@@ -43,6 +43,7 @@ pub struct UNet2DConditionModel<B: Backend> {
     conv_out: Arc<B::Conv2d>,
     in_channels: usize,
     cross_attention_dim: usize,
+    steps: B::Repeated,
 }
 
 /// What some models are given beside the latents, the step and the prompt.
@@ -115,6 +116,7 @@ impl<B: Backend> UNet2DConditionModel<B> {
             )?,
             in_channels: config.in_channels,
             cross_attention_dim: layout.cross_attention_dim,
+            steps: loader.backend.repeated(),
         })
     }
 
@@ -135,8 +137,17 @@ impl<B: Backend> UNet2DConditionModel<B> {
         self.check(backend, sample, timesteps, encoder_hidden_states, conditions)?;
         let emb = self.embed(backend, timesteps, conditions)?;
         let temb_act = backend.unary(&emb, Unary::Silu)?;
-        let context = Context { backend, temb_act: &temb_act, encoder_hidden_states };
+        let inputs = [sample, &temb_act, encoder_hidden_states];
+        let mut made =
+            backend.repeat(&self.steps, &inputs, &mut |inputs| Ok(vec![self.run(backend, inputs)?]))?;
+        Ok(made.pop().expect("as many as were made"))
+    }
 
+    /// All but the time embedding: what is the same at every step. `inputs` are the sample, the embedding with its activation,
+    /// and the prompts.
+    fn run(&self, backend: &B, inputs: &[B::Tensor]) -> reverie_kernels::Result<B::Tensor> {
+        let [sample, temb_act, encoder_hidden_states] = inputs else { unreachable!("three inputs") };
+        let context = Context { backend, temb_act, encoder_hidden_states };
         let mut x = backend.conv2d(sample, &self.conv_in)?;
         // A stack: each up block takes off what it needs, so that the memory is free as soon as it can be.
         let mut skips = vec![x.clone()];
@@ -150,7 +161,7 @@ impl<B: Backend> UNet2DConditionModel<B> {
             x = block.forward(&context, x, &mut skips)?;
         }
         x = self.conv_norm_out.forward(backend, &x, Unary::Silu)?;
-        Ok(backend.conv2d(&x, &self.conv_out)?)
+        backend.conv2d(&x, &self.conv_out)
     }
 
     /// The time embedding with all that is added to it, (N, 1, 1, time_embed_dim).

@@ -90,7 +90,7 @@ impl<B: Backend> MidBlock<B> {
         if let Some(attention) = &self.attention {
             x = attention.forward(backend, &x)?;
         }
-        self.last.forward(backend, x, None)
+        Ok(self.last.forward(backend, x, None)?)
     }
 }
 

@@ -75,15 +75,28 @@ impl Memory {
 
     /// A buffer with these values.
     pub fn upload<T: Element>(&mut self, values: &[T]) -> Buffer {
+        let buffer = self.allocate(std::mem::size_of_val(values));
+        self.write(buffer, values);
+        buffer
+    }
+
+    /// Writes these values to the beginning of a buffer.
+    ///
+    /// # Panics
+    /// Where it has no room for them.
+    pub fn write<T: Element>(&self, buffer: Buffer, values: &[T]) {
         let mut bytes = Vec::with_capacity(std::mem::size_of_val(values));
         values.iter().for_each(|value| value.write(&mut bytes));
-        let buffer = self.allocate(bytes.len());
         let contents = &self.buffers[buffer.0 as usize];
         for (at, byte) in bytes.into_iter().enumerate() {
             contents.bytes[at].store(byte, Relaxed);
             contents.writers[at].store(HOST, Relaxed);
         }
-        buffer
+    }
+
+    /// Gives a buffer's memory back. Its addresses are never used again, so that an access to it is an error.
+    pub fn free(&mut self, buffer: Buffer) {
+        self.buffers[buffer.0 as usize] = Contents { bytes: Vec::new(), writers: Vec::new() };
     }
 
     /// The values of a buffer.

@@ -214,6 +214,9 @@ impl<'a> Builder<'a> {
         for declared in statement.tokens[2..].split(|token| *token == Token::Mark(',')) {
             let name =
                 declared.first().and_then(Token::word).ok_or_else(|| statement.error("a register's name"))?;
+            if special(name).or_else(|| special(&format!("{name}.x"))).is_some() {
+                return Err(statement.error(format!("{name} would hide the special register")));
+            }
             match declared.get(1..) {
                 Some([]) => self.register(name.to_owned(), kind),
                 Some([Token::Mark('<'), count, Token::Mark('>')]) => {

@@ -1,0 +1,43 @@
+//! Which device computes.
+
+use std::sync::Arc;
+
+use reverie_kernels::{
+    Backend as _, Either,
+    cpu::CpuBackend,
+    gpu::{GpuBackend, cuda::Cuda},
+};
+
+use crate::config::{Backend, Execution};
+
+/// The CPU or a GPU.
+pub type AnyBackend = Either<CpuBackend, GpuBackend<Cuda>>;
+
+/// The device that the configuration names. `auto` falls back to the CPU and logs why.
+///
+/// # Errors
+/// What is wrong with the GPU that is named, and what to set instead.
+pub fn open(execution: &Execution) -> Result<Arc<AnyBackend>, String> {
+    let budget = Some(execution.vram_budget_mb << 20).filter(|budget| *budget > 0);
+    let cuda = |number| Cuda::new(number, budget).map(GpuBackend::new);
+    let backend = match execution.backend {
+        Backend::Cpu => return Ok(cpu(execution.threads)),
+        Backend::Cuda(number) => Either::Second(cuda(number).map_err(|error| {
+            format!("execution.backend = \"cuda:{number}\": {error}; \"cpu\" and \"auto\" work without")
+        })?),
+        Backend::Auto => match cuda(0) {
+            Ok(gpu) => Either::Second(gpu),
+            Err(error) => {
+                tracing::info!("backend: no GPU is used: {error}");
+                return Ok(cpu(execution.threads));
+            }
+        },
+    };
+    tracing::info!("backend: {}", backend.name());
+    Ok(Arc::new(backend))
+}
+
+/// The CPU with `threads` threads; 0: one a core.
+pub fn cpu(threads: usize) -> Arc<AnyBackend> {
+    Arc::new(Either::First(CpuBackend::new(threads)))
+}

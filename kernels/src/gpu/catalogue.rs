@@ -1,0 +1,79 @@
+//! The PTX files, and the variants of them that are used.
+
+use super::{ops, template};
+use crate::error::{Error, Result};
+
+/// A file of `kernels/ptx` with values for its constants.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Variant {
+    /// The file's name without `.ptx`.
+    pub file: &'static str,
+    /// What its directives refer to; see the head of the file.
+    pub constants: Vec<(&'static str, i64)>,
+}
+
+impl Variant {
+    pub(super) fn new(file: &'static str, constants: &[(&'static str, i64)]) -> Self {
+        Self { file, constants: constants.to_vec() }
+    }
+
+    /// What the assembler gets.
+    ///
+    /// # Errors
+    /// [`Error::Device`] for a file or constants that do not exist.
+    pub fn ptx(&self) -> Result<String> {
+        let wrong = |what: String| Error::Device { device: format!("{}.ptx", self.file), what, lost: false };
+        let source = SOURCES.iter().find(|(name, _)| *name == self.file);
+        let (_, text) = source.ok_or_else(|| wrong("no such file".into()))?;
+        template::expand(text, &self.constants, SOURCES).map_err(wrong)
+    }
+}
+
+macro_rules! sources {
+    ($($name:literal),* $(,)?) => {
+        &[$(($name, include_str!(concat!("../../ptx/", $name, ".ptx")))),*]
+    };
+}
+
+const SOURCES: &[(&str, &str)] = sources![
+    "activation",
+    "attention",
+    "attention_any",
+    "attention_load",
+    "attention_mma",
+    "attention_rows",
+    "attention_top",
+    "copies",
+    "elementwise",
+    "gemm",
+    "gemm_columns",
+    "gemm_fetch",
+    "gemm_finish",
+    "gemm_fragments",
+    "gemm_residual",
+    "gemm_sum",
+    "group_norm",
+    "layer_norm",
+    "layout",
+    "load_halves",
+    "pixel_shuffle",
+    "resize",
+    "store_halves",
+    "warp_sum",
+];
+
+/// Every variant that [`GpuBackend`](super::GpuBackend) may launch, for what checks or assembles them all.
+pub fn variants() -> Vec<Variant> {
+    [
+        ops::attention::variants(),
+        ops::conv2d::variants(),
+        ops::copies::variants(),
+        ops::elementwise::variants(),
+        ops::layout::variants(),
+        ops::linear::variants(),
+        ops::norm::variants(),
+        ops::pixel_shuffle::variants(),
+        ops::resize::variants(),
+    ]
+    .concat()
+}

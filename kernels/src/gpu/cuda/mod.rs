@@ -1,0 +1,302 @@
+//! An NVIDIA GPU, through the CUDA driver, which is looked for at run time.
+//!
+//! All that is asked of a [`Cuda`] goes into one stream and runs in that order, whatever thread asks.
+#![allow(unsafe_code)] // The driver is a C library. Nowhere else in the GPU backend is anything unsafe.
+
+mod allocator;
+mod driver;
+mod graph;
+mod modules;
+mod staging;
+
+use std::{ffi::c_void, sync::Arc};
+
+use cudarc::driver::sys;
+use sys::CUresult;
+
+use self::{
+    allocator::{Block, Pool, Source},
+    driver::{Context, Event, Stream},
+    graph::Private,
+    modules::Modules,
+    staging::Staging,
+};
+use super::{Arg, Device, Launch, Recording, Variant};
+use crate::error::{Error, Result};
+
+pub use allocator::MemoryUse;
+
+/// The most parameters that a kernel may have.
+const PARAMETERS: usize = 32;
+
+/// An NVIDIA GPU of compute capability 8.0 or more. Clones share it.
+#[derive(Clone)]
+pub struct Cuda(Arc<Gpu>);
+
+/// Fields are dropped in this order: memory before the stream that it waits for.
+struct Gpu {
+    pool: Pool<Memory>,
+    staging: Staging,
+    modules: Modules,
+    stream: Arc<Stream>,
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        // The pinned memory and the modules may still be in use. Where this fails, the device is lost.
+        let _ = self.stream.synchronise();
+    }
+}
+
+/// The driver's memory.
+struct Memory {
+    stream: Arc<Stream>,
+}
+
+impl Source for Memory {
+    fn allocate(&self, bytes: usize) -> Result<Option<u64>> {
+        let context = &self.stream.context;
+        context.enter()?;
+        let mut address = 0;
+        // SAFETY: the context is current; the pointer is to a local.
+        match unsafe { sys::cuMemAlloc_v2(&mut address, bytes) } {
+            CUresult::CUDA_ERROR_OUT_OF_MEMORY => Ok(None),
+            code => context.check(code, &format!("{bytes} bytes of memory")).map(|()| Some(address)),
+        }
+    }
+
+    fn free(&self, address: u64) {
+        if self.stream.context.enter().is_ok() {
+            // SAFETY: allocated above; nothing that was launched uses it any more.
+            let _ = unsafe { sys::cuMemFree_v2(address) };
+        }
+    }
+
+    fn settle(&self) -> Result<()> {
+        self.stream.synchronise()
+    }
+}
+
+/// Where a buffer's memory goes.
+enum Home {
+    /// To whoever needs it next.
+    Pool(Arc<Gpu>),
+    /// To the graph that writes it at every replay.
+    Graph(Arc<Private>),
+}
+
+struct Held {
+    home: Home,
+    /// Taken when it is dropped.
+    block: Option<Block>,
+    /// What was asked for.
+    bytes: usize,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(block) = self.block.take() {
+            match &self.home {
+                Home::Pool(gpu) => gpu.pool.free(block),
+                Home::Graph(private) => private.free(block),
+            }
+        }
+    }
+}
+
+/// Memory of a [`Cuda`], which it keeps alive. Graphs that use it share it.
+pub struct CudaBuffer(Arc<Held>);
+
+impl CudaBuffer {
+    fn address(&self) -> u64 {
+        self.0.block.as_ref().map_or(0, |block| block.address)
+    }
+
+    fn gpu(&self) -> &Arc<Gpu> {
+        match &self.0.home {
+            Home::Pool(gpu) => gpu,
+            Home::Graph(private) => private.gpu(),
+        }
+    }
+}
+
+impl Cuda {
+    /// How many NVIDIA GPUs there are, of any age.
+    ///
+    /// # Errors
+    /// [`Error::Device`] where there is no driver, or it does not work.
+    pub fn count() -> Result<usize> {
+        driver::count()
+    }
+
+    /// The GPU of this number in the driver's order (`CUDA_VISIBLE_DEVICES`), with at most so many bytes of its memory; none: nine tenths
+    /// of what is free now.
+    ///
+    /// # Errors
+    /// [`Error::Device`] where there is no driver, no such GPU, or an older one.
+    pub fn new(ordinal: usize, memory_budget: Option<u64>) -> Result<Self> {
+        let context = Arc::new(Context::new(ordinal)?);
+        let budget = match memory_budget {
+            Some(bytes) => usize::try_from(bytes).unwrap_or(usize::MAX),
+            None => context.free()? / 10 * 9,
+        };
+        let stream = Arc::new(Stream::new(context)?);
+        let pool = Pool::new(Memory { stream: stream.clone() }, budget);
+        Ok(Self(Arc::new(Gpu { pool, staging: Staging::default(), modules: Modules::default(), stream })))
+    }
+
+    /// Memory in use, and what is kept for later.
+    pub fn memory(&self) -> MemoryUse {
+        self.0.pool.usage()
+    }
+
+    /// Gives the memory that is kept for later back to the driver. Waits for the device.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn trim(&self) -> Result<()> {
+        self.0.pool.trim()
+    }
+
+    /// Waits until all that was launched has run.
+    ///
+    /// # Errors
+    /// [`Error::Device`], also for what was launched.
+    pub fn synchronise(&self) -> Result<()> {
+        self.0.stream.synchronise()
+    }
+
+    /// Milliseconds that the device takes for what `work` launches. Waits for it.
+    ///
+    /// # Errors
+    /// [`Error::Device`], and those of `work`.
+    pub fn time(&self, work: impl FnOnce() -> Result<()>) -> Result<f32> {
+        let stream = &self.0.stream;
+        let [start, end] = [Event::new(stream.context.clone())?, Event::new(stream.context.clone())?];
+        start.record(stream)?;
+        work()?;
+        end.record(stream)?;
+        end.wait()?;
+        end.since(&start)
+    }
+
+    /// Refuses transfers past a buffer's end, and buffers of another device.
+    fn check(&self, buffer: &CudaBuffer, bytes: usize) -> Result<()> {
+        let context = &self.0.stream.context;
+        if !Arc::ptr_eq(&self.0, buffer.gpu()) {
+            return Err(context.error("a buffer of another device".into()));
+        }
+        if bytes > buffer.0.bytes {
+            return Err(context.error(format!("{bytes} bytes, in a buffer of {}", buffer.0.bytes)));
+        }
+        Ok(())
+    }
+}
+
+impl Device for Cuda {
+    type Buffer = CudaBuffer;
+
+    fn name(&self) -> &str {
+        &self.0.stream.context.name
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<CudaBuffer> {
+        let Gpu { pool, stream, .. } = &*self.0;
+        stream.context.enter()?;
+        let full = || Error::OutOfMemory { device: self.name().to_owned(), bytes, budget: pool.budget() };
+        let (home, block) = match graph::private(&self.0) {
+            Some(private) => (Home::Graph(private.clone()), private.allocate(bytes)?),
+            None => (Home::Pool(self.0.clone()), pool.allocate(bytes)?),
+        };
+        let block = block.ok_or_else(full)?;
+        Ok(CudaBuffer(Arc::new(Held { home, block: Some(block), bytes })))
+    }
+
+    fn upload(&self, buffer: &CudaBuffer, bytes: &[u8]) -> Result<()> {
+        self.check(buffer, bytes.len())?;
+        let Gpu { staging, stream, .. } = &*self.0;
+        stream.context.enter()?;
+        graph::with(&self.0, |capture| match capture {
+            Some(capture) => capture.upload(bytes, buffer),
+            // SAFETY: the buffer is as large; dropped, its memory goes to nothing but later work of the same stream.
+            None => unsafe { staging.upload(bytes, buffer.address(), stream) },
+        })
+    }
+
+    fn download(&self, buffer: &CudaBuffer, bytes: &mut [u8]) -> Result<()> {
+        self.check(buffer, bytes.len())?;
+        let Gpu { staging, stream, .. } = &*self.0;
+        stream.context.enter()?;
+        if graph::private(&self.0).is_some() {
+            return Err(stream.context.error("what is being recorded has no values to read yet".into()));
+        }
+        // SAFETY: the buffer is as large.
+        unsafe { staging.download(buffer.address(), bytes, stream) }
+    }
+
+    fn copy(&self, from: &CudaBuffer, to: &CudaBuffer, bytes: usize) -> Result<()> {
+        self.check(from, bytes)?;
+        self.check(to, bytes)?;
+        self.0.stream.context.enter()?;
+        graph::with(&self.0, |capture| {
+            let stream = graph::target(capture, &self.0, &[from, to]);
+            // SAFETY: both buffers are as large, and live at least until whatever is freed later is used again.
+            let code =
+                unsafe { sys::cuMemcpyDtoDAsync_v2(to.address(), from.address(), bytes, stream.raw()) };
+            stream.context.check(code, "a copy")
+        })
+    }
+
+    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Box<dyn Recording>>> {
+        let graph = graph::record(&self.0, work)?;
+        Ok(graph.map(|graph| Box::new(graph) as Box<dyn Recording>))
+    }
+
+    fn launch(
+        &self,
+        variant: &Variant,
+        entry: &'static str,
+        launch: Launch,
+        args: &[Arg<'_, CudaBuffer>],
+    ) -> Result<()> {
+        let context = &self.0.stream.context;
+        context.enter()?;
+        let module = self.0.modules.get(context, variant)?;
+        let function = module.function(entry).filter(|function| function.takes(args));
+        let function = function.filter(|_| args.len() <= PARAMETERS).ok_or_else(|| {
+            context.error(format!("{entry} of {variant:?} does not take {} such parameters", args.len()))
+        })?;
+        function.reserve(launch.shared, context)?;
+        let mut buffers = Vec::with_capacity(PARAMETERS);
+        let mut values = [0u64; PARAMETERS];
+        let mut pointers = [std::ptr::null_mut::<c_void>(); PARAMETERS];
+        for ((arg, value), pointer) in args.iter().zip(&mut values).zip(&mut pointers) {
+            // The driver reads as many bytes as the parameter has, from the first: hosts of NVIDIA's GPUs are little-endian.
+            *value = match arg {
+                Arg::Buffer(buffer) => {
+                    self.check(buffer, 0)?;
+                    buffers.push(*buffer);
+                    buffer.address()
+                }
+                Arg::Null => 0,
+                Arg::U32(value) => u64::from(*value),
+                Arg::F32(value) => u64::from(value.to_bits()),
+            };
+            *pointer = std::ptr::from_mut(value).cast();
+        }
+        let Launch { grid: [x, y, z], block, shared } = launch;
+        let code = graph::with(&self.0, |capture| {
+            let stream = graph::target(capture, &self.0, &buffers).raw();
+            let (pointers, extra) = (pointers.as_mut_ptr(), std::ptr::null_mut());
+            // SAFETY: the function is loaded and has just these parameters, which the driver copies. That it stays within
+            // its buffers is what the tests in the interpreter are for.
+            unsafe {
+                sys::cuLaunchKernel(function.raw(), x, y, z, block, 1, 1, shared, stream, pointers, extra)
+            }
+        });
+        match code {
+            CUresult::CUDA_SUCCESS => Ok(()),
+            code => context.check(code, &format!("launching {entry} of {variant:?} as {launch:?}")),
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! PTX that the driver has compiled, and the functions in it.
+
+use std::{
+    collections::HashMap,
+    ffi::{CString, c_void},
+    sync::{Arc, Mutex, PoisonError, RwLock},
+};
+
+use cudarc::driver::sys;
+
+use super::driver::Context;
+use crate::{
+    error::Result,
+    gpu::{Arg, Variant},
+};
+
+/// Dynamic shared memory that a function may have without being asked for.
+const PLAIN_SHARED: u32 = 48 << 10;
+
+/// Bytes for what the compiler has to say about PTX that it refuses.
+const LOG: usize = 8 << 10;
+
+/// A parameter's type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Address,
+    Integer,
+    Float,
+    /// 32 bits of either.
+    Word,
+}
+
+impl Kind {
+    fn fits<B>(self, arg: &Arg<'_, B>) -> bool {
+        match arg {
+            Arg::Buffer(_) | Arg::Null => self == Self::Address,
+            Arg::U32(_) => matches!(self, Self::Integer | Self::Word),
+            Arg::F32(_) => matches!(self, Self::Float | Self::Word),
+        }
+    }
+}
+
+/// An entry of a module.
+pub struct Function {
+    raw: sys::CUfunction,
+    parameters: Vec<Kind>,
+    /// The most dynamic shared memory that it may be launched with.
+    shared: Mutex<u32>,
+}
+
+// SAFETY: the handle may be used from any thread.
+unsafe impl Send for Function {}
+// SAFETY: the driver does its own locking.
+unsafe impl Sync for Function {}
+
+impl Function {
+    /// The handle, for as long as its module is loaded.
+    pub fn raw(&self) -> sys::CUfunction {
+        self.raw
+    }
+
+    /// Whether the entry has just these parameters: the driver reads as many as it has, whatever it is given.
+    pub fn takes<B>(&self, args: &[Arg<'_, B>]) -> bool {
+        self.parameters.len() == args.len()
+            && self.parameters.iter().zip(args).all(|(parameter, arg)| parameter.fits(arg))
+    }
+
+    /// Asks for so much dynamic shared memory.
+    pub fn reserve(&self, bytes: u32, context: &Context) -> Result<()> {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if bytes <= *shared {
+            return Ok(());
+        }
+        let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // SAFETY: the function exists.
+        let code = unsafe { sys::cuFuncSetAttribute(self.raw, attribute, bytes as i32) };
+        context.check(code, &format!("{bytes} bytes of shared memory"))?;
+        *shared = bytes;
+        Ok(())
+    }
+}
+
+/// Compiled PTX.
+pub struct Module {
+    context: Arc<Context>,
+    raw: sys::CUmodule,
+    functions: HashMap<String, Function>,
+}
+
+// SAFETY: the handle may be used from any thread.
+unsafe impl Send for Module {}
+// SAFETY: the driver does its own locking.
+unsafe impl Sync for Module {}
+
+impl Module {
+    fn load(context: &Arc<Context>, variant: &Variant) -> Result<Self> {
+        let wrong = |what: String| context.error(format!("{what}, in {variant:?}"));
+        let text = variant.ptx()?;
+        let entries = entries(&text).map_err(wrong)?;
+        let text = CString::new(text).map_err(|_| wrong("a zero byte".into()))?;
+        context.enter()?;
+        let mut log = vec![0u8; LOG];
+        let mut options = [
+            sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER,
+            sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES,
+        ];
+        // A value is given in the place of a pointer. One byte is kept back, so that the log ends in a zero.
+        let mut values = [log.as_mut_ptr().cast::<c_void>(), std::ptr::without_provenance_mut(LOG - 1)];
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: the text ends in a zero; the options are as many as their values; all outlive the call.
+        let code = unsafe {
+            sys::cuModuleLoadDataEx(
+                &mut raw,
+                text.as_ptr().cast(),
+                options.len() as u32,
+                options.as_mut_ptr(),
+                values.as_mut_ptr(),
+            )
+        };
+        let log = log.split(|byte| *byte == 0).next().map(String::from_utf8_lossy).unwrap_or_default();
+        context.check(code, &format!("compiling {variant:?}: {}", log.trim()))?;
+        // From here on, dropping it unloads.
+        let mut module = Self { context: context.clone(), raw, functions: HashMap::new() };
+        for (name, parameters) in entries {
+            let entry = CString::new(name.as_str()).map_err(|_| wrong("a zero byte".into()))?;
+            let mut raw = std::ptr::null_mut();
+            // SAFETY: the module is loaded; the name ends in a zero.
+            let code = unsafe { sys::cuModuleGetFunction(&mut raw, module.raw, entry.as_ptr()) };
+            context.check(code, &format!("{name} of {variant:?}"))?;
+            module.functions.insert(name, Function { raw, parameters, shared: Mutex::new(PLAIN_SHARED) });
+        }
+        Ok(module)
+    }
+
+    /// The entry of this name.
+    pub fn function(&self, entry: &str) -> Option<&Function> {
+        self.functions.get(entry)
+    }
+}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        if self.context.enter().is_ok() {
+            // SAFETY: loaded in `load`.
+            let _ = unsafe { sys::cuModuleUnload(self.raw) };
+        }
+    }
+}
+
+/// Names and parameters of a text's entries.
+///
+/// # Errors
+/// What is not as in `.entry name(.param .u64 x, .param .f32 y)`.
+fn entries(text: &str) -> Result<Vec<(String, Vec<Kind>)>, String> {
+    let bare: Vec<&str> =
+        text.lines().map(|line| line.split_once("//").map_or(line, |(code, _)| code)).collect();
+    let bare = bare.join("\n");
+    let mut entries = Vec::new();
+    for entry in bare.split(".entry").skip(1) {
+        let head = entry.split_once('{').ok_or("an entry without a body")?.0;
+        let (name, rest) = match head.split_once('(') {
+            Some((name, rest)) => (name, rest.split_once(')').ok_or("parameters that do not end")?.0),
+            None => (head.split_whitespace().next().unwrap_or_default(), ""),
+        };
+        let mut parameters = Vec::new();
+        for parameter in rest.split(',').map(str::trim).filter(|parameter| !parameter.is_empty()) {
+            let words: Vec<&str> = parameter.split_whitespace().collect();
+            let kind = match words[..] {
+                [".param", ".u64" | ".b64", _] => Kind::Address,
+                [".param", ".u32" | ".s32", _] => Kind::Integer,
+                [".param", ".f32", _] => Kind::Float,
+                [".param", ".b32", _] => Kind::Word,
+                _ => return Err(format!("a parameter that is not known: {parameter}")),
+            };
+            parameters.push(kind);
+        }
+        entries.push((name.trim().to_owned(), parameters));
+    }
+    Ok(entries)
+}
+
+/// The modules of a device by variant.
+#[derive(Default)]
+pub struct Modules(RwLock<HashMap<Variant, Arc<Module>>>);
+
+impl Modules {
+    /// The module of a variant, compiled at the first call. (The driver keeps the machine code on disk.)
+    pub fn get(&self, context: &Arc<Context>, variant: &Variant) -> Result<Arc<Module>> {
+        if let Some(module) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(variant) {
+            return Ok(module.clone());
+        }
+        // Under the lock, so that none is compiled twice.
+        let mut modules = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(module) = modules.get(variant) {
+            return Ok(module.clone());
+        }
+        let module = Arc::new(Module::load(context, variant)?);
+        modules.insert(variant.clone(), module.clone());
+        Ok(module)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_read_from_the_text() {
+        let text = "// .entry no(.param .u64 x) {}
+            .visible .entry two(  // .param .f32 comment,
+                .param .u64 x, .param .b64 y,
+                .param .u32 n,
+                .param .f32 alpha, .param .b32 any)  // and more
+            .maxntid 256, 1, 1 { ret; }
+            .visible .entry none() { ret; }
+            .entry bare .maxntid 32 { ret; }";
+        use Kind::*;
+        let expected = [
+            ("two".to_owned(), vec![Address, Address, Integer, Float, Word]),
+            ("none".to_owned(), vec![]),
+            ("bare".to_owned(), vec![]),
+        ];
+        assert_eq!(entries(text).unwrap(), expected);
+        let wide = ".entry f(.param .align 8 .b8 x[16]) { ret; }";
+        assert!(entries(wide).unwrap_err().contains("x[16]"));
+        assert!(entries(".entry f(").is_err() && entries(".entry f( {").is_err());
+    }
+
+    #[test]
+    fn every_variant_has_entries_whose_parameters_are_known() {
+        for variant in crate::gpu::variants() {
+            let found = entries(&variant.ptx().unwrap());
+            assert!(found.as_ref().is_ok_and(|found| !found.is_empty()), "{variant:?}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn arguments_must_be_the_entrys() {
+        let function = Function {
+            raw: std::ptr::null_mut(),
+            parameters: vec![Kind::Address, Kind::Integer, Kind::Float],
+            shared: Mutex::new(PLAIN_SHARED),
+        };
+        assert!(function.takes::<()>(&[Arg::Null, Arg::U32(1), Arg::F32(1.0)]));
+        assert!(function.takes(&[Arg::Buffer(&()), Arg::U32(1), Arg::F32(1.0)]));
+        assert!(!function.takes::<()>(&[Arg::Null, Arg::U32(1)]));
+        assert!(!function.takes::<()>(&[Arg::Null, Arg::F32(1.0), Arg::F32(1.0)]));
+        assert!(!function.takes::<()>(&[Arg::U32(1), Arg::U32(1), Arg::F32(1.0)]));
+        assert!(!function.takes::<()>(&[Arg::Null, Arg::U32(1), Arg::F32(1.0), Arg::Null]));
+    }
+}

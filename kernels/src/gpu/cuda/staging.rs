@@ -1,0 +1,177 @@
+//! Transfers through pinned memory, which alone the device reads and writes by itself.
+//!
+//! A pinned area has two halves: while the device copies one, the host fills or empties the other.
+
+use std::{
+    ffi::c_void,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use cudarc::driver::sys;
+
+use super::driver::{Context, Event, Stream};
+use crate::error::Result;
+
+/// Bytes of a half: a third of a millisecond on PCIe 4, far more than starting a copy takes.
+const HALF: usize = 4 << 20;
+
+/// Small uploads follow one another in a half at multiples of this many bytes.
+const ALIGNMENT: usize = 256;
+
+/// Memory of the host that the device may access.
+pub struct Pinned {
+    context: Arc<Context>,
+    address: *mut u8,
+    bytes: usize,
+}
+
+// SAFETY: it owns its memory.
+unsafe impl Send for Pinned {}
+// SAFETY: shared, it gives out nothing but its address.
+unsafe impl Sync for Pinned {}
+
+impl Pinned {
+    pub fn new(context: Arc<Context>, bytes: usize) -> Result<Self> {
+        context.enter()?;
+        let mut address = std::ptr::null_mut();
+        // SAFETY: the context is current; the pointer is to a local.
+        context.check(unsafe { sys::cuMemHostAlloc(&mut address, bytes, 0) }, "pinned memory")?;
+        // SAFETY: just allocated, so many bytes. Zeroed, they may be a slice.
+        unsafe { std::ptr::write_bytes(address.cast::<u8>(), 0, bytes) };
+        Ok(Self { context, address: address.cast(), bytes })
+    }
+
+    /// Its content. The device must not be writing it.
+    fn slice(&mut self) -> &mut [u8] {
+        // SAFETY: initialised in `new`, and borrowed for as long as `self`. Who calls waited for the device's copies.
+        unsafe { std::slice::from_raw_parts_mut(self.address, self.bytes) }
+    }
+
+    /// Copies `bytes` to a device's address, when what is in the stream has run.
+    ///
+    /// # Safety
+    /// The device has so many bytes there; until the copy is done, `self` is not dropped and this part of it not written.
+    pub unsafe fn upload(&mut self, at: usize, bytes: &[u8], to: u64, stream: &Stream) -> Result<()> {
+        assert!(at <= self.bytes && bytes.len() <= self.bytes - at);
+        // SAFETY: within the memory, as asserted. No slice of the whole is made, since the device may be reading the rest.
+        // The caller answers for the target.
+        let code = unsafe {
+            let part = self.address.add(at);
+            part.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+            sys::cuMemcpyHtoDAsync_v2(to, part.cast(), bytes.len(), stream.raw())
+        };
+        self.context.check(code, "an upload")
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        if self.context.enter().is_ok() {
+            // SAFETY: allocated in `new`. The driver waits for copies that still use it.
+            let _ = unsafe { sys::cuMemFreeHost(self.address.cast::<c_void>()) };
+        }
+    }
+}
+
+/// A half of an area, with the event that comes after its last copy.
+struct Half {
+    memory: Pinned,
+    done: Event,
+}
+
+/// One direction's two halves.
+#[derive(Default)]
+struct Area {
+    /// Made when they are first needed.
+    halves: Option<[Half; 2]>,
+    /// The half that is being filled, and how much of it.
+    current: usize,
+    filled: usize,
+}
+
+impl Area {
+    fn halves(&mut self, context: &Arc<Context>) -> Result<&mut [Half; 2]> {
+        if self.halves.is_none() {
+            let half = || {
+                let memory = Pinned::new(context.clone(), HALF)?;
+                Ok(Half { memory, done: Event::new(context.clone())? })
+            };
+            self.halves = Some([half()?, half()?]);
+        }
+        Ok(self.halves.as_mut().expect("just made"))
+    }
+}
+
+/// The pinned memory of a device.
+#[derive(Default)]
+pub struct Staging {
+    up: Mutex<Area>,
+    down: Mutex<Area>,
+}
+
+impl Staging {
+    /// Copies `bytes` to the device's address, when what is in the stream has run. Returns when they are in pinned memory.
+    ///
+    /// # Safety
+    /// The device has so many bytes there until the copy is done, and there is only this one stream.
+    pub unsafe fn upload(&self, bytes: &[u8], to: u64, stream: &Stream) -> Result<()> {
+        let mut area = self.up.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut to = to;
+        for chunk in bytes.chunks(HALF) {
+            if area.filled + chunk.len() > HALF {
+                // The event follows every copy of this half. The other half's says when that may be overwritten; most
+                // often it has been for long.
+                let current = area.current;
+                let halves = area.halves(&stream.context)?;
+                halves[current].done.record(stream)?;
+                halves[1 - current].done.wait()?;
+                (area.current, area.filled) = (1 - current, 0);
+            }
+            let (current, at) = (area.current, area.filled);
+            let half = &mut area.halves(&stream.context)?[current];
+            // SAFETY: the caller answers for the target. This part of the half is not written again before its event was
+            // waited for, and the stream is done with it before it is freed.
+            unsafe { half.memory.upload(at, chunk, to, stream) }?;
+            area.filled = (at + chunk.len()).next_multiple_of(ALIGNMENT);
+            to += chunk.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Fills `bytes` from the device's address, after what is in the stream.
+    ///
+    /// # Safety
+    /// The device has so many bytes there.
+    pub unsafe fn download(&self, from: u64, bytes: &mut [u8], stream: &Stream) -> Result<()> {
+        let mut area = self.down.lock().unwrap_or_else(PoisonError::into_inner);
+        let halves = area.halves(&stream.context)?;
+        // Chunk i is copied to half i % 2 while the one before it is emptied.
+        let mut emptied: Option<(&mut [u8], usize)> = None;
+        for (i, chunk) in bytes.chunks_mut(HALF).enumerate() {
+            let Half { memory, done } = &mut halves[i % 2];
+            let address = from + (i * HALF) as u64;
+            // SAFETY: the caller answers for the source; the half has as many bytes as a chunk, and was emptied.
+            let code = unsafe {
+                sys::cuMemcpyDtoHAsync_v2(memory.address.cast(), address, chunk.len(), stream.raw())
+            };
+            stream.context.check(code, "a download")?;
+            done.record(stream)?;
+            if let Some((chunk, half)) = emptied.replace((chunk, i % 2)) {
+                halves[half].empty(chunk)?;
+            }
+        }
+        match emptied {
+            Some((chunk, half)) => halves[half].empty(chunk),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Half {
+    /// Copies what the device wrote.
+    fn empty(&mut self, to: &mut [u8]) -> Result<()> {
+        self.done.wait()?;
+        to.copy_from_slice(&self.memory.slice()[..to.len()]);
+        Ok(())
+    }
+}

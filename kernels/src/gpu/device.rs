@@ -1,0 +1,99 @@
+//! What [`GpuBackend`](super::GpuBackend) needs of a device. The CUDA driver is one; in tests, the PTX interpreter is another.
+
+use super::catalogue::Variant;
+
+/// A parameter of a kernel.
+#[derive(Debug)]
+pub enum Arg<'a, B> {
+    /// The address of a buffer's first byte.
+    Buffer(&'a B),
+    /// No buffer: address 0.
+    Null,
+    /// `.u32`
+    U32(u32),
+    /// `.f32`
+    F32(f32),
+}
+
+/// The shape of a grid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Launch {
+    /// Blocks by dimension.
+    pub grid: [u32; 3],
+    /// Threads of a block.
+    pub block: u32,
+    /// Bytes of `.extern .shared` memory.
+    pub shared: u32,
+}
+
+/// Work that a device keeps, to run it again as a whole.
+pub trait Recording: Send + Sync {
+    /// Runs it, after all that was launched.
+    ///
+    /// # Errors
+    /// [`Error::Device`](crate::Error::Device).
+    fn replay(&self) -> crate::Result<()>;
+}
+
+/// A device that runs PTX: its memory, and kernels in the order in which they are launched.
+pub trait Device: Send + Sync + 'static {
+    /// Memory of the device; dropped, it is free again once what was launched before has run.
+    type Buffer: Send + Sync + 'static;
+
+    /// In words, for logs.
+    fn name(&self) -> &str;
+
+    /// Memory with nothing written to it.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory), [`Error::Device`](crate::Error::Device).
+    fn allocate(&self, bytes: usize) -> crate::Result<Self::Buffer>;
+
+    /// Fills a buffer from its beginning.
+    ///
+    /// # Errors
+    /// [`Error::Device`](crate::Error::Device).
+    fn upload(&self, buffer: &Self::Buffer, bytes: &[u8]) -> crate::Result<()>;
+
+    /// The first bytes of a buffer, after all that was launched.
+    ///
+    /// # Errors
+    /// [`Error::Device`](crate::Error::Device).
+    fn download(&self, buffer: &Self::Buffer, bytes: &mut [u8]) -> crate::Result<()>;
+
+    /// Copies the first bytes of a buffer to another one.
+    ///
+    /// # Errors
+    /// [`Error::Device`](crate::Error::Device).
+    fn copy(&self, from: &Self::Buffer, to: &Self::Buffer, bytes: usize) -> crate::Result<()> {
+        let mut content = vec![0; bytes];
+        self.download(from, &mut content)?;
+        self.upload(to, &content)
+    }
+
+    /// Runs the entry of a variant.
+    ///
+    /// # Errors
+    /// [`Error::Device`](crate::Error::Device).
+    fn launch(
+        &self,
+        variant: &Variant,
+        entry: &'static str,
+        launch: Launch,
+        args: &[Arg<'_, Self::Buffer>],
+    ) -> crate::Result<()>;
+
+    /// Has `work` launch kernels that are kept instead of run. Only what the calling thread launches is kept. Buffers that
+    /// `work` allocates have no content before the recording is replayed, and new content after each replay; those that it
+    /// only uses are kept alive. None, without calling it, where the device cannot.
+    ///
+    /// # Errors
+    /// Those of `work`, [`Error::Device`](crate::Error::Device).
+    fn record(
+        &self,
+        work: &mut dyn FnMut() -> crate::Result<()>,
+    ) -> crate::Result<Option<Box<dyn Recording>>> {
+        let _ = work;
+        Ok(None)
+    }
+}

@@ -1,0 +1,321 @@
+//! The GPU backend: hand-written PTX in `kernels/ptx`, fp16 in memory and fp32 in sums.
+//!
+//! [`GpuBackend`] checks shapes, chooses variants and launches; [`Device`] is where it meets the CUDA driver, or in tests
+//! the PTX interpreter. Tensors lie as N, H, W, C (channels last) without gaps, so that pixels are the rows of matrices and a
+//! sequence of (N, 1, T, C) is its rows one after another: going between pictures and tokens moves nothing.
+
+mod catalogue;
+pub mod cuda;
+mod device;
+mod ops;
+mod repeated;
+mod template;
+
+use std::sync::Arc;
+
+use crate::backend::{
+    Activation, Backend, Conv2dDesc, Filter, Mask, Shape, Unary, Work, check_len, check_shape, check_slope,
+};
+use crate::checks::{self, same_shape};
+use crate::error::{Error, Result};
+
+pub use catalogue::{Variant, variants};
+pub use device::{Arg, Device, Launch, Recording};
+pub use ops::{conv2d::GpuConv2d, linear::GpuLinear};
+pub use repeated::Repeated;
+
+/// Runs tensor operations on a GPU.
+///
+/// Values are kept in fp16: what exceeds 65504 becomes infinite.
+pub struct GpuBackend<D: Device> {
+    device: D,
+}
+
+/// fp16 values in N, H, W, C order.
+pub struct GpuTensor<D: Device> {
+    buffer: Arc<D::Buffer>,
+    shape: Shape,
+}
+
+impl<D: Device> Clone for GpuTensor<D> {
+    fn clone(&self) -> Self {
+        Self { buffer: self.buffer.clone(), shape: self.shape }
+    }
+}
+
+impl<D: Device> GpuTensor<D> {
+    /// Values.
+    fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Its memory, as a kernel's parameter.
+    fn arg(&self) -> Arg<'_, D::Buffer> {
+        Arg::Buffer(&self.buffer)
+    }
+
+    /// The same values under another shape of as many.
+    fn reshaped(&self, shape: Shape) -> Self {
+        Self { buffer: self.buffer.clone(), shape }
+    }
+
+    /// Whether axis 3 is the innermost in memory, as it is for sequences.
+    fn check_rows(&self, operation: &'static str) -> Result<()> {
+        let [n, _, h, w] = self.shape;
+        same_shape(operation, [n, 1, h, w], self.shape)
+    }
+}
+
+impl<D: Device> GpuBackend<D> {
+    /// A backend on this device.
+    pub fn new(device: D) -> Self {
+        Self { device }
+    }
+
+    /// What it runs on.
+    pub fn device(&self) -> &D {
+        &self.device
+    }
+
+    /// A tensor with nothing written to it.
+    fn empty(&self, shape: Shape) -> Result<GpuTensor<D>> {
+        let values = check_shape(shape)?;
+        // Kernels number values in 32 bits.
+        if values > i32::MAX as usize {
+            return Err(Error::InvalidShape { shape });
+        }
+        Ok(GpuTensor { buffer: Arc::new(self.device.allocate(2 * values)?), shape })
+    }
+
+    /// A buffer with these bytes.
+    fn filled(&self, bytes: &[u8]) -> Result<D::Buffer> {
+        let buffer = self.device.allocate(bytes.len())?;
+        self.device.upload(&buffer, bytes)?;
+        Ok(buffer)
+    }
+
+    /// A buffer of fp16.
+    fn halves(&self, values: impl IntoIterator<Item = f32>) -> Result<D::Buffer> {
+        let bytes: Vec<u8> =
+            values.into_iter().flat_map(|value| half::f16::from_f32(value).to_le_bytes()).collect();
+        self.filled(&bytes)
+    }
+
+    /// A buffer of fp32.
+    fn floats(&self, values: &[f32]) -> Result<D::Buffer> {
+        self.filled(&values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>())
+    }
+}
+
+fn shapes<D: Device>(xs: &[&GpuTensor<D>]) -> Vec<Shape> {
+    xs.iter().map(|x| x.shape).collect()
+}
+
+impl<D: Device> Backend for GpuBackend<D> {
+    type Tensor = GpuTensor<D>;
+    type Conv2d = GpuConv2d<D>;
+    type Linear = GpuLinear<D>;
+    type Repeated = Repeated<D>;
+
+    fn name(&self) -> &str {
+        self.device.name()
+    }
+
+    fn repeated(&self) -> Self::Repeated {
+        Repeated::default()
+    }
+
+    fn repeat(
+        &self,
+        repeated: &Self::Repeated,
+        inputs: &[&Self::Tensor],
+        work: Work<'_, Self::Tensor>,
+    ) -> Result<Vec<Self::Tensor>> {
+        repeated.run(self, inputs, work)
+    }
+
+    fn tensor(&self, data: Vec<f32>, shape: Shape) -> Result<Self::Tensor> {
+        let expected = check_shape(shape)?;
+        if data.len() != expected {
+            return Err(Error::DataLength { shape, expected, actual: data.len() });
+        }
+        let out = self.empty(shape)?;
+        ops::layout::from_planes(self, &self.floats(&data)?, &out)?;
+        Ok(out)
+    }
+
+    fn to_vec(&self, x: &Self::Tensor) -> Result<Vec<f32>> {
+        let planes = ops::layout::to_planes(self, x)?;
+        let mut bytes = vec![0; 4 * x.len()];
+        self.device.download(&planes, &mut bytes)?;
+        let (values, _) = bytes.as_chunks::<4>();
+        Ok(values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+    }
+
+    fn shape(&self, x: &Self::Tensor) -> Shape {
+        x.shape
+    }
+
+    fn prepare_conv2d(
+        &self,
+        desc: Conv2dDesc,
+        weight: &[f32],
+        bias: Option<&[f32]>,
+        act: Activation,
+    ) -> Result<Self::Conv2d> {
+        desc.validate(weight, bias, &act)?;
+        GpuConv2d::new(self, desc, weight, bias, &act)
+    }
+
+    fn conv2d(&self, x: &Self::Tensor, conv: &Self::Conv2d) -> Result<Self::Tensor> {
+        conv.run(self, x, None)
+    }
+
+    fn conv2d_residual(
+        &self,
+        x: &Self::Tensor,
+        conv: &Self::Conv2d,
+        alpha: f32,
+        residual: &Self::Tensor,
+    ) -> Result<Self::Tensor> {
+        same_shape("conv2d_residual", conv.desc.output_shape(x.shape)?, residual.shape)?;
+        conv.run(self, x, Some((alpha, residual)))
+    }
+
+    fn prelu(&self, x: &Self::Tensor, slope: &[f32]) -> Result<Self::Tensor> {
+        check_slope("PReLU slope", x.shape[1], slope)?;
+        ops::elementwise::prelu(self, x, slope)
+    }
+
+    fn pixel_shuffle(&self, x: &Self::Tensor, factor: usize) -> Result<Self::Tensor> {
+        ops::pixel_shuffle::pixel_shuffle(self, x, factor, None, checks::pixel_shuffle(x.shape, factor)?)
+    }
+
+    fn pixel_shuffle_add_nearest(
+        &self,
+        x: &Self::Tensor,
+        factor: usize,
+        base: &Self::Tensor,
+    ) -> Result<Self::Tensor> {
+        let shape = checks::pixel_shuffle(x.shape, factor)?;
+        let [n, c, ..] = shape;
+        same_shape("pixel_shuffle_add_nearest", [n, c, x.shape[2], x.shape[3]], base.shape)?;
+        ops::pixel_shuffle::pixel_shuffle(self, x, factor, Some(base), shape)
+    }
+
+    fn resize(&self, x: &Self::Tensor, h: usize, w: usize, filter: Filter) -> Result<Self::Tensor> {
+        ops::resize::resize(self, x, [x.shape[0], x.shape[1], h, w], filter)
+    }
+
+    fn concat(&self, xs: &[&Self::Tensor]) -> Result<Self::Tensor> {
+        ops::copies::concat(self, xs, checks::concat(&shapes(xs))?)
+    }
+
+    fn scale_add(&self, x: &Self::Tensor, alpha: f32, y: &Self::Tensor) -> Result<Self::Tensor> {
+        same_shape("scale_add", x.shape, y.shape)?;
+        ops::elementwise::scale_add(self, x, alpha, y)
+    }
+
+    fn prepare_linear(
+        &self,
+        inputs: usize,
+        outputs: usize,
+        weight: &[f32],
+        bias: Option<&[f32]>,
+    ) -> Result<Self::Linear> {
+        check_len("linear weight", check_shape([1, 1, outputs, inputs])?, weight.len())?;
+        if let Some(bias) = bias {
+            check_len("linear bias", outputs, bias.len())?;
+        }
+        GpuLinear::new(self, inputs, outputs, weight, bias)
+    }
+
+    fn linear(&self, x: &Self::Tensor, linear: &Self::Linear) -> Result<Self::Tensor> {
+        x.check_rows("linear")?;
+        linear.run(self, x, None, checks::linear("linear", x.shape, linear.inputs, linear.outputs)?)
+    }
+
+    fn linear_residual(
+        &self,
+        x: &Self::Tensor,
+        linear: &Self::Linear,
+        residual: &Self::Tensor,
+    ) -> Result<Self::Tensor> {
+        x.check_rows("linear_residual")?;
+        let shape = checks::linear("linear_residual", x.shape, linear.inputs, linear.outputs)?;
+        same_shape("linear_residual", shape, residual.shape)?;
+        linear.run(self, x, Some(residual), shape)
+    }
+
+    fn attention(
+        &self,
+        q: &Self::Tensor,
+        k: &Self::Tensor,
+        v: &Self::Tensor,
+        heads: usize,
+        mask: Mask,
+    ) -> Result<Self::Tensor> {
+        checks::attention(q.shape, k.shape, v.shape, heads)?;
+        ops::attention::attention(self, [q, k, v], heads, mask)
+    }
+
+    fn group_norm(
+        &self,
+        x: &Self::Tensor,
+        groups: usize,
+        weight: &Self::Tensor,
+        bias: &Self::Tensor,
+        eps: f32,
+        act: Unary,
+    ) -> Result<Self::Tensor> {
+        checks::group_norm(x.shape, groups, weight.shape, bias.shape)?;
+        ops::norm::group_norm(self, x, groups, [weight, bias], eps, act)
+    }
+
+    fn layer_norm(
+        &self,
+        x: &Self::Tensor,
+        weight: &Self::Tensor,
+        bias: &Self::Tensor,
+        eps: f32,
+    ) -> Result<Self::Tensor> {
+        x.check_rows("layer_norm")?;
+        checks::layer_norm(x.shape, weight.shape, bias.shape)?;
+        ops::norm::layer_norm(self, x, [weight, bias], eps)
+    }
+
+    fn unary(&self, x: &Self::Tensor, f: Unary) -> Result<Self::Tensor> {
+        ops::elementwise::unary(self, x, f)
+    }
+
+    fn geglu(&self, x: &Self::Tensor) -> Result<Self::Tensor> {
+        x.check_rows("geglu")?;
+        ops::elementwise::geglu(self, x, checks::geglu(x.shape)?)
+    }
+
+    fn add_channels(&self, x: &Self::Tensor, bias: &Self::Tensor) -> Result<Self::Tensor> {
+        same_shape("add_channels", [x.shape[0], 1, 1, x.shape[1]], bias.shape)?;
+        ops::elementwise::add_channels(self, x, bias)
+    }
+
+    fn to_tokens(&self, x: &Self::Tensor) -> Result<Self::Tensor> {
+        let [n, c, h, w] = x.shape;
+        Ok(x.reshaped([n, 1, h * w, c]))
+    }
+
+    fn from_tokens(&self, x: &Self::Tensor, h: usize, w: usize) -> Result<Self::Tensor> {
+        Ok(x.reshaped(checks::from_tokens(x.shape, h, w)?))
+    }
+
+    fn pad(&self, x: &Self::Tensor, right: usize, bottom: usize) -> Result<Self::Tensor> {
+        ops::copies::pad(self, x, checks::pad(x.shape, right, bottom)?)
+    }
+
+    fn stack(&self, xs: &[&Self::Tensor]) -> Result<Self::Tensor> {
+        ops::copies::stack(self, xs, checks::stack(&shapes(xs))?)
+    }
+
+    fn images(&self, x: &Self::Tensor, first: usize, count: usize) -> Result<Self::Tensor> {
+        ops::copies::images(self, x, first, checks::images(x.shape, first, count)?)
+    }
+}

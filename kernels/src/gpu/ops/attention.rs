@@ -1,0 +1,126 @@
+//! Scaled dot-product attention.
+
+use super::blocks;
+use crate::backend::Mask;
+use crate::error::Result;
+use crate::gpu::{Arg, Device, GpuBackend, GpuTensor, Launch, Variant};
+
+/// Widths of heads that `attention.ptx` has variants for; heads between two of them are done as the next wider one. 40, 64, 80,
+/// 160 and 512 are those of Stable Diffusion and its autoencoder.
+const WIDTHS: [usize; 8] = [24, 32, 40, 64, 80, 128, 160, 512];
+
+/// Of those, the ones that have variants with 32 queries a warp: there are pictures with that many, and registers suffice.
+const TWICE: [usize; 3] = [40, 64, 80];
+
+/// Blocks from which on 32 queries a warp are better than twice as many blocks: two for each multiprocessor of most GPUs.
+const ENOUGH: usize = 256;
+
+/// Columns of a head that a warp of `attention_any.ptx` does.
+const SLICE: usize = 128;
+
+pub(in crate::gpu) fn variants() -> Vec<Variant> {
+    let once = WIDTHS.iter().flat_map(|width| [false, true].map(|causal| Tiles::new(*width, causal, 1)));
+    let twice = TWICE.iter().map(|width| Tiles::new(*width, false, 2));
+    let tiled = once.chain(twice).map(|tiles| tiles.variant());
+    tiled.chain([false, true].map(any_variant)).collect()
+}
+
+fn any_variant(causal: bool) -> Variant {
+    Variant::new("attention_any", &[("CAUSAL", causal.into())])
+}
+
+/// How `attention.ptx` divides the work.
+struct Tiles {
+    /// Room for a head's width.
+    width: usize,
+    causal: bool,
+    /// 16 queries each, of a warp.
+    groups: usize,
+    /// Of a block.
+    queries: usize,
+    /// Of a tile.
+    keys: usize,
+    /// Warps that share queries.
+    split: usize,
+}
+
+impl Tiles {
+    fn new(width: usize, causal: bool, groups: usize) -> Self {
+        // Of 512 values, 64 keys or queries would be more than shared memory has; of 80, with 32 queries a warp, the scores of
+        // 64 keys would be more than registers hold.
+        let (queries, keys, split) = match (width, groups) {
+            (161.., _) => (32, 32, 4),
+            (80.., 2) => (128, 32, 1),
+            _ => (64 * groups, 64, 1),
+        };
+        Self { width, causal, groups, queries, keys, split }
+    }
+
+    /// Those for heads of this width, if there are any; `heads` of all images.
+    fn of(width: usize, causal: bool, queries: usize, heads: usize) -> Option<Self> {
+        let room = WIDTHS.into_iter().find(|room| *room >= width && width.is_multiple_of(8))?;
+        let blocks = queries.div_ceil(128) * heads;
+        let twice = TWICE.contains(&room) && !causal && queries > 64 && blocks >= ENOUGH;
+        Some(Self::new(room, causal, 1 + usize::from(twice)))
+    }
+
+    fn variant(&self) -> Variant {
+        let constants = [
+            ("D", self.width as i64),
+            ("CAUSAL", self.causal.into()),
+            ("M", self.groups as i64),
+            ("BM", self.queries as i64),
+            ("BN", self.keys as i64),
+            ("SPLIT", self.split as i64),
+        ];
+        Variant::new("attention", &constants)
+    }
+
+    fn threads(&self) -> usize {
+        32 * self.queries / (16 * self.groups) * self.split
+    }
+
+    /// Bytes of shared memory, as the head of `attention.ptx` has them.
+    fn shared(&self) -> usize {
+        let rows = (self.keys + self.keys.max(self.queries)) * (2 * self.width.next_multiple_of(16) + 16);
+        let exchanged = self.queries * (2 * self.keys + 16 + 4 * self.split);
+        rows + if self.split > 1 { exchanged } else { 0 }
+    }
+}
+
+/// `softmax(q kᵀ / √d + mask) v` by heads; shapes fit.
+pub(in crate::gpu) fn attention<D: Device>(
+    gpu: &GpuBackend<D>,
+    [q, k, v]: [&GpuTensor<D>; 3],
+    heads: usize,
+    mask: Mask,
+) -> Result<GpuTensor<D>> {
+    let [n, _, queries, features] = q.shape;
+    let (keys, width) = (k.shape[2], features / heads);
+    let causal = mask == Mask::Causal;
+    let out = gpu.empty(q.shape)?;
+    let tiles = Tiles::of(width, causal, queries, n * heads);
+
+    // Queries of a block, or columns of a warp, are what blocks, or warps, of a head are counted by.
+    let parts = tiles.as_ref().map_or(width.div_ceil(SLICE), |tiles| queries.div_ceil(tiles.queries));
+    let warps = n * heads * queries * parts;
+    let mut args = vec![q.arg(), k.arg(), v.arg(), out.arg()];
+    let images = [q, k, v, &out].map(|x| x.shape[2] * features);
+    let sizes = images.into_iter().chain([features; 4]).chain([queries, keys, heads, width, parts]);
+    args.extend(sizes.map(|size| Arg::U32(size as u32)));
+    if tiles.is_none() {
+        args.push(Arg::U32(warps as u32));
+    }
+    // The exponentials are of base 2.
+    args.push(Arg::F32(std::f32::consts::LOG2_E / (width as f32).sqrt()));
+
+    let (variant, launch) = match tiles {
+        Some(tiles) => {
+            let (block, shared) = (tiles.threads() as u32, tiles.shared() as u32);
+            (tiles.variant(), Launch { grid: [(n * heads * parts) as u32, 1, 1], block, shared })
+        }
+        None => (any_variant(causal), Launch { grid: [blocks(warps, 4), 1, 1], block: 128, shared: 0 }),
+    };
+    gpu.device.launch(&variant, "attention", launch, &args)?;
+    Ok(out)
+}

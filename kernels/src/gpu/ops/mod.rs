@@ -1,0 +1,17 @@
+//! The host side of each PTX file: which variant, what grid, which parameters.
+
+pub(super) mod attention;
+pub(super) mod conv2d;
+pub(super) mod copies;
+pub(super) mod elementwise;
+mod gemm;
+pub(super) mod layout;
+pub(super) mod linear;
+pub(super) mod norm;
+pub(super) mod pixel_shuffle;
+pub(super) mod resize;
+
+/// Blocks that `count` values need where a block does `each`.
+fn blocks(count: usize, each: usize) -> u32 {
+    count.div_ceil(each) as u32
+}

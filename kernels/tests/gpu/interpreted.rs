@@ -1,0 +1,110 @@
+//! A device that is the PTX interpreter.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, RwLock},
+};
+
+use reverie_kernels::{
+    Error, Result,
+    gpu::{Arg, Device, GpuBackend, Launch, Variant},
+};
+use reverie_ptx as ptx;
+
+pub type Gpu = GpuBackend<Interpreted>;
+
+/// A backend on a fresh interpreter.
+pub fn gpu() -> Gpu {
+    GpuBackend::new(Interpreted::default())
+}
+
+#[derive(Default)]
+pub struct Interpreted {
+    memory: Arc<RwLock<ptx::Memory>>,
+    modules: Mutex<HashMap<Variant, Arc<ptx::Module>>>,
+}
+
+pub struct Buffer {
+    memory: Arc<RwLock<ptx::Memory>>,
+    buffer: ptx::Buffer,
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if let Ok(mut memory) = self.memory.write() {
+            memory.free(self.buffer);
+        }
+    }
+}
+
+fn failed(what: impl ToString) -> Error {
+    Error::Device { device: "interpreter".into(), what: what.to_string(), lost: false }
+}
+
+impl Interpreted {
+    fn module(&self, variant: &Variant) -> Result<Arc<ptx::Module>> {
+        let mut modules = self.modules.lock().unwrap();
+        if let Some(module) = modules.get(variant) {
+            return Ok(module.clone());
+        }
+        let text = variant.ptx()?;
+        let module = ptx::Module::parse(&text).map_err(|error| failed(format!("{error}, in {variant:?}")))?;
+        Ok(modules.entry(variant.clone()).or_insert(Arc::new(module)).clone())
+    }
+}
+
+impl Device for Interpreted {
+    type Buffer = Buffer;
+
+    fn name(&self) -> &str {
+        "PTX interpreter"
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Buffer> {
+        Ok(Buffer { memory: self.memory.clone(), buffer: self.memory.write().unwrap().allocate(bytes) })
+    }
+
+    fn upload(&self, buffer: &Buffer, bytes: &[u8]) -> Result<()> {
+        self.memory.read().unwrap().write(buffer.buffer, bytes);
+        Ok(())
+    }
+
+    fn download(&self, buffer: &Buffer, bytes: &mut [u8]) -> Result<()> {
+        let read = self.memory.read().unwrap().read::<u8>(buffer.buffer).map_err(failed)?;
+        bytes.copy_from_slice(&read[..bytes.len()]);
+        Ok(())
+    }
+
+    fn launch(
+        &self,
+        variant: &Variant,
+        entry: &'static str,
+        launch: Launch,
+        args: &[Arg<'_, Buffer>],
+    ) -> Result<()> {
+        let module = self.module(variant)?;
+        let args: Vec<ptx::Arg> = args
+            .iter()
+            .map(|arg| match arg {
+                Arg::Buffer(buffer) => buffer.buffer.into(),
+                Arg::Null => 0u64.into(),
+                Arg::U32(value) => (*value).into(),
+                Arg::F32(value) => (*value).into(),
+            })
+            .collect();
+        let Launch { grid, block, shared } = launch;
+        let launch =
+            ptx::Launch { kernel: entry, grid, block: [block, 1, 1], dynamic_shared: shared as usize };
+        let memory = self.memory.read().unwrap();
+        launch.run(&module, &memory, &args).map(drop).map_err(|error| {
+            let text = variant.ptx().unwrap_or_default();
+            let line = match &error {
+                ptx::Error::Fault { line, .. } => {
+                    text.lines().nth(line.saturating_sub(1)).unwrap_or_default()
+                }
+                _ => "",
+            };
+            failed(format!("{error}, in {variant:?}: {line}"))
+        })
+    }
+}
