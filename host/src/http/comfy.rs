@@ -16,6 +16,9 @@ use crate::{
 
 const JOB_TYPE: &str = "comfy";
 
+/// What is asked without fields.
+const TOLD: &[&str] = &["workflows", "servers"];
+
 /// What a form may have besides the file.
 const FIELDS: &[&str] = &["workflowId", "params"];
 
@@ -36,19 +39,28 @@ pub fn routes(registry: &Arc<Registry>) -> Route {
     let cancel = job.and(warp::delete()).and(with(registry)).map(|id: String, registry: Arc<Registry>| {
         or_error(cancel(&registry, &id).map(|ack| warp::reply::json(&ack)))
     });
-    let list = warp::path!("v1" / "comfy" / "workflows").and(warp::get()).and(with(registry)).then(
-        |registry: Arc<Registry>| async move {
-            let listed = ask(&registry, "comfy:workflows", Map::new()).await;
-            or_error(listed.map(|workflows| warp::reply::json(&workflows)))
+    let told = warp::path!("v1" / "comfy" / String).and(warp::get()).and(with(registry)).then(
+        |what: String, registry: Arc<Registry>| async move {
+            or_error(tell(&registry, &what).await.map(|reply| warp::reply::json(&reply)))
         },
     );
-    let all = submit.or(get).unify().or(cancel).unify().or(list).unify();
+    let all = submit.or(get).unify().or(cancel).unify().or(told).unify();
     all.map(Reply::into_response).boxed()
+}
+
+/// The reply to a question without fields.
+async fn tell(registry: &Arc<Registry>, what: &str) -> Result<Value, Error> {
+    if !TOLD.contains(&what) {
+        return Err(Error::not_found("no such resource"));
+    }
+    ask(registry, &format!("comfy:{what}"), Map::new()).await
 }
 
 async fn submit(form: FormData, registry: &Arc<Registry>) -> Result<Value, Error> {
     let form = uploads::read(form, &registry.services.uploads).await?;
     let params = params(form.fields, form.file)?;
+    // What is wrong with them is told at once: a caller that does not follow the job would not learn it.
+    ask(registry, "comfy:check", params.clone()).await?;
     let job_type = JOB_TYPE.to_owned();
     let spec = Spec { job_type, params, owner: None, priority: 0, name: None, background: false };
     dispatch::check_spec(registry, &spec)?;

@@ -53,7 +53,7 @@ impl Peer {
 
     /// A server of HTTP.
     pub fn http() -> Self {
-        Self::start(|stream| answer(stream))
+        Self::start(answer)
     }
 
     /// The same behind TLS, with a certificate for `localhost` by an authority of the fixtures.

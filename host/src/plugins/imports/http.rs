@@ -18,7 +18,7 @@ use hyper::{
 use tokio::time::{Instant, Sleep};
 use wasmtime_wasi_http::{
     Error as WasiError, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
-    io::TokioIo, p2::ErrorCode,
+    io::TokioIo, p2::bindings::http::types::ErrorCode,
 };
 
 use super::super::{bindings::reverie::handler::types as wit, instance::CallState};
