@@ -1,5 +1,7 @@
 //! What the end-to-end tests share: the real server on a free port, a WebSocket client and an HTTP client.
 
+pub mod comfy;
+
 use std::{
     collections::VecDeque,
     io::{BufRead, BufReader, Read},
