@@ -48,11 +48,11 @@ pub struct Made {
 /// `cancelled`, what is wrong with the workflow or its pictures, or what failed on the server.
 pub fn run<H: Host>(host: &H, config: &Config, task: Task<'_>) -> Result<Made, Error> {
     let begun = host.now_ms();
-    let mut runner =
-        Runner { host, config, deadline: begun + ms(config.limit_s), pictures: Vec::new(), task };
+    let mut runner = Runner { host, config, deadline: begun + ms(config.limit_s), uploads: Vec::new(), task };
     // Uploads expire, so they are read before anything is waited for.
     for picture in &runner.task.patched.pictures {
-        runner.pictures.push((host.upload(&picture.file_ref)?, picture.targets.clone()));
+        let (content, media_type) = host.upload(&picture.file_ref)?;
+        runner.uploads.push(Upload { content, media_type, targets: picture.targets.clone() });
     }
     let mut fallen = Fallen::new();
     let mut unfit: Option<Error> = None;
@@ -94,12 +94,19 @@ enum Ended {
     Lost(String),
 }
 
+/// A picture of the client's.
+struct Upload {
+    content: Vec<u8>,
+    media_type: String,
+    /// Where its name on the server goes.
+    targets: Vec<Target>,
+}
+
 struct Runner<'a, H> {
     host: &'a H,
     config: &'a Config,
     deadline: u64,
-    /// Content and media type of each, and where its name goes.
-    pictures: Vec<((Vec<u8>, String), Vec<Target>)>,
+    uploads: Vec<Upload>,
     task: Task<'a>,
 }
 
@@ -157,7 +164,7 @@ impl<H: Host> Runner<'_, H> {
         if self.config.validate {
             let mut infos = Infos::default();
             server.learn(&mut infos, workflow)?;
-            let later: Vec<Target> = self.pictures.iter().flat_map(|(_, targets)| targets.clone()).collect();
+            let later: Vec<Target> = self.uploads.iter().flat_map(|upload| upload.targets.clone()).collect();
             let problems = infos.problems(workflow, &later);
             if !problems.is_empty() && !resumed {
                 return Ok(Prepared::Unfit(problems));
@@ -168,7 +175,7 @@ impl<H: Host> Runner<'_, H> {
             }
         }
         if !resumed {
-            for ((content, media_type), targets) in &self.pictures {
+            for Upload { content, media_type, targets } in &self.uploads {
                 let name = server.upload(&file_name(content, media_type), content, media_type)?;
                 for target in targets {
                     workflow.set(target, name.as_str().into());

@@ -118,7 +118,7 @@ impl Request {
             else {
                 return Ok(answer);
             };
-            if matches!(answer.status, 304 | 305 | 306) {
+            if matches!(answer.status, 304..=306) {
                 return Ok(answer);
             }
             let next = url.join(location)?;
