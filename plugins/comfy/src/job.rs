@@ -48,15 +48,28 @@ pub struct Made {
 /// `cancelled`, what is wrong with the workflow or its pictures, or what failed on the server.
 pub fn run<H: Host>(host: &H, config: &Config, task: Task<'_>) -> Result<Made, Error> {
     let begun = host.now_ms();
-    let mut runner = Runner { host, config, deadline: begun + ms(config.limit_s), uploads: Vec::new(), task };
+    let held = if task.first_attempt { None } else { servers::holder(host, config, task.id) };
+    let mut runner = Runner {
+        host,
+        config,
+        deadline: begun + ms(config.limit_s),
+        uploads: Vec::new(),
+        missing: None,
+        task,
+    };
     // Uploads expire, so they are read before anything is waited for.
     for picture in &runner.task.patched.pictures {
-        let (content, media_type) = host.upload(&picture.file_ref)?;
-        runner.uploads.push(Upload { content, media_type, targets: picture.targets.clone() });
+        match host.upload(&picture.file_ref) {
+            Ok((content, media_type)) => {
+                runner.uploads.push(Upload { content, media_type, targets: picture.targets.clone() });
+            }
+            // A crash lost them, but the server has its copy.
+            Err(error) if held.is_some() => runner.missing = Some(error),
+            Err(error) => return Err(error),
+        }
     }
     let mut fallen = Fallen::new();
     let mut unfit: Option<Error> = None;
-    let held = if runner.task.first_attempt { None } else { servers::holder(host, config, runner.task.id) };
     let mut resumed = held.is_some();
     let mut next = held;
     loop {
@@ -107,6 +120,8 @@ struct Runner<'a, H> {
     config: &'a Config,
     deadline: u64,
     uploads: Vec<Upload>,
+    /// Why there are not all of them, where an earlier attempt brought them to a server.
+    missing: Option<Error>,
     task: Task<'a>,
 }
 
@@ -175,6 +190,9 @@ impl<H: Host> Runner<'_, H> {
             }
         }
         if !resumed {
+            if let Some(missing) = self.missing.take() {
+                return Err(missing);
+            }
             for Upload { content, media_type, targets } in &self.uploads {
                 let name = server.upload(&file_name(content, media_type), content, media_type)?;
                 for target in targets {
