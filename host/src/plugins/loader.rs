@@ -106,7 +106,7 @@ fn compile(engine: &Engine, bytes: &[u8]) -> Result<Compiled, String> {
         match name.strip_prefix(PACKAGE) {
             Some(interface) => match interface.split_once('@') {
                 Some((interface, version)) if VERSIONS.contains(&version) => {
-                    drop(imports.insert(interface.to_owned()));
+                    imports.insert(interface.to_owned());
                 }
                 _ => {
                     return Err(format!(
@@ -115,7 +115,9 @@ fn compile(engine: &Engine, bytes: &[u8]) -> Result<Compiled, String> {
                     ));
                 }
             },
-            None if name.starts_with(OUTGOING_HTTP) => drop(imports.insert("http".to_owned())),
+            None if name.starts_with(OUTGOING_HTTP) => {
+                imports.insert("http".to_owned());
+            }
             None if name.starts_with("wasi:") => {}
             None => return Err(format!("it imports '{name}', which this server does not provide")),
         }
