@@ -257,7 +257,7 @@ fn submit(state: &mut State, shared: &Arc<Mutex<State>>, given: &Value) -> Told 
     }
     let fault = state.fault.take();
     let messages: Vec<Value> = steps(&recording)
-        .filter(|step| step.get("text").is_some() || step.get("binary").is_some())
+        .filter(|step| step.get("text").is_some() || step.get("preview").is_some())
         .map(&own)
         .collect();
     let history = format!("/history/{id}");
@@ -371,8 +371,12 @@ impl Play {
     }
 
     fn tell(&self, state: &mut State, message: &Value) {
-        let frame = match message["binary"].as_str() {
-            Some(text) => Message::binary(decode(text)),
+        let frame = match message["base64"].as_str() {
+            Some(picture) => {
+                let about = message["preview"].to_string();
+                let head = [4_u32.to_be_bytes(), (about.len() as u32).to_be_bytes()].concat();
+                Message::binary([&head[..], about.as_bytes(), &decode(picture)].concat())
+            }
             None => Message::text(message["text"].to_string()),
         };
         if let Some(socket) = state.sockets.get(&self.client) {

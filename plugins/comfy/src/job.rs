@@ -69,22 +69,22 @@ pub fn run<H: Host>(host: &H, config: &Config, task: Task<'_>) -> Result<Made, E
         }
     }
     let mut fallen = Fallen::new();
-    let mut unfit: Option<Error> = None;
+    let mut unfit: Option<String> = None;
     let mut resumed = held.is_some();
     let mut next = held;
     loop {
         let url = match next.take() {
             Some(url) => url,
             None => servers::choose(host, config, &fallen, tie(runner.task.id))
-                .map_err(|error| unfit.take().unwrap_or(error))?,
+                .map_err(|error| runner.refusal(unfit.take(), error))?,
         };
         let others = config.servers.len() > fallen.len() + 1;
         match runner.on(url, std::mem::take(&mut resumed), others)? {
             Ended::Done(finish) => return runner.fetch(url, finish, begun),
             Ended::Unfit(problems) => {
-                let message = format!("workflow '{}': {}", runner.task.workflow_id, problems.join("; "));
-                unfit.get_or_insert(Error::invalid_input(message));
-                fallen.push((url.to_owned(), format!("{url} does not fit the workflow")));
+                let problems = problems.join("; ");
+                fallen.push((url.to_owned(), format!("{url} does not fit it: {problems}")));
+                unfit.get_or_insert(problems);
             }
             Ended::Lost(why) => {
                 host.log(&format!("{why}; the job is moved to another server if there is one"));
@@ -201,6 +201,18 @@ impl<H: Host> Runner<'_, H> {
             }
         }
         Ok(Prepared::Ready(nodes))
+    }
+
+    /// Why no server runs the job, where one at least could not for what the workflow is.
+    fn refusal(&self, unfit: Option<String>, error: Error) -> Error {
+        let id = self.task.workflow_id;
+        match unfit {
+            Some(problems) if self.config.servers.len() == 1 => {
+                Error::invalid_input(format!("workflow '{id}': {problems}"))
+            }
+            Some(_) => Error::invalid_input(format!("workflow '{id}': {}", error.message)),
+            None => error,
+        }
     }
 
     fn check_cancelled(&self) -> Result<(), Error> {

@@ -32,7 +32,7 @@ class ReverieProbe:
         for step in range(steps):
             time.sleep(step_ms / 1000)
             shade = int(255 * (step + 1) / steps)
-            bar.update_absolute(step + 1, steps, ("JPEG", Image.new("RGB", (16, 16), (shade, 90, 30)), 512))
+            bar.update_absolute(step + 1, steps, ("JPEG", Image.new("RGB", (16, 16), (shade, 90, 30)), 16))
         return (1.0 - image if method == "invert" else torch.clone(image),)
 
 

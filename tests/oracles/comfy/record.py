@@ -102,12 +102,12 @@ class Recorder:
                     if told["type"] == "executing" and data.get("node") is None and data.get("prompt_id") == self.prompt:
                         self.ended.set()
                 else:
-                    told = message.data
-                    if told[:4] == struct.pack(">I", 4):
-                        (length,) = struct.unpack(">I", told[4:8])
-                        about = json.dumps(self.plain(json.loads(told[8 : 8 + length]))).encode()
-                        told = told[:4] + struct.pack(">I", len(about)) + about + told[8 + length :]
-                    self.conversation.append({"binary": base64.b64encode(told).decode()})
+                    # A picture of a step: its kind, the length of a JSON object, the object, the picture.
+                    kind, length = struct.unpack(">II", message.data[:8])
+                    assert kind == 4, kind
+                    about = self.plain(json.loads(message.data[8 : 8 + length]))
+                    picture = base64.b64encode(message.data[8 + length :]).decode()
+                    self.conversation.append({"preview": about, "base64": picture})
 
         self.reading = asyncio.create_task(read())
         await asyncio.sleep(0.2)
