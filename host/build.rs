@@ -14,6 +14,7 @@ const BUILTIN: &[(&str, &str)] = &[
     ("reverie-plugin-sr", "sr"),
     ("reverie-plugin-generate", "generate"),
     ("reverie-plugin-dream", "dream"),
+    ("reverie-plugin-comfy", "comfy"),
 ];
 
 /// Folders of models and what they are called when they are unpacked.

@@ -213,14 +213,23 @@ fn job_id(object: &Object) -> Result<Uuid, Error> {
 }
 
 fn cancel(registry: &Registry, object: &Object) -> Result<Value, Error> {
-    let id = job_id(object)?;
+    let mut ack = cancelled(registry, job_id(object)?)?;
+    ack["type"] = "job:cancel:ack".into();
+    Ok(ack)
+}
+
+/// Asks a job to stop; the same for WebSocket and HTTP.
+///
+/// # Errors
+/// `NotFound`.
+pub fn cancelled(registry: &Registry, id: Uuid) -> Result<Value, Error> {
     let status = registry.services.jobs.cancel(id)?;
     let message = match status {
         jobs::Status::Running => "stopping",
         jobs::Status::Cancelled => "cancelled",
         _ => "had ended before",
     };
-    Ok(json!({"type": "job:cancel:ack", "jobId": id, "status": status, "message": message}))
+    Ok(json!({"jobId": id, "status": status, "message": message}))
 }
 
 fn priority(registry: &Registry, object: &Object) -> Result<Value, Error> {

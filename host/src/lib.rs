@@ -14,6 +14,7 @@ pub mod hub;
 pub mod jobs;
 pub mod metrics;
 pub mod models;
+pub mod outbound;
 pub mod pictures;
 pub mod plugins;
 pub mod scoring;

@@ -1,5 +1,7 @@
 //! What the end-to-end tests share: the real server on a free port, a WebSocket client and an HTTP client.
 
+pub mod comfy;
+
 use std::{
     collections::VecDeque,
     io::{BufRead, BufReader, Read},
@@ -42,24 +44,32 @@ pub struct Server {
     pub address: String,
     process: Child,
     settings: Vec<String>,
+    environment: Vec<(String, String)>,
 }
 
 /// A server's folder and settings, before it starts.
 struct Prepared {
     dir: TempDir,
     settings: Vec<String>,
+    environment: Vec<(String, String)>,
 }
 
 impl Prepared {
     fn launch(self) -> Server {
-        let (process, address) = spawn(self.dir.path(), &self.settings);
-        Server { dir: self.dir, address, process, settings: self.settings }
+        let Self { dir, settings, environment } = self;
+        let (process, address) = spawn(dir.path(), &settings, &environment);
+        Server { dir, address, process, settings, environment }
     }
 }
 
 impl Server {
     /// Starts a server with these settings (`section.key=value`) and test guests in its plugin folder.
     pub fn start(settings: &[&str], guests: &[&str]) -> Self {
+        Self::start_with(&[], settings, guests)
+    }
+
+    /// The same with variables of the environment.
+    pub fn start_with(environment: &[(&str, &str)], settings: &[&str], guests: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         std::fs::create_dir_all(dir.path().join("reverie-data/plugins")).expect("a folder");
         for name in guests {
@@ -68,19 +78,22 @@ impl Server {
         }
         let granted = "plugins.echo.capabilities=[\"jobs\", \"hub\"]";
         let settings: Vec<String> = [granted].iter().chain(settings).map(|s| s.to_string()).collect();
-        Prepared { dir, settings }.launch()
+        let environment =
+            environment.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        Prepared { dir, settings, environment }.launch()
     }
 
     fn prepare(settings: &[&str]) -> Prepared {
         let dir = tempfile::tempdir().expect("a folder");
-        Prepared { dir, settings: settings.iter().map(|s| s.to_string()).collect() }
+        let settings = settings.iter().map(|s| s.to_string()).collect();
+        Prepared { dir, settings, environment: Vec::new() }
     }
 
     /// Ends the process without warning and starts it again in the same folder.
     pub fn crash_and_restart(&mut self) {
         self.process.kill().expect("runs");
         self.process.wait().expect("ends");
-        (self.process, self.address) = spawn(self.dir.path(), &self.settings);
+        (self.process, self.address) = spawn(self.dir.path(), &self.settings, &self.environment);
     }
 
     /// Sends SIGTERM and waits for the end. True when it ended well.
@@ -193,13 +206,14 @@ impl Drop for Server {
     }
 }
 
-fn spawn(dir: &Path, settings: &[String]) -> (Child, String) {
+fn spawn(dir: &Path, settings: &[String], environment: &[(String, String)]) -> (Child, String) {
     // Beside the test binaries: target/PROFILE/deps/TEST -> target/PROFILE/reverie-under-test.
     let test = std::env::current_exe().expect("a path");
     let server = test.ancestors().nth(2).expect("cargo's layout").join("reverie-under-test");
     let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("log")).expect("a log");
     let mut command = Command::new(server);
     command.current_dir(dir).args(["serve", "--port", "0"]).stdout(Stdio::piped()).stderr(log);
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
     for setting in settings {
         command.args(["--set", setting]);
     }

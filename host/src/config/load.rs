@@ -180,6 +180,10 @@ mod tests {
         assert!(error.contains("execution.tile") && error.contains("32 to 4096"), "{error}");
         let error = with(&[], &["hub.ping_interval_s=soon"]).unwrap_err();
         assert!(error.contains("not a number"), "{error}");
+        let error = with(&[], &["plugins.x.origins=[\"example.org\"]"]).unwrap_err();
+        assert!(error.contains("plugins.x.origins") && error.contains("SCHEME://HOST"), "{error}");
+        let error = with(&[], &["plugins.x.private_networks=[\"10.0.0.0\"]"]).unwrap_err();
+        assert!(error.contains("plugins.x.private_networks") && error.contains("10.0.0.0/8"), "{error}");
         let error = load(&Sources { file: Some("/nowhere.toml".into()), ..Default::default() }).unwrap_err();
         assert!(error.contains("/nowhere.toml"), "{error}");
     }

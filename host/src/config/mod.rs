@@ -1,12 +1,14 @@
 //! What an operator can set. The defaults, with their explanation, are the file `host/reverie.toml`, which is embedded.
 
 mod load;
+mod plugin;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 pub use load::{DEFAULTS, Sources, load};
+pub use plugin::{Limits, Plugin};
 
 /// The effective configuration; see `host/reverie.toml` for every key's meaning, unit and default.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -206,52 +208,6 @@ pub struct PluginRuntime {
     pub limits: Limits,
 }
 
-/// Limits of one plugin.
-#[derive(Debug, Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Limits {
-    pub memory_mb: usize,
-    pub table_elements: usize,
-    pub instances: usize,
-    pub message_concurrency: usize,
-    pub job_concurrency: usize,
-    pub message_cpu_ms: u64,
-    pub message_timeout_ms: u64,
-    pub job_cpu_ms: u64,
-    pub job_timeout_ms: u64,
-    pub cancel_grace_ms: u64,
-}
-
-/// What the operator grants to one plugin. A limit that is absent is that of `[plugin_runtime.limits]`.
-#[derive(Debug, Clone, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Plugin {
-    #[serde(default)]
-    pub capabilities: Vec<String>,
-    #[serde(default)]
-    pub config: toml::Table,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory_mb: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub table_elements: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub instances: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub message_concurrency: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub job_concurrency: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub message_cpu_ms: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub message_timeout_ms: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub job_cpu_ms: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub job_timeout_ms: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cancel_grace_ms: Option<u64>,
-}
-
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Log {
@@ -267,24 +223,6 @@ pub enum LogFormat {
 }
 
 impl Config {
-    /// The limits of the plugin called `name`.
-    pub fn limits(&self, name: &str) -> Limits {
-        let all = &self.plugin_runtime.limits;
-        let own = self.plugins.get(name).cloned().unwrap_or_default();
-        Limits {
-            memory_mb: own.memory_mb.unwrap_or(all.memory_mb),
-            table_elements: own.table_elements.unwrap_or(all.table_elements),
-            instances: own.instances.unwrap_or(all.instances),
-            message_concurrency: own.message_concurrency.unwrap_or(all.message_concurrency),
-            job_concurrency: own.job_concurrency.unwrap_or(all.job_concurrency),
-            message_cpu_ms: own.message_cpu_ms.unwrap_or(all.message_cpu_ms),
-            message_timeout_ms: own.message_timeout_ms.unwrap_or(all.message_timeout_ms),
-            job_cpu_ms: own.job_cpu_ms.unwrap_or(all.job_cpu_ms),
-            job_timeout_ms: own.job_timeout_ms.unwrap_or(all.job_timeout_ms),
-            cancel_grace_ms: own.cancel_grace_ms.unwrap_or(all.cancel_grace_ms),
-        }
-    }
-
     /// The same with secrets masked, for printing.
     pub fn redacted(&self) -> Config {
         let mut shown = self.clone();
@@ -354,18 +292,7 @@ impl Config {
                 return Err(format!("modes.{name}.num_inference_steps: must be from 1 to 1000"));
             }
         }
-        for name in self.plugins.keys().map(String::as_str).chain([""]) {
-            let limits = self.limits(name);
-            let table =
-                if name.is_empty() { "plugin_runtime.limits".into() } else { format!("plugins.{name}") };
-            if !(1..=1024).contains(&limits.memory_mb) {
-                return Err(format!("{table}.memory_mb = {}: must be from 1 to 1024", limits.memory_mb));
-            }
-            if limits.message_concurrency == 0 || limits.job_concurrency == 0 {
-                return Err(format!("{table}: message_concurrency and job_concurrency must be at least 1"));
-            }
-        }
-        Ok(())
+        self.check_plugins()
     }
 }
 

@@ -4,6 +4,7 @@ mod a1111;
 mod access;
 mod ask;
 mod body;
+mod comfy;
 mod dream;
 mod error;
 mod generate;
@@ -39,6 +40,8 @@ pub fn routes(registry: &Arc<Registry>) -> Route {
         .or(generate::routes(registry))
         .unify()
         .or(dream::routes(registry))
+        .unify()
+        .or(comfy::routes(registry))
         .unify()
         .or(openai::routes(registry))
         .unify()

@@ -21,6 +21,11 @@ wasmtime::component::bindgen!({
         "reverie:handler/scoring.measure": async | trappable,
         "reverie:handler/scoring.perceptual-hash": async | trappable,
         "reverie:handler/upscale.run": async | trappable,
+        "reverie:handler/websocket.[static]connection.connect": async | trappable,
+        "reverie:handler/websocket.[method]connection.send-text": async | trappable,
+        "reverie:handler/websocket.[method]connection.send-binary": async | trappable,
+        "reverie:handler/websocket.[method]connection.receive": async | trappable,
+        "reverie:handler/files": async | trappable,
         "reverie:handler/clock.sleep": async | trappable,
         default: trappable,
     },
@@ -28,6 +33,7 @@ wasmtime::component::bindgen!({
     with: {
         "reverie:handler/types.blob": super::imports::Blob,
         "reverie:handler/images.image": super::imports::Picture,
+        "reverie:handler/websocket.connection": super::imports::Connection,
     },
     require_store_data_send: true,
 });

@@ -11,8 +11,9 @@ use super::{
     bindings::Plugin as World,
     call::Completion,
     engine::{Engine, TICK},
+    imports::Http,
 };
-use crate::{config::Limits, hub::Client, jobs::JobHandle};
+use crate::{config::Limits, hub::Client, jobs::JobHandle, outbound::Outbound};
 
 /// Whose request the call serves.
 pub enum Origin {
@@ -30,6 +31,9 @@ pub struct CallState {
     pub table: ResourceTable,
     /// Made when a guest first calls into WASI: most never do.
     wasi: Option<WasiCtx>,
+    /// Made when a guest first speaks HTTP.
+    pub http: Option<Http>,
+    outbound: Option<Arc<Outbound>>,
     pub services: Arc<Services>,
     /// The plugin's name; empty while its manifest is being read.
     pub plugin: Arc<str>,
@@ -44,6 +48,12 @@ impl CallState {
     /// Which limit on memory or tables the guest met, if any.
     pub fn refused(&mut self) -> Option<String> {
         self.limiter.refused.take()
+    }
+
+    /// What the call may reach of other servers.
+    pub fn outbound(&mut self) -> Arc<Outbound> {
+        let made = || Arc::new(Outbound::new(&self.services.config, self.plugin.clone()));
+        self.outbound.get_or_insert_with(made).clone()
     }
 
     pub fn job(&self) -> Option<&Arc<JobHandle>> {
@@ -133,6 +143,8 @@ pub fn store(
     let state = CallState {
         table: ResourceTable::new(),
         wasi: None,
+        http: None,
+        outbound: None,
         services,
         plugin,
         origin,

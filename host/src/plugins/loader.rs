@@ -20,8 +20,12 @@ use super::{
 };
 
 const PACKAGE: &str = "reverie:handler/";
-const VERSION: &str = "0.2.0";
-const EXPORT: &str = "reverie:handler/handler@0.2.0";
+/// The versions of the contract that components may be made for: each only adds to the one before.
+const VERSIONS: &[&str] = &["0.2.0", "0.2.1"];
+const EXPORT: &str = "reverie:handler/handler@0.2.1";
+
+/// What `http` is called where it is standard.
+const OUTGOING_HTTP: &str = "wasi:http/outgoing-handler@";
 
 /// What reading a manifest may take.
 const MANIFEST_BUDGET: Budget = Budget { cpu_ms: 500, wall_ms: 2000 };
@@ -81,7 +85,11 @@ fn compile(engine: &Engine, bytes: &[u8]) -> Result<Compiled, String> {
         .map_err(|e| format!("it is not a valid component: {}", first_line(&e)))?;
     let kind = component.component_type();
     let exports: Vec<String> = kind.exports(&engine.wasmtime).map(|(name, _)| name.to_owned()).collect();
-    if !exports.iter().any(|name| name == EXPORT) {
+    let handler = |name: &str| {
+        let version = name.strip_prefix(PACKAGE).and_then(|name| name.strip_prefix("handler@"));
+        version.is_some_and(|version| VERSIONS.contains(&version))
+    };
+    if !exports.iter().any(|name| handler(name)) {
         let other = exports.iter().find(|name| name.starts_with(PACKAGE));
         return Err(match other {
             Some(other) => {
@@ -97,9 +105,19 @@ fn compile(engine: &Engine, bytes: &[u8]) -> Result<Compiled, String> {
         }
         match name.strip_prefix(PACKAGE) {
             Some(interface) => match interface.split_once('@') {
-                Some((interface, VERSION)) => drop(imports.insert(interface.to_owned())),
-                _ => return Err(format!("it imports {name}; this server provides version {VERSION}")),
+                Some((interface, version)) if VERSIONS.contains(&version) => {
+                    imports.insert(interface.to_owned());
+                }
+                _ => {
+                    return Err(format!(
+                        "it imports {name}; this server provides the versions {}",
+                        VERSIONS.join(", ")
+                    ));
+                }
             },
+            None if name.starts_with(OUTGOING_HTTP) => {
+                imports.insert("http".to_owned());
+            }
             None if name.starts_with("wasi:") => {}
             None => return Err(format!("it imports '{name}', which this server does not provide")),
         }

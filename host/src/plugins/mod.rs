@@ -49,8 +49,19 @@ pub use watcher::{Watcher, watch};
 const WAITING_PER_CALL: usize = 4;
 
 /// What plugins can be granted.
-pub const CAPABILITIES: &[&str] =
-    &["uploads", "storage", "images", "upscale", "diffusion", "scoring", "jobs", "hub"];
+pub const CAPABILITIES: &[&str] = &[
+    "uploads",
+    "storage",
+    "images",
+    "upscale",
+    "diffusion",
+    "scoring",
+    "jobs",
+    "hub",
+    "http",
+    "websocket",
+    "files",
+];
 
 /// Everything of the host that plugins reach through their imports.
 pub struct Services {

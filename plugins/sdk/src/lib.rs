@@ -38,13 +38,16 @@
     reason = "generated code: it speaks the raw ABI"
 )]
 pub mod bindings;
+mod connection;
 mod error;
 mod handler;
+pub mod http;
 mod job;
 mod json;
 pub mod log;
 mod manifest;
 mod message;
+mod url;
 #[cfg(target_arch = "wasm32")]
 #[allow(unsafe_code, reason = "symbols for libc to find, by the C ABI")]
 mod wasi;
@@ -52,11 +55,11 @@ mod wasi;
 pub use bindings::{
     exports::reverie::handler::handler::{Entry, JobRequest as Job, Manifest, Message},
     reverie::handler::{
-        clock, diffusion, hub, images,
+        clock, diffusion, files, hub, images,
         job::{InterruptionReason as Interruption, Output},
         jobs, random, scoring, storage,
         types::{Blob, Error, ErrorKind},
-        uploads, upscale,
+        uploads, upscale, websocket,
     },
 };
 #[doc(hidden)]

@@ -40,8 +40,8 @@ impl Manifest {
         self.job(name, description, schema)
     }
 
-    /// Asks for capabilities: any of `uploads`, `storage`, `images`, `upscale`, `diffusion`, `scoring`, `jobs` and `hub`.
-    /// The operator must grant all of them.
+    /// Asks for capabilities: any of `uploads`, `storage`, `images`, `upscale`, `diffusion`, `scoring`, `jobs`, `hub`,
+    /// `http`, `websocket` and `files`. The operator must grant all of them.
     #[must_use]
     pub fn capabilities(mut self, capabilities: &[&str]) -> Self {
         self.capabilities.extend(capabilities.iter().map(|&c| c.to_owned()));

@@ -3,15 +3,20 @@
 
 mod data;
 mod diffusion;
+mod files;
+mod http;
 mod images;
 mod messages;
 mod scoring;
 mod system;
 mod turn;
 mod upscale;
+mod websocket;
 
 pub use data::Blob;
+pub use http::Http;
 pub use images::Picture;
+pub use websocket::Connection;
 
 use serde_json::{Map, Value};
 
