@@ -214,10 +214,13 @@ impl Request {
                 Ok(piece) => body.extend_from_slice(&piece),
                 Err(StreamError::Closed) => break,
                 Err(StreamError::LastOperationFailed(error)) => {
-                    let cause = http_error_code(&error);
-                    return Err(failed(
-                        cause.unwrap_or(ErrorCode::InternalError(Some(error.to_debug_string()))),
-                    ));
+                    // Where the host tells no code of a broken body, its words are the code's.
+                    let cause = http_error_code(&error).unwrap_or_else(|| {
+                        let text = error.to_debug_string();
+                        let own = text.strip_prefix("internal error: ").map(str::to_owned);
+                        ErrorCode::InternalError(Some(own.unwrap_or(text)))
+                    });
+                    return Err(failed(cause));
                 }
             }
             if clock::monotonic_ns() > end {

@@ -23,7 +23,7 @@ use wasmtime_wasi_http::{
 
 use super::super::{bindings::reverie::handler::types as wit, instance::CallState};
 use crate::{
-    error::Error,
+    error::{Error, ErrorKind},
     outbound::{Origin, Outbound},
 };
 
@@ -104,9 +104,8 @@ async fn send(
 
     let answer = tokio::time::timeout(limit(options.first_byte_timeout), sender.send_request(request));
     let answer = answer.await.map_err(|_| WasiError::ConnectionReadTimeout)??;
-    let too_large = WasiError::HttpResponseBodySize(Some(outbound.max_body as u64));
     if answer.body().size_hint().lower() > outbound.max_body as u64 {
-        return Err(too_large);
+        return Err(too_large(outbound.max_body));
     }
     let patience = limit(options.between_bytes_timeout);
     let answer = answer.map(|incoming| {
@@ -119,6 +118,11 @@ async fn send(
         driven.await.map_err(WasiError::from)
     };
     Ok((answer, Box::new(driving)))
+}
+
+fn too_large(limit: usize) -> WasiError {
+    let error = format!("the answer's body is over the limit of {limit} bytes (http_max_body_bytes)");
+    described(Error::new(ErrorKind::TooLarge, error))
 }
 
 /// An answer's body, held to its limits of length and of time between two pieces.
@@ -143,16 +147,22 @@ impl Body for Limited {
             Poll::Ready(Some(Ok(frame))) => {
                 let length = frame.data_ref().map_or(0, Bytes::len);
                 let Some(left) = this.left.checked_sub(length) else {
-                    return Poll::Ready(Some(Err(WasiError::HttpResponseBodySize(Some(this.limit as u64)))));
+                    return Poll::Ready(Some(Err(too_large(this.limit))));
                 };
                 this.left = left;
                 this.timer.as_mut().reset(Instant::now() + this.patience);
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
+            Poll::Ready(Some(Err(error))) => {
+                let error = Error::new(ErrorKind::Unavailable, format!("the answer broke off: {error}"));
+                Poll::Ready(Some(Err(described(error))))
+            }
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => match this.timer.as_mut().poll(context) {
-                Poll::Ready(()) => Poll::Ready(Some(Err(WasiError::ConnectionReadTimeout))),
+                Poll::Ready(()) => {
+                    let error = Error::new(ErrorKind::Unavailable, "no more of the answer in time");
+                    Poll::Ready(Some(Err(described(error))))
+                }
                 Poll::Pending => Poll::Pending,
             },
         }
