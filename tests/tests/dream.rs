@@ -345,11 +345,21 @@ fn a_new_version_of_the_plugin_goes_on_in_mid_dream() {
     client
         .receive_where(|m| m["type"] == "system:plugin" && m["plugin"] == "dream" && m["action"] == "loaded");
     let job = started["jobId"].as_str().unwrap();
+    // It moves after the candidate at hand.
+    let began = Instant::now();
+    loop {
+        let log = std::fs::read_to_string(server.dir.path().join("log")).unwrap();
+        if log.contains("a newer version goes on") && log.contains("job queued again") {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(30), "{log}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let before =
+        figures_when(&mut client, |status| count(status, "candidates") > count(&before, "candidates"));
     let moved =
         figures_when(&mut client, |status| count(status, "candidates") > count(&before, "candidates") + 3);
     assert_eq!((&moved["jobId"], &moved["active"]), (&started["jobId"], &json!(true)));
-    let log = std::fs::read_to_string(server.dir.path().join("log")).unwrap();
-    assert!(log.contains("a newer version goes on") && log.contains("job queued again"), "{log}");
     // A bad one changes nothing.
     std::fs::write(server.plugin_path("dream"), b"nonsense").unwrap();
     client.receive_where(|m| m["type"] == "system:plugin" && m["action"] == "refused");
