@@ -31,7 +31,7 @@ impl Default for Config {
             candidate_min_side: 128,
             candidate_steps: 1,
             top_k: 50,
-            similarity_scale: 1.0,
+            similarity_scale: 1.3,
             aesthetic_weight: 0.2,
             duplicate_distance: 6,
             save_interval_s: 2.0,
