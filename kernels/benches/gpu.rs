@@ -1,6 +1,7 @@
 //! Times the GPU backend at the shapes of Stable Diffusion 1.5 (512×512), SDXL (1024×1024) and Real-ESRGAN.
 //!
-//! `cargo bench -p reverie-kernels --bench gpu [-- [--device N] [FILTER…]]`; a filter is part of a name. The figure for each
+//! `cargo bench -p reverie-kernels --bench gpu [-- [--device N] [--wgmma] [FILTER…]]`; a filter is part of a name, and
+//! `--wgmma` has attention by these instructions. The figure for each
 //! is the median of several samples by CUDA events, each of so many runs that it takes some milliseconds. Rates count the
 //! plain arithmetic; for upsampling, the bytes of the pictures before and after, next to a copy within the device that moves
 //! as many. `tests/bench/gpu/run.sh` times the same list with PyTorch; columns are separated by tabs for it.
@@ -208,15 +209,16 @@ impl Bench {
 }
 
 fn main() -> Result<()> {
-    let (mut device, mut filters) = (0, Vec::new());
+    let (mut device, mut wgmma, mut filters) = (0, false, Vec::new());
     let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--device" => device = args.next().and_then(|arg| arg.parse().ok()).unwrap_or(0),
+            "--wgmma" => wgmma = true,
             _ => filters.push(arg),
         }
     }
-    let cuda = match Cuda::new(device, None) {
+    let cuda = match Cuda::new(device, None, wgmma) {
         Ok(cuda) => cuda,
         Err(error) => {
             println!("# skipped: {error}");

@@ -99,6 +99,7 @@ pub struct Images {
 pub struct Execution {
     pub backend: Backend,
     pub vram_budget_mb: u64,
+    pub attention: Attention,
     pub threads: usize,
     pub tile: usize,
     pub models_dir: PathBuf,
@@ -169,6 +170,16 @@ pub enum Backend {
     Cpu,
     /// A GPU by its number, as CUDA counts them.
     Cuda(usize),
+}
+
+/// Which of a GPU's instructions attention is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Attention {
+    /// `mma.sync`, which all have.
+    Mma,
+    /// `wgmma` and TMA, of compute capability 9.0.
+    Wgmma,
 }
 
 impl TryFrom<String> for Backend {

@@ -8,7 +8,7 @@ use reverie_kernels::{
     gpu::{GpuBackend, cuda::Cuda},
 };
 
-use crate::config::{Backend, Execution};
+use crate::config::{Attention, Backend, Execution};
 
 /// The CPU or a GPU.
 pub type AnyBackend = Either<CpuBackend, GpuBackend<Cuda>>;
@@ -19,11 +19,15 @@ pub type AnyBackend = Either<CpuBackend, GpuBackend<Cuda>>;
 /// What is wrong with the GPU that is named, and what to set instead.
 pub fn open(execution: &Execution) -> Result<Arc<AnyBackend>, String> {
     let budget = Some(execution.vram_budget_mb << 20).filter(|budget| *budget > 0);
-    let cuda = |number| Cuda::new(number, budget).map(GpuBackend::new);
+    let wgmma = execution.attention == Attention::Wgmma;
+    let cuda = |number| Cuda::new(number, budget, wgmma).map(GpuBackend::new);
     let backend = match execution.backend {
         Backend::Cpu => return Ok(cpu(execution.threads)),
         Backend::Cuda(number) => Either::Second(cuda(number).map_err(|error| {
-            format!("execution.backend = \"cuda:{number}\": {error}; \"cpu\" and \"auto\" work without")
+            let other = if wgmma { ", execution.attention = \"mma\" on every GPU" } else { "" };
+            format!(
+                "execution.backend = \"cuda:{number}\": {error}; \"cpu\" and \"auto\" work without{other}"
+            )
         })?),
         Backend::Auto => match cuda(0) {
             Ok(gpu) => Either::Second(gpu),

@@ -69,6 +69,10 @@ pub enum Operand {
     Address(Box<Operand>, i64),
     /// The byte of the parameter block.
     Param(usize),
+    /// The address of that byte.
+    ParamAddress(usize),
+    /// `[map, {coordinates}]`, the innermost first.
+    Tensor(Box<Operand>, Vec<Operand>),
     Label(usize),
     /// `_`: the value is dropped.
     Sink,
@@ -174,7 +178,10 @@ pub enum Op {
     St(Space, Type),
     Bra,
     Ret,
+    /// Of the whole block.
     Barrier,
+    /// By number, of as many threads as are said.
+    NamedBarrier,
     WarpBarrier,
     Shfl(Shuffle),
     /// m16n8k16, fp16 in, fp32 accumulated.
@@ -192,6 +199,22 @@ pub enum Op {
     Prmt,
     Lop3,
     Fence,
+    /// `mbarrier.init` of so many arrivals.
+    MbarrierInit,
+    /// `mbarrier.arrive`, and whether it says how many bytes are to come.
+    MbarrierArrive(bool),
+    /// `mbarrier.try_wait.parity`.
+    MbarrierTryWait,
+    /// `cp.async.bulk.tensor` to shared memory, by dimensions.
+    BulkTensor(usize),
+    /// m64nNk16 by its N, fp16 in, fp32 accumulated; and whether the first operand is in registers.
+    Wgmma(usize, bool),
+    WgmmaFence,
+    WgmmaCommit,
+    /// Groups that may stay in flight.
+    WgmmaWait(usize),
+    /// How many registers the threads of a warp group have from here on, which are unlimited here.
+    SetMaxNReg,
 }
 
 #[derive(Debug, Clone, PartialEq)]

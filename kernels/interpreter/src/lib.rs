@@ -1,7 +1,8 @@
 //! An interpreter of the part of PTX that Reverie's kernels are written in.
 //!
 //! It parses the very files that ship, and runs grids of blocks of warps: predication, divergence and reconvergence, shared
-//! memory, barriers, shuffles, `mma.sync`, `ldmatrix`, `cp.async`, atomics, and fp16 rounding. What a GPU lets pass or merely
+//! memory, barriers, shuffles, `mma.sync`, `ldmatrix`, `cp.async`, atomics, and fp16 rounding; of sm_90a, mbarriers, copies by
+//! tensor map, and `wgmma`. What a GPU lets pass or merely
 //! gets wrong now and then is an error here, with the line of the file, the block and the thread: accesses out of bounds and
 //! misaligned ones, reads of what nobody wrote, two threads at one byte without a barrier between, barriers that not all
 //! threads reach, and writes that another thread of the grid overwrites.
@@ -43,5 +44,5 @@ mod machine;
 mod parse;
 
 pub use error::{Error, Result};
-pub use machine::{Arg, Buffer, Element, Launch, Memory, Statistics};
+pub use machine::{Arg, Buffer, Element, Launch, Memory, Statistics, TensorMap};
 pub use parse::{Kernel, Module};

@@ -17,6 +17,11 @@ impl Variant {
         Self { file, constants: constants.to_vec() }
     }
 
+    /// Whether only devices of compute capability 9.0 can run it: it has instructions of sm_90a.
+    pub fn needs_sm_90a(&self) -> bool {
+        self.file == "attention_wgmma"
+    }
+
     /// What the assembler gets.
     ///
     /// # Errors
@@ -43,6 +48,12 @@ const SOURCES: &[(&str, &str)] = sources![
     "attention_mma",
     "attention_rows",
     "attention_top",
+    "attention_wgmma",
+    "attention_wgmma_bring",
+    "attention_wgmma_scores",
+    "attention_wgmma_sums",
+    "attention_wgmma_wait",
+    "attention_wgmma_weights",
     "copies",
     "elementwise",
     "gemm",

@@ -9,10 +9,26 @@ pub enum Arg<'a, B> {
     Buffer(&'a B),
     /// No buffer: address 0.
     Null,
+    /// `.align 64 .b8 x[128]`
+    Map(TensorMap<'a, B>),
     /// `.u32`
     U32(u32),
     /// `.f32`
     F32(f32),
+}
+
+/// A tensor of fp16 and the box of it that a copy by TMA takes, which is 64 values wide; it lands swizzled by 128 bytes, and zero where
+/// it goes beyond the tensor.
+#[derive(Debug)]
+pub struct TensorMap<'a, B> {
+    /// Where it lies, from the first byte on.
+    pub buffer: &'a B,
+    /// Values by dimension, the innermost first.
+    pub dimensions: [u64; 4],
+    /// Bytes from one to the next, of all dimensions but the innermost: multiples of 16.
+    pub strides: [u64; 3],
+    /// The box by dimension, at most 256 each.
+    pub shape: [u32; 4],
 }
 
 /// The shape of a grid.
@@ -42,6 +58,11 @@ pub trait Device: Send + Sync + 'static {
 
     /// In words, for logs.
     fn name(&self) -> &str;
+
+    /// Whether attention is to use `wgmma` and TMA, which devices of compute capability 9.0 have.
+    fn wgmma(&self) -> bool {
+        false
+    }
 
     /// Memory with nothing written to it.
     ///

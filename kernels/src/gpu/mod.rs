@@ -20,7 +20,7 @@ use crate::checks::{self, same_shape};
 use crate::error::{Error, Result};
 
 pub use catalogue::{Variant, variants};
-pub use device::{Arg, Device, Launch, Recording};
+pub use device::{Arg, Device, Launch, Recording, TensorMap};
 pub use ops::{conv2d::GpuConv2d, linear::GpuLinear};
 pub use repeated::Repeated;
 

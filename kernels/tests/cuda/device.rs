@@ -152,7 +152,7 @@ fn requests_that_do_not_fit_are_refused() {
         other.upload(&buffer, &[0; 100]),
         device.launch(&variant, "scale_add", launch, &[Arg::Buffer(&buffer)]),
         device.launch(&variant, "no_such_entry", launch, &[]),
-        Cuda::new(Cuda::count().unwrap(), None).map(drop),
+        Cuda::new(Cuda::count().unwrap(), None, false).map(drop),
     ];
     for error in errors {
         assert!(matches!(error, Err(Error::Device { lost: false, .. })), "{error:?}");

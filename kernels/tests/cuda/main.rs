@@ -20,7 +20,12 @@ type Tensor = <Any as Backend>::Tensor;
 
 /// The first GPU with so much memory; none where there is none, or one that is too old, and a failure if it does not work.
 fn cuda(budget: Option<u64>) -> Option<Cuda> {
-    let error = match Cuda::count().map(|count| (count > 0).then(|| Cuda::new(0, budget))) {
+    open(budget, false)
+}
+
+/// With `wgmma`, none where the GPU has no such instructions.
+fn open(budget: Option<u64>, wgmma: bool) -> Option<Cuda> {
+    let error = match Cuda::count().map(|count| (count > 0).then(|| Cuda::new(0, budget, wgmma))) {
         Ok(Some(Ok(cuda))) => return Some(cuda),
         Ok(Some(Err(error))) if error.to_string().contains("compute capability") => error.to_string(),
         Ok(Some(Err(error))) => panic!("{error}"),
@@ -41,6 +46,12 @@ fn pair() -> Option<&'static Pair> {
     let gpu = cuda(None)?;
     let open = || Pair([Any::First(CpuBackend::new(0)), Any::Second(GpuBackend::new(gpu))]);
     Some(PAIR.get_or_init(open))
+}
+
+/// The CPU, and the first GPU with attention by `wgmma`.
+fn pair_with_wgmma() -> Option<Pair> {
+    let gpu = open(None, true)?;
+    Some(Pair([Any::First(CpuBackend::new(0)), Any::Second(GpuBackend::new(gpu))]))
 }
 
 /// Noise that fp16 holds exactly: what differs then is the arithmetic.

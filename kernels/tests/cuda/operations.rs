@@ -1,6 +1,6 @@
 use reverie_kernels::{Activation, Backend, Conv2dDesc, Filter, Mask, Unary};
 
-use crate::{noise, pair};
+use crate::{noise, pair, pair_with_wgmma};
 
 #[test]
 fn convolutions() {
@@ -96,6 +96,24 @@ fn attention() {
         let q = [n, 1, tokens, heads * width];
         pair.compare(&format!("causal {q:?} {heads}"), &[q, q, q], 2e-3, |backend, xs| {
             backend.attention(xs[0], xs[1], xs[2], heads, Mask::Causal)
+        });
+    }
+}
+
+#[test]
+fn attention_by_warp_groups() {
+    let Some(pair) = pair_with_wgmma() else { return };
+    for [n, queries, keys, heads, width] in [
+        [1, 4096, 4096, 8, 40],
+        [2, 1024, 1024, 8, 80],
+        [2, 256, 256, 8, 160],
+        [1, 1024, 1024, 20, 64],
+        [1, 1024, 1024, 4, 128],
+        [2, 1000, 333, 3, 56],
+    ] {
+        let [q, k] = [[n, 1, queries, heads * width], [n, 1, keys, heads * width]];
+        pair.compare(&format!("{q:?} {k:?} {heads}"), &[q, k, k], 2e-3, |backend, xs| {
+            backend.attention(xs[0], xs[1], xs[2], heads, Mask::None)
         });
     }
 }

@@ -21,7 +21,9 @@ fn assemble(ptxas: &str, variant: &Variant, architecture: &str) -> String {
         .output()
         .unwrap();
     let report = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
-    assert!(out.status.success() && !report.contains("warning"), "{variant:?} for {architecture}:\n{report}");
+    // ptxas only informs where it has one wgmma wait for another.
+    let fine = !report.contains("warning") && !report.contains("Performance Loss");
+    assert!(out.status.success() && fine, "{variant:?} for {architecture}:\n{report}");
     report
 }
 
@@ -38,9 +40,13 @@ fn every_variant_assembles_without_spills() {
         return;
     }
     let variants = variants();
+    let architectures = |variant: &Variant| match variant.needs_sm_90a() {
+        true => &["sm_90a"][..],
+        false => &ARCHITECTURES[..],
+    };
     let all: Vec<_> = variants
         .iter()
-        .flat_map(|variant| ARCHITECTURES.map(|architecture| (variant, architecture)))
+        .flat_map(|variant| architectures(variant).iter().map(move |architecture| (variant, *architecture)))
         .collect();
     let next = std::sync::atomic::AtomicUsize::new(0);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);

@@ -1,17 +1,21 @@
 use reverie_kernels::{Backend, Mask};
 
-use crate::{Plain, check, common, gpu, halves, noise, upload};
+use crate::{Gpu, Plain, check, common, gpu, halves, hopper, noise, upload};
 
 /// Of the largest value: weights are rounded to fp16, as is the result.
 const TOLERANCE: f32 = 2e-3;
 
 #[track_caller]
 fn run(q: &Plain, k: &Plain, v: &Plain, heads: usize, mask: Mask) {
-    let gpu = gpu();
+    run_on(&gpu(), q, k, v, heads, mask);
+}
+
+#[track_caller]
+fn run_on(gpu: &Gpu, q: &Plain, k: &Plain, v: &Plain, heads: usize, mask: Mask) {
     let expected = common::attention(q, k, v, heads, mask);
     let what = format!("{:?} of {:?}, {heads} heads, {mask:?}", q.shape, k.shape);
-    let [q, k, v] = [q, k, v].map(|x| upload(&gpu, x));
-    check(&gpu, &gpu.attention(&q, &k, &v, heads, mask).unwrap(), &expected, TOLERANCE, &what);
+    let [q, k, v] = [q, k, v].map(|x| upload(gpu, x));
+    check(gpu, &gpu.attention(&q, &k, &v, heads, mask).unwrap(), &expected, TOLERANCE, &what);
 }
 
 /// Queries times `factor`, so that the weights of keys differ by as much as is wanted.
@@ -21,11 +25,25 @@ fn scaled(mut x: Plain, factor: f32) -> Plain {
 }
 
 #[track_caller]
-fn run_noise([n, queries, keys]: [usize; 3], heads: usize, width: usize, mask: Mask) {
+fn run_noise(sizes: [usize; 3], heads: usize, width: usize, mask: Mask) {
+    run_noise_on(&gpu(), sizes, heads, width, mask);
+}
+
+#[track_caller]
+fn run_noise_on(gpu: &Gpu, [n, queries, keys]: [usize; 3], heads: usize, width: usize, mask: Mask) {
     let features = heads * width;
     let q = scaled(noise([n, 1, queries, features], 1), 6.0);
     let [k, v] = [2, 3].map(|seed| noise([n, 1, keys, features], seed));
-    run(&q, &k, &v, heads, mask);
+    run_on(gpu, &q, &k, &v, heads, mask);
+}
+
+/// Each width that `attention_wgmma.ptx` has a variant for, and one between; a tile of keys, several of them, and a rest.
+#[test]
+fn warp_groups() {
+    for (width, keys) in [(40, 128), (56, 300), (64, 385), (80, 129), (128, 256), (160, 200)] {
+        run_noise_on(&hopper(), [1, 130, keys], 2, width, Mask::None);
+    }
+    run_noise_on(&hopper(), [2, 193, 141], 2, 64, Mask::None);
 }
 
 /// Those that have variants, those between, and beyond.

@@ -18,10 +18,16 @@ pub fn gpu() -> Gpu {
     GpuBackend::new(Interpreted::default())
 }
 
+/// One that stands for a device of compute capability 9.0.
+pub fn hopper() -> Gpu {
+    GpuBackend::new(Interpreted { wgmma: true, ..Interpreted::default() })
+}
+
 #[derive(Default)]
 pub struct Interpreted {
     memory: Arc<RwLock<ptx::Memory>>,
     modules: Mutex<HashMap<Variant, Arc<ptx::Module>>>,
+    wgmma: bool,
 }
 
 pub struct Buffer {
@@ -60,6 +66,10 @@ impl Device for Interpreted {
         "PTX interpreter"
     }
 
+    fn wgmma(&self) -> bool {
+        self.wgmma
+    }
+
     fn allocate(&self, bytes: usize) -> Result<Buffer> {
         Ok(Buffer { memory: self.memory.clone(), buffer: self.memory.write().unwrap().allocate(bytes) })
     }
@@ -88,6 +98,12 @@ impl Device for Interpreted {
             .map(|arg| match arg {
                 Arg::Buffer(buffer) => buffer.buffer.into(),
                 Arg::Null => 0u64.into(),
+                Arg::Map(map) => ptx::Arg::Map(ptx::TensorMap {
+                    buffer: map.buffer.buffer,
+                    dimensions: map.dimensions,
+                    strides: map.strides,
+                    shape: map.shape,
+                }),
                 Arg::U32(value) => (*value).into(),
                 Arg::F32(value) => (*value).into(),
             })

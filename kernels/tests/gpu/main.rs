@@ -17,7 +17,7 @@ mod pixel_shuffle;
 mod resize;
 
 use common::{Plain, assert_close};
-use interpreted::{Gpu, gpu};
+use interpreted::{Gpu, gpu, hopper};
 use reverie_kernels::{Backend, gpu::GpuTensor};
 
 type Tensor = GpuTensor<interpreted::Interpreted>;

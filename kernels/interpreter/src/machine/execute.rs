@@ -54,7 +54,31 @@ impl Warp {
             }
             Op::Atomic(space, op, kind, returns) => self.atomic(step, space, op, kind, returns, operands),
             Op::Fence => Ok(()),
-            Op::Bra | Op::Ret | Op::Barrier | Op::WarpBarrier => unreachable!("the warp does these itself"),
+            Op::MbarrierInit => self.init_mbarrier(step, shared, operand(0)?, operand(1)?),
+            Op::MbarrierArrive(expects) => self.arrive(step, shared, expects, operands),
+            Op::MbarrierTryWait => self.try_wait(step, shared, operands),
+            Op::BulkTensor(dimensions) => self.bulk_tensor(step, shared, dimensions, operands),
+            Op::Wgmma(n, from_registers) => self.wgmma(step, shared, n, from_registers, operands),
+            Op::WgmmaFence => {
+                self.together(step)?;
+                self.multiplications.fence(self.instructions);
+                Ok(())
+            }
+            Op::WgmmaCommit => {
+                self.together(step)?;
+                self.multiplications.commit();
+                Ok(())
+            }
+            Op::WgmmaWait(left) => {
+                self.together(step)?;
+                let (warp, now) = (self.number(), self.moment());
+                self.multiplications.wait(left, warp, now, shared);
+                Ok(())
+            }
+            Op::SetMaxNReg => self.together(step),
+            Op::Bra | Op::Ret | Op::Barrier | Op::NamedBarrier | Op::WarpBarrier => {
+                unreachable!("the warp does these itself")
+            }
         }
     }
 

@@ -2,10 +2,13 @@
 
 mod execute;
 mod matrix;
+mod mbarrier;
 mod memory;
 mod number;
 mod shared;
+mod tensor;
 mod warp;
+mod wgmma;
 
 use rayon::prelude::*;
 
@@ -15,6 +18,7 @@ use crate::{
 };
 pub use memory::{Buffer, Element, Memory};
 use shared::Shared;
+pub use tensor::TensorMap;
 use warp::{Stop, Warp};
 
 /// Instructions that one warp may run; more is taken for an endless loop.
@@ -43,6 +47,8 @@ pub enum Arg {
     Bits(u64, usize),
     /// The address of a buffer.
     Buffer(Buffer),
+    /// A `.b8` array of 128 bytes.
+    Map(TensorMap),
 }
 
 impl From<u32> for Arg {
@@ -84,7 +90,7 @@ impl Launch<'_> {
     /// the first one in the first block that has one.
     pub fn run(&self, module: &Module, memory: &Memory, args: &[Arg]) -> Result<Statistics> {
         let kernel = module.kernel(self.kernel)?;
-        let parameters = parameters(kernel, args)?;
+        let (parameters, maps) = parameters(kernel, args)?;
         let threads = self.threads(kernel)?;
         memory.begin();
         let blocks: u32 = self.grid.iter().product();
@@ -92,7 +98,8 @@ impl Launch<'_> {
             let [x, y, _] = self.grid;
             let index = [number % x, number / x % y, number / (x * y)];
             let bytes = kernel.shared_bytes + self.dynamic_shared;
-            Block { launch: self, kernel, memory, parameters: &parameters, index, number, threads }
+            let parameters = &parameters;
+            Block { launch: self, kernel, memory, parameters, maps: &maps, index, number, threads }
                 .run(Shared::new(bytes))
         });
         let ran: Vec<Result<u64>> = ran.collect();
@@ -125,8 +132,11 @@ impl Launch<'_> {
     }
 }
 
-/// The parameter block.
-fn parameters(kernel: &Kernel, args: &[Arg]) -> Result<Vec<u8>> {
+/// Tensor maps among the parameters, with the bytes where they begin.
+type Maps = Vec<(usize, TensorMap)>;
+
+/// The parameter block, and the tensor maps in it with their places.
+fn parameters(kernel: &Kernel, args: &[Arg]) -> Result<(Vec<u8>, Maps)> {
     if args.len() != kernel.parameters.len() {
         let (wants, has) = (kernel.parameters.len(), args.len());
         return Err(Error::Launch(format!(
@@ -134,19 +144,43 @@ fn parameters(kernel: &Kernel, args: &[Arg]) -> Result<Vec<u8>> {
             kernel.name
         )));
     }
-    let mut block = vec![0; kernel.parameter_bytes];
+    let (mut block, mut maps) = (vec![0; kernel.parameter_bytes], Vec::new());
     for (parameter, arg) in kernel.parameters.iter().zip(args) {
         let (bits, bytes) = match arg {
             Arg::Bits(bits, bytes) => (*bits, *bytes),
             Arg::Buffer(buffer) => (buffer.address(), 8),
+            Arg::Map(map) => {
+                map.check().map_err(|what| Error::Launch(format!("{}: {what}", parameter.name)))?;
+                maps.push((parameter.offset, *map));
+                (0, TensorMap::BYTES)
+            }
         };
         if bytes != parameter.bytes {
             let (wants, name) = (parameter.bytes, &parameter.name);
             return Err(Error::Launch(format!("{}: {name} has {wants} bytes, not {bytes}", kernel.name)));
         }
-        block[parameter.offset..][..bytes].copy_from_slice(&bits.to_le_bytes()[..bytes]);
+        let value = &bits.to_le_bytes()[..bytes.min(8)];
+        block[parameter.offset..][..value.len()].copy_from_slice(value);
     }
-    Ok(block)
+    Ok((block, maps))
+}
+
+/// Lets those go on that wait at a named barrier which has all its threads, if there is one.
+fn release_named(warps: &mut [Warp]) -> bool {
+    let named: Vec<_> = warps.iter().map(Warp::named).collect();
+    let full = named.iter().flatten().find(|(name, count, _)| {
+        named.iter().flatten().filter(|other| other.0 == *name).map(|other| other.2).sum::<u64>() == *count
+    });
+    let Some((name, ..)) = full.copied() else { return false };
+    let mut clock = mbarrier::Clock::default();
+    let mut here: Vec<&mut Warp> =
+        warps.iter_mut().filter(|warp| warp.named().is_some_and(|named| named.0 == name)).collect();
+    here.iter_mut().for_each(|warp| clock.join(&warp.tell()));
+    for warp in here {
+        warp.hear(&clock);
+        warp.release();
+    }
+    true
 }
 
 /// What the threads of a block have in common.
@@ -155,6 +189,7 @@ struct Block<'a> {
     kernel: &'a Kernel,
     memory: &'a Memory,
     parameters: &'a [u8],
+    maps: &'a [(usize, TensorMap)],
     index: [u32; 3],
     /// Among the grid's blocks.
     number: u32,
@@ -171,7 +206,17 @@ impl Block<'_> {
                 warp.run(self, &mut shared, barriers).map_err(|stop| self.fault(stop))?;
             }
             if warps.iter().all(Warp::is_done) {
+                wgmma::check(&warps).map_err(|stop| self.fault(stop))?;
                 return Ok(warps.iter().map(|warp| warp.instructions).sum());
+            }
+            let can_go_on =
+                |warp: &Warp| !warp.is_done() && warp.waits().is_none() && warp.spins(&shared).is_none();
+            if warps.iter().any(can_go_on) || release_named(&mut warps) {
+                continue;
+            }
+            if let Some((at, thread)) = warps.iter().find_map(|warp| warp.spins(&shared)) {
+                let what = "waits for ever at an mbarrier: nobody else can go on".into();
+                return Err(self.fault(Stop { at, thread, what }));
             }
             // No warp can go on: all threads must wait at one and the same barrier.
             let (at, thread) = warps.iter().find_map(Warp::waits).expect("not done, so it waits");
@@ -182,6 +227,12 @@ impl Block<'_> {
             barriers += 1;
             warps.iter_mut().for_each(Warp::release);
         }
+    }
+
+    /// The tensor map at this address.
+    fn map(&self, address: u64) -> Option<&TensorMap> {
+        let offset = address.checked_sub(warp::PARAMETERS)? as usize;
+        self.maps.iter().find(|(place, _)| *place == offset).map(|(_, map)| map)
     }
 
     fn fault(&self, stop: Stop) -> Error {

@@ -5,11 +5,16 @@ use std::collections::VecDeque;
 
 use super::{
     Block, FUEL,
-    shared::{Moment, Shared},
+    mbarrier::Clock,
+    shared::{Moment, Now, Shared},
+    wgmma::Multiplications,
 };
 use crate::instruction::{Instruction, Op, Operand, Reg, Special, Type};
 
 pub const LANES: usize = 32;
+
+/// Where parameters seem to lie, for those whose address is taken.
+pub const PARAMETERS: u64 = 1 << 60;
 
 /// Why a launch ends before its time.
 pub struct Stop {
@@ -41,6 +46,13 @@ pub struct Warp {
     groups: [VecDeque<Group>; LANES],
     warp_barriers: u32,
     barriers: u32,
+    /// What it knows of others, and how often it has told of itself.
+    clock: Clock,
+    /// After a wait in vain, how many phases of mbarriers had ended by then.
+    spins: Option<u64>,
+    /// The named barrier that lanes wait at, and how many threads it wants.
+    named: Option<(u64, u64)>,
+    pub multiplications: Multiplications,
     pub instructions: u64,
 }
 
@@ -72,6 +84,10 @@ impl Warp {
             groups: Default::default(),
             warp_barriers: 0,
             barriers: 0,
+            clock: Clock { told: vec![0; block.threads.div_ceil(32) as usize], ..Clock::default() },
+            spins: None,
+            named: None,
+            multiplications: Multiplications::new(block.kernel.registers.len()),
             instructions: 0,
         }
     }
@@ -85,8 +101,52 @@ impl Warp {
         32 * self.number + lane as u32
     }
 
-    pub fn now(&self) -> Moment {
-        Moment { block: self.barriers, warp: self.warp_barriers }
+    pub fn moment(&self) -> Moment {
+        let told = self.clock.told[self.number as usize];
+        Moment { block: self.barriers, warp: self.warp_barriers, told }
+    }
+
+    pub fn now(&self) -> Now<'_> {
+        Now { moment: self.moment(), clock: &self.clock }
+    }
+
+    /// The instruction that the first lane is at.
+    pub fn place(&self) -> usize {
+        self.at[0]
+    }
+
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// The clock of a warp that tells of all that it did up to now.
+    pub fn tell(&mut self) -> Clock {
+        self.clock.told[self.number as usize] += 1;
+        self.clock.clone()
+    }
+
+    /// Hears what others did.
+    pub fn hear(&mut self, clock: &Clock) {
+        self.clock.join(clock);
+    }
+
+    /// Has seen the phases of an mbarrier end, or waits in vain.
+    pub fn saw(&mut self, mbarrier: u64, phases: Option<u32>, shared: &Shared) {
+        match phases {
+            Some(phases) => self.clock.saw(mbarrier, phases),
+            None => self.spins = Some(shared.mbarriers.events),
+        }
+    }
+
+    /// Whether it waits at an mbarrier where nothing has happened since; and where.
+    pub fn spins(&self, shared: &Shared) -> Option<(usize, u32)> {
+        let lane = lanes(self.alive & !self.waiting).next()?;
+        (self.spins == Some(shared.mbarriers.events)).then(|| (self.at[lane], self.thread(lane)))
+    }
+
+    /// The named barrier that it waits at: number, threads that it wants, threads that are here.
+    pub fn named(&self) -> Option<(u64, u64, u64)> {
+        self.named.map(|(name, count)| (name, count, self.waiting.count_ones().into()))
     }
 
     /// Where a thread waits, and which.
@@ -104,12 +164,20 @@ impl Warp {
     pub fn release(&mut self) {
         lanes(self.waiting).for_each(|lane| self.at[lane] += 1);
         self.waiting = 0;
+        self.named = None;
     }
 
     /// Goes on until all threads wait or have returned. `barriers` is how many the block has passed.
     pub fn run(&mut self, block: &Block, shared: &mut Shared, barriers: u32) -> Result<(), Stop> {
         self.barriers = barriers;
+        if self.spins(shared).is_some() {
+            return Ok(());
+        }
+        self.spins = None;
         loop {
+            if self.spins.is_some() {
+                return Ok(());
+            }
             let runnable = self.alive & !self.waiting;
             let Some(at) = lanes(runnable).map(|lane| self.at[lane]).min() else { return Ok(()) };
             let here: u32 =
@@ -170,6 +238,18 @@ impl Warp {
                 lanes(here & !active).for_each(|lane| self.at[lane] += 1);
                 return Ok(());
             }
+            Op::NamedBarrier => {
+                let [name, count] = &instruction.operands[..] else { unreachable!("decoded so") };
+                let step = Step { block, instruction, active };
+                let lane = active.trailing_zeros().min(31) as usize;
+                let named = (self.read(&step, name, lane)?, self.read(&step, count, lane)?);
+                if !named.1.is_multiple_of(32) || named.1 == 0 || named.0 >= 16 {
+                    return Err((lane, format!("barrier {} of {} threads", named.0, named.1)));
+                }
+                self.together(&step)?;
+                (self.waiting, self.named) = (self.waiting | active, Some(named));
+                return Ok(());
+            }
             Op::WarpBarrier => {
                 if active != self.alive {
                     return Err((
@@ -198,6 +278,7 @@ impl Warp {
     }
 
     fn register(&self, register: Reg, lane: usize) -> Result<u64, Fault> {
+        self.multiplications.check_read(register).map_err(|what| (lane, what))?;
         match self.written[register as usize] >> lane & 1 {
             1 => Ok(self.registers[register as usize][lane]),
             _ => Err((lane, "reads a register that it never wrote".into())),
@@ -210,6 +291,7 @@ impl Warp {
             Operand::Reg(register) => self.register(*register, lane),
             Operand::Immediate(bits) => Ok(*bits),
             Operand::Shared(offset) => Ok(*offset),
+            Operand::ParamAddress(offset) => Ok(PARAMETERS + *offset as u64),
             Operand::Special(special) => Ok(self.special(step.block, *special, lane).into()),
             Operand::Address(base, offset) => Ok(self.read(step, base, lane)?.wrapping_add_signed(*offset)),
             _ => Err((lane, "an operand that has no value".into())),
@@ -220,6 +302,7 @@ impl Warp {
     pub fn write(&mut self, step: &Step, operand: &Operand, lane: usize, bits: u64) -> Result<(), Fault> {
         match operand {
             Operand::Reg(register) => {
+                self.multiplications.note_write(*register, self.instructions).map_err(|what| (lane, what))?;
                 let kind: Type = step.block.kernel.registers[*register as usize];
                 self.registers[*register as usize][lane] = bits & kind.mask();
                 self.written[*register as usize] |= 1 << lane;
@@ -243,6 +326,20 @@ impl Warp {
         }
     }
 
+    /// The bits of a register of an accumulator: of one that a `wgmma` still writes, its result so far.
+    pub fn accumulated(&self, register: Reg, lane: usize) -> Result<u64, Fault> {
+        match self.written[register as usize] >> lane & 1 {
+            1 => Ok(self.registers[register as usize][lane]),
+            _ => Err((lane, "adds to a register that it never wrote".into())),
+        }
+    }
+
+    /// Writes to one.
+    pub fn accumulate(&mut self, register: Reg, lane: usize, bits: u64) {
+        self.registers[register as usize][lane] = bits;
+        self.written[register as usize] |= 1 << lane;
+    }
+
     /// Puts a copy into the lane's open group.
     pub fn copies(&mut self, lane: usize, address: u64, bytes: usize) {
         self.open[lane].push((address, bytes));
@@ -257,7 +354,7 @@ impl Warp {
 
     /// Waits until at most `left` groups are in flight.
     pub fn wait(&mut self, active: u32, left: usize, shared: &mut Shared) {
-        let now = self.now();
+        let now = self.moment();
         for lane in lanes(active) {
             while self.groups[lane].len() > left {
                 for (address, bytes) in self.groups[lane].pop_front().into_iter().flatten() {

@@ -85,7 +85,8 @@ pub fn decode(name: &str, operands: &[Operand]) -> Result<Op, String> {
         "bar" | "barrier" if has("warp") => Ok(Op::WarpBarrier),
         "bar" | "barrier" if has("sync") => match operands {
             [Operand::Immediate(0)] => Ok(Op::Barrier),
-            _ => Err(format!("{name}: only barrier 0 of all threads is known")),
+            [_, _] => Ok(Op::NamedBarrier),
+            _ => Err(format!("{name}: barrier 0 of all threads, or one with a number of threads")),
         },
         "shfl" => Ok(Op::Shfl(match parts[1..].iter().find(|part| **part != "sync").copied() {
             Some("up") => Shuffle::Up,
@@ -110,7 +111,16 @@ pub fn decode(name: &str, operands: &[Operand]) -> Result<Op, String> {
             [Operand::Immediate(groups)] => Ok(Op::CpAsyncWait(*groups as usize)),
             _ => Err(format!("{name}: how many groups?")),
         },
-        "cp" if has("async") && has("bulk") => Err(unknown()),
+        "cp" if has("async") && has("bulk") => {
+            let form = ["tensor", "shared::cluster", "global", "mbarrier::complete_tx::bytes"];
+            let dimensions = parts.iter().find_map(|part| part.strip_suffix('d')?.parse().ok());
+            match dimensions {
+                Some(dimensions @ 1..=5) if form.iter().all(|part| has(part)) => {
+                    Ok(Op::BulkTensor(dimensions))
+                }
+                _ => Err(unknown()),
+            }
+        }
         "cp" if has("async") => match operands.get(2) {
             Some(Operand::Immediate(bytes @ (4 | 8 | 16))) => Ok(Op::CpAsync(*bytes as usize)),
             _ => Err(format!("{name} copies 4, 8 or 16 bytes")),
@@ -123,6 +133,26 @@ pub fn decode(name: &str, operands: &[Operand]) -> Result<Op, String> {
         "prmt" => Ok(Op::Prmt),
         "lop3" => Ok(Op::Lop3),
         "membar" | "fence" => Ok(Op::Fence),
+        "mbarrier" if has("init") => Ok(Op::MbarrierInit),
+        "mbarrier" if has("arrive") => Ok(Op::MbarrierArrive(has("expect_tx"))),
+        "mbarrier" if has("try_wait") && has("parity") => Ok(Op::MbarrierTryWait),
+        "wgmma" if has("fence") => Ok(Op::WgmmaFence),
+        "wgmma" if has("commit_group") => Ok(Op::WgmmaCommit),
+        "wgmma" if has("wait_group") => match operands {
+            [Operand::Immediate(groups)] => Ok(Op::WgmmaWait(*groups as usize)),
+            _ => Err(format!("{name}: how many groups?")),
+        },
+        "wgmma" if name.ends_with(".f32.f16.f16") => {
+            let shape =
+                parts.iter().find_map(|part| part.strip_prefix("m64n")?.strip_suffix("k16")?.parse().ok());
+            match shape {
+                Some(n @ 8..=256) if n % 8 == 0 => {
+                    Ok(Op::Wgmma(n, matches!(operands.get(1), Some(Operand::Vector(_)))))
+                }
+                _ => Err(unknown()),
+            }
+        }
+        "setmaxnreg" => Ok(Op::SetMaxNReg),
         _ => Err(unknown()),
     }
 }

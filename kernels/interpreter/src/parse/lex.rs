@@ -127,11 +127,13 @@ fn token(text: &str) -> Option<(Token, &str)> {
     let in_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '$' | '.' | '%' | ':');
     if first.is_ascii_alphabetic() || matches!(first, '_' | '$' | '.' | '%') {
         let mut end = text.find(|c: char| !in_word(c)).unwrap_or(text.len());
-        // `ld.global::L2` has colons inside; a label's colon is at the end.
-        while let Some(colon) = text[..end].find(':') {
-            match text[colon..].starts_with("::") {
-                true if !text[colon + 2..end].contains(':') => break,
-                _ => end = colon,
+        // `ld.global::L2` has colons inside, by twos; a label's single one is at the end.
+        let mut from = 0;
+        while let Some(colon) = text[from..end].find(':').map(|at| from + at) {
+            if text[colon..].starts_with("::") {
+                from = colon + 2;
+            } else {
+                end = colon;
             }
         }
         return Some((Token::Word(text[..end].to_owned()), &text[end..]));

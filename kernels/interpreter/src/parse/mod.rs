@@ -194,14 +194,20 @@ impl<'a> Builder<'a> {
         let mut offset: usize = 0;
         let list = head.tokens[from + 1..end].split(|token| *token == Token::Mark(','));
         for parameter in list.filter(|parameter| !parameter.is_empty()) {
+            // `.param .u32 name`, `.param .align 64 .b8 name[128]`
             let words: Vec<&str> = parameter.iter().filter_map(Token::word).collect();
-            let [".param", kind, name] = words[..] else {
-                return Err(head.error(format!("a parameter is .param .TYPE NAME, not {words:?}")));
+            let numbers: Vec<usize> =
+                parameter.iter().filter_map(Token::integer).map(|number| number as usize).collect();
+            let (kind, name, align, count) = match (&words[..], &numbers[..]) {
+                ([".param", kind, name], []) => (kind, name, 1, 1),
+                ([".param", ".align", kind, name], [align, count]) => (kind, name, *align, *count),
+                _ => return Err(head.error(format!("a parameter is .param .TYPE NAME, not {words:?}"))),
             };
             let kind = kind.strip_prefix('.').and_then(Type::parse);
-            let bytes = kind.ok_or_else(|| head.error(format!("{name}: an unknown type")))?.bytes();
-            offset = offset.next_multiple_of(bytes);
-            self.parameters.push(Parameter { name: name.to_owned(), offset, bytes });
+            let size = kind.ok_or_else(|| head.error(format!("{name}: an unknown type")))?.bytes();
+            let bytes = size * count;
+            offset = offset.next_multiple_of(align.max(size));
+            self.parameters.push(Parameter { name: (*name).to_owned(), offset, bytes });
             offset += bytes;
         }
         Ok(end + 1)
@@ -291,6 +297,19 @@ impl<'a> Builder<'a> {
                 let parts = split(inner).into_iter().map(|part| self.operand(statement, part));
                 Ok(Operand::Vector(parts.collect::<Result<_>>()?))
             }
+            [
+                Token::Mark('['),
+                map,
+                Token::Mark(','),
+                Token::Mark('{'),
+                inner @ ..,
+                Token::Mark('}'),
+                Token::Mark(']'),
+            ] => {
+                let map = self.operand(statement, std::slice::from_ref(map))?;
+                let coordinates = split(inner).into_iter().map(|part| self.operand(statement, part));
+                Ok(Operand::Tensor(Box::new(map), coordinates.collect::<Result<_>>()?))
+            }
             [Token::Mark('['), inner @ .., Token::Mark(']')] => {
                 let (base, offset) = match inner {
                     [base, Token::Mark('+'), Token::Number(offset)] => (base, *offset as i64),
@@ -329,6 +348,9 @@ impl<'a> Builder<'a> {
         }
         if let Some(&label) = self.labels.get(name) {
             return Ok(Operand::Label(label));
+        }
+        if let Some(parameter) = self.parameters.iter().find(|parameter| parameter.name == name) {
+            return Ok(Operand::ParamAddress(parameter.offset));
         }
         if name == "_" {
             return Ok(Operand::Sink);

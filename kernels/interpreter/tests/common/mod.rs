@@ -11,6 +11,7 @@ pub fn module(parameters: &str, body: &str) -> Module {
 }
 
 /// Runs it as one block.
+#[allow(dead_code, reason = "not every test file runs so little")]
 pub fn run(module: &Module, threads: u32, memory: &Memory, args: &[Arg]) -> Result<()> {
     let launch = Launch { kernel: "test", grid: [1, 1, 1], block: [threads, 1, 1], dynamic_shared: 0 };
     launch.run(module, memory, args).map(drop)

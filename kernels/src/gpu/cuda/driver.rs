@@ -133,8 +133,7 @@ impl Context {
         let (device, name) =
             open().map_err(|error| unavailable(format!("device {ordinal}: {}", describe(error))))?;
         let mut context = Self { device, raw: std::ptr::null_mut(), name, lost: OnceLock::new() };
-        let major = context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
-        let minor = context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+        let [major, minor] = context.capability()?;
         if major < OLDEST_CAPABILITY {
             return Err(context.error(format!(
                 "its compute capability is {major}.{minor}; {OLDEST_CAPABILITY}.0 is needed (RTX 30, A100 or newer)"
@@ -145,6 +144,30 @@ impl Context {
         context.check(unsafe { sys::cuDevicePrimaryCtxRetain(&mut raw, device) }, "its context")?;
         context.raw = raw;
         Ok(context)
+    }
+
+    /// An error where attention can't use `wgmma`: tensor maps need CUDA 12.0, the instructions compute capability 9.0, and no
+    /// other.
+    pub fn check_wgmma(&self) -> Result<()> {
+        let [major, minor] = self.capability()?;
+        let mut version = 0;
+        // SAFETY: the pointer is to a local.
+        self.check(unsafe { sys::cuDriverGetVersion(&mut version) }, "its driver's version")?;
+        if [major, minor] != [9, 0] || version < 12000 {
+            return Err(self.error(format!(
+                "wgmma needs compute capability 9.0 and a driver of CUDA 12.0; it has {major}.{minor} and {}.{}",
+                version / 1000,
+                version % 1000 / 10
+            )));
+        }
+        Ok(())
+    }
+
+    fn capability(&self) -> Result<[i32; 2]> {
+        Ok([
+            self.attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            self.attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        ])
     }
 
     /// A property of the device.

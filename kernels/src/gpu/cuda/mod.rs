@@ -8,6 +8,7 @@ mod driver;
 mod graph;
 mod modules;
 mod staging;
+mod tensor_map;
 
 use std::{ffi::c_void, sync::Arc};
 
@@ -38,6 +39,8 @@ struct Gpu {
     pool: Pool<Memory>,
     staging: Staging,
     modules: Modules,
+    /// Whether attention is to use it.
+    wgmma: bool,
     stream: Arc<Stream>,
 }
 
@@ -130,19 +133,28 @@ impl Cuda {
     }
 
     /// The GPU of this number in the driver's order (`CUDA_VISIBLE_DEVICES`), with at most so many bytes of its memory; none: nine tenths
-    /// of what is free now.
+    /// of what is free now. `wgmma`: whether attention is to use these instructions.
     ///
     /// # Errors
-    /// [`Error::Device`] where there is no driver, no such GPU, or an older one.
-    pub fn new(ordinal: usize, memory_budget: Option<u64>) -> Result<Self> {
+    /// [`Error::Device`] where there is no driver, no such GPU, or an older one, and where it has no `wgmma` that is asked for.
+    pub fn new(ordinal: usize, memory_budget: Option<u64>, wgmma: bool) -> Result<Self> {
         let context = Arc::new(Context::new(ordinal)?);
+        if wgmma {
+            context.check_wgmma()?;
+        }
         let budget = match memory_budget {
             Some(bytes) => usize::try_from(bytes).unwrap_or(usize::MAX),
             None => context.free()? / 10 * 9,
         };
         let stream = Arc::new(Stream::new(context)?);
         let pool = Pool::new(Memory { stream: stream.clone() }, budget);
-        Ok(Self(Arc::new(Gpu { pool, staging: Staging::default(), modules: Modules::default(), stream })))
+        Ok(Self(Arc::new(Gpu {
+            pool,
+            staging: Staging::default(),
+            modules: Modules::default(),
+            wgmma,
+            stream,
+        })))
     }
 
     /// Memory in use, and what is kept for later.
@@ -198,6 +210,10 @@ impl Device for Cuda {
 
     fn name(&self) -> &str {
         &self.0.stream.context.name
+    }
+
+    fn wgmma(&self) -> bool {
+        self.0.wgmma
     }
 
     fn allocate(&self, bytes: usize) -> Result<CudaBuffer> {
@@ -268,6 +284,7 @@ impl Device for Cuda {
         })?;
         function.reserve(launch.shared, context)?;
         let mut buffers = Vec::with_capacity(PARAMETERS);
+        let mut maps = Vec::with_capacity(PARAMETERS);
         let mut values = [0u64; PARAMETERS];
         let mut pointers = [std::ptr::null_mut::<c_void>(); PARAMETERS];
         for ((arg, value), pointer) in args.iter().zip(&mut values).zip(&mut pointers) {
@@ -281,6 +298,14 @@ impl Device for Cuda {
                 Arg::Null => 0,
                 Arg::U32(value) => u64::from(*value),
                 Arg::F32(value) => u64::from(value.to_bits()),
+                Arg::Map(map) => {
+                    self.check(map.buffer, 0)?;
+                    buffers.push(map.buffer);
+                    maps.push(tensor_map::encode(map, map.buffer.address(), context)?);
+                    // There is room for as many as there are parameters: none of them moves.
+                    *pointer = maps.last_mut().map_or(std::ptr::null_mut(), std::ptr::from_mut).cast();
+                    continue;
+                }
             };
             *pointer = std::ptr::from_mut(value).cast();
         }

@@ -24,6 +24,8 @@ const LOG: usize = 8 << 10;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Address,
+    /// A tensor map.
+    Map,
     Integer,
     Float,
     /// 32 bits of either.
@@ -34,6 +36,7 @@ impl Kind {
     fn fits<B>(self, arg: &Arg<'_, B>) -> bool {
         match arg {
             Arg::Buffer(_) | Arg::Null => self == Self::Address,
+            Arg::Map(_) => self == Self::Map,
             Arg::U32(_) => matches!(self, Self::Integer | Self::Word),
             Arg::F32(_) => matches!(self, Self::Float | Self::Word),
         }
@@ -167,6 +170,7 @@ fn entries(text: &str) -> Result<Vec<(String, Vec<Kind>)>, String> {
             let words: Vec<&str> = parameter.split_whitespace().collect();
             let kind = match words[..] {
                 [".param", ".u64" | ".b64", _] => Kind::Address,
+                [".param", ".align", "64", ".b8", name] if name.ends_with("[128]") => Kind::Map,
                 [".param", ".u32" | ".s32", _] => Kind::Integer,
                 [".param", ".f32", _] => Kind::Float,
                 [".param", ".b32", _] => Kind::Word,

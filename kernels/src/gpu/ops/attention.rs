@@ -3,7 +3,7 @@
 use super::blocks;
 use crate::backend::Mask;
 use crate::error::Result;
-use crate::gpu::{Arg, Device, GpuBackend, GpuTensor, Launch, Variant};
+use crate::gpu::{Arg, Device, GpuBackend, GpuTensor, Launch, TensorMap, Variant};
 
 /// Widths of heads that `attention.ptx` has variants for; heads between two of them are done as the next wider one. 40, 64, 80,
 /// 160 and 512 are those of Stable Diffusion and its autoencoder.
@@ -22,7 +22,8 @@ pub(in crate::gpu) fn variants() -> Vec<Variant> {
     let once = WIDTHS.iter().flat_map(|width| [false, true].map(|causal| Tiles::new(*width, causal, 1)));
     let twice = TWICE.iter().map(|width| Tiles::new(*width, false, 2));
     let tiled = once.chain(twice).map(|tiles| tiles.variant());
-    tiled.chain([false, true].map(any_variant)).collect()
+    let grouped = GROUPED.iter().map(|grouped| grouped.variant());
+    tiled.chain([false, true].map(any_variant)).chain(grouped).collect()
 }
 
 fn any_variant(causal: bool) -> Variant {
@@ -88,6 +89,86 @@ impl Tiles {
     }
 }
 
+/// How `attention_wgmma.ptx` divides the work.
+struct Grouped {
+    /// Room for a head's width.
+    width: usize,
+    /// Warp groups that compute, with 64 queries each.
+    groups: usize,
+    /// Of a tile.
+    keys: usize,
+}
+
+/// By the width of heads. Wider ones leave registers for fewer groups, and shared memory for fewer keys.
+const GROUPED: [Grouped; 5] = [
+    Grouped { width: 40, groups: 3, keys: 128 },
+    Grouped { width: 64, groups: 3, keys: 128 },
+    Grouped { width: 80, groups: 2, keys: 128 },
+    Grouped { width: 128, groups: 2, keys: 128 },
+    Grouped { width: 160, groups: 2, keys: 64 },
+];
+
+impl Grouped {
+    /// Those for heads of this width, if there are any. Few queries or keys, as a prompt's, would leave most of a tile empty.
+    fn of(width: usize, causal: bool, queries: usize, keys: usize) -> Option<&'static Self> {
+        let fits = width.is_multiple_of(8) && width > 32 && !causal && queries >= 128 && keys >= 128;
+        GROUPED.iter().find(|grouped| fits && grouped.width >= width)
+    }
+
+    fn variant(&self) -> Variant {
+        let constants = [("D", self.width), ("GROUPS", self.groups), ("BN", self.keys)];
+        Variant::new("attention_wgmma", &constants.map(|(name, value)| (name, value as i64)))
+    }
+
+    fn queries(&self) -> usize {
+        64 * self.groups
+    }
+
+    /// Bytes of shared memory, as the head of `attention_wgmma.ptx` has them.
+    fn shared(&self) -> usize {
+        let row = self.width.div_ceil(64) * 128;
+        // Up to the first multiple of 1024, tiles, nine mbarriers.
+        1024 + (self.queries() + 4 * self.keys) * row + 9 * 8
+    }
+
+    fn run<D: Device>(
+        &self,
+        gpu: &GpuBackend<D>,
+        [q, k, v]: [&GpuTensor<D>; 3],
+        heads: usize,
+        out: &GpuTensor<D>,
+    ) -> Result<()> {
+        let [n, _, queries, features] = q.shape;
+        let (keys, width) = (k.shape[2], features / heads);
+        let map = |x: &'_ GpuTensor<D>, rows: usize| {
+            let bytes = [width, features, x.shape[2] * features].map(|values| 2 * values as u64);
+            let dimensions = [width, heads, x.shape[2], n].map(|side| side as u64);
+            (dimensions, bytes, [64, 1, rows as u32, 1])
+        };
+        let mut args = Vec::new();
+        for (x, rows) in [(q, self.queries()), (k, self.keys), (v, self.keys)] {
+            let (dimensions, strides, shape) = map(x, rows);
+            args.push(Arg::Map(TensorMap { buffer: &*x.buffer, dimensions, strides, shape }));
+        }
+        args.push(out.arg());
+        let tiles = queries.div_ceil(self.queries());
+        let sizes = [queries * features, features, queries, keys, heads, width, tiles];
+        args.extend(sizes.map(|size| Arg::U32(size as u32)));
+        args.push(Arg::F32(scale(width)));
+        let launch = Launch {
+            grid: [(n * heads * tiles) as u32, 1, 1],
+            block: 128 * (1 + self.groups as u32),
+            shared: self.shared() as u32,
+        };
+        gpu.device.launch(&self.variant(), "attention", launch, &args)
+    }
+}
+
+/// What scores are multiplied with: the exponentials are of base 2.
+fn scale(width: usize) -> f32 {
+    std::f32::consts::LOG2_E / (width as f32).sqrt()
+}
+
 /// `softmax(q kᵀ / √d + mask) v` by heads; shapes fit.
 pub(in crate::gpu) fn attention<D: Device>(
     gpu: &GpuBackend<D>,
@@ -99,6 +180,10 @@ pub(in crate::gpu) fn attention<D: Device>(
     let (keys, width) = (k.shape[2], features / heads);
     let causal = mask == Mask::Causal;
     let out = gpu.empty(q.shape)?;
+    if let Some(grouped) = Grouped::of(width, causal, queries, keys).filter(|_| gpu.device.wgmma()) {
+        grouped.run(gpu, [q, k, v], heads, &out)?;
+        return Ok(out);
+    }
     let tiles = Tiles::of(width, causal, queries, n * heads);
 
     // Queries of a block, or columns of a warp, are what blocks, or warps, of a head are counted by.
@@ -111,8 +196,7 @@ pub(in crate::gpu) fn attention<D: Device>(
     if tiles.is_none() {
         args.push(Arg::U32(warps as u32));
     }
-    // The exponentials are of base 2.
-    args.push(Arg::F32(std::f32::consts::LOG2_E / (width as f32).sqrt()));
+    args.push(Arg::F32(scale(width)));
 
     let (variant, launch) = match tiles {
         Some(tiles) => {
