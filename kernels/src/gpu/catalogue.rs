@@ -43,6 +43,7 @@ const SOURCES: &[(&str, &str)] = sources![
     "attention_mma",
     "attention_rows",
     "attention_top",
+    "combine",
     "copies",
     "elementwise",
     "gemm",
@@ -66,6 +67,7 @@ const SOURCES: &[(&str, &str)] = sources![
 pub fn variants() -> Vec<Variant> {
     [
         ops::attention::variants(),
+        ops::combine::variants(),
         ops::conv2d::variants(),
         ops::copies::variants(),
         ops::elementwise::variants(),
