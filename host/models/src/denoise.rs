@@ -1,7 +1,5 @@
 //! A picture on its way out of the noise, and the step that many of them take together.
 
-use std::sync::Arc;
-
 use reverie_kernels::Backend;
 
 use crate::{
@@ -22,12 +20,12 @@ pub struct Conditioning<B: Backend> {
 }
 
 /// How a masked picture keeps what lies outside of its mask.
-pub(crate) enum Inpaint<T> {
+pub(crate) enum Inpaint<B: Backend> {
     /// By a UNet of nine channels: these further channels of its input, the mask and the masked picture's latents.
-    Channels(T),
+    Channels(B::Tensor),
     /// By any other: after every step the original's latents, as noisy as the step left the others, take the place of
     /// those where `mask` is 0. All are of the latents' shape; the mask is 1 where the picture is made anew.
-    Blend { mask: T, original: T, noise: T },
+    Blend { mask: B::Tensor, original: B::Tensor, noise: B::Tensor },
 }
 
 /// One picture between two steps. Its latents stay on the device, where they are fp16 if the device's tensors are, as in
@@ -40,14 +38,14 @@ pub struct Denoise<B: Backend> {
     pub(crate) scheduler: Scheduler<B>,
     pub(crate) generator: Generator,
     pub(crate) guidance_scale: f32,
-    pub(crate) positive: Arc<Conditioning<B>>,
+    pub(crate) positive: Conditioning<B>,
     /// Without it there is no classifier-free guidance and the UNet runs once a step instead of twice.
-    pub(crate) negative: Option<Arc<Conditioning<B>>>,
+    pub(crate) negative: Option<Conditioning<B>>,
     /// LCM: the embedding of the guidance scale, (1, 1, 1, time_cond_proj_dim).
     pub(crate) timestep_cond: Option<B::Tensor>,
     /// SDXL: original size, crop and target size.
     pub(crate) time_ids: Option<[f32; 6]>,
-    pub(crate) inpaint: Option<Inpaint<B::Tensor>>,
+    pub(crate) inpaint: Option<Inpaint<B>>,
 }
 
 impl<B: Backend> Denoise<B> {
@@ -92,7 +90,7 @@ impl<B: Backend> Denoise<B> {
 
     /// The prompts of its entries, unconditional first, as in diffusers.
     fn prompts(&self) -> impl Iterator<Item = &Conditioning<B>> {
-        self.negative.iter().chain([&self.positive]).map(Arc::as_ref)
+        self.negative.iter().chain([&self.positive])
     }
 
     /// The UNet's input for one entry.

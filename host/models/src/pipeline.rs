@@ -4,8 +4,6 @@ mod inputs;
 mod load;
 mod text;
 
-use std::sync::Arc;
-
 use reverie_kernels::Backend;
 
 use crate::{
@@ -215,7 +213,7 @@ impl<B: Backend> Pipeline<B> {
         backend: &B,
         request: &Request,
         guided: bool,
-    ) -> Result<(Arc<Conditioning<B>>, Option<Arc<Conditioning<B>>>)> {
+    ) -> Result<(Conditioning<B>, Option<Conditioning<B>>)> {
         let empty = request.negative_prompt.as_deref().unwrap_or_default();
         let negative = guided.then_some([empty, request.negative_prompt_2.as_deref().unwrap_or(empty)]);
         let prompt = [&*request.prompt, request.prompt_2.as_deref().unwrap_or(&request.prompt)];
@@ -229,7 +227,7 @@ impl<B: Backend> Pipeline<B> {
                 *x = backend.tensor(vec![0.0; shape.iter().product()], shape)?;
             }
         }
-        Ok((Arc::new(positive), negative.map(Arc::new)))
+        Ok((positive, negative))
     }
 
     /// The latents before the first step. Random numbers are drawn in diffusers' order: the picture's latents, the noise,
@@ -241,7 +239,7 @@ impl<B: Backend> Pipeline<B> {
         shape: [usize; 3],
         scheduler: &Scheduler<B>,
         generator: &mut Generator,
-    ) -> Result<(B::Tensor, Option<Inpaint<B::Tensor>>)> {
+    ) -> Result<(B::Tensor, Option<Inpaint<B>>)> {
         let [channels, h, w] = shape;
         let len = channels * h * w;
         let upload = |values: Vec<f32>| backend.tensor(values, [1, channels, h, w]);

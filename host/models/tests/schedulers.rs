@@ -14,6 +14,9 @@ use reverie_models::{
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 
+#[path = "../../../kernels/tests/gpu/interpreted.rs"]
+mod interpreted;
+
 type Scheduler = reverie_models::schedulers::Scheduler<CpuBackend>;
 
 /// How far a value may be from diffusers', relative to the largest of its tensor.
@@ -332,6 +335,44 @@ fn latents_of_another_length_are_refused() {
         let message = error.to_string();
         assert!(message.contains('5') && message.contains('4'), "{message}");
         assert_eq!(scheduler.position(), 1);
+    }
+}
+
+/// The latents after each step of a scheduler.
+fn trajectory<B: Backend>(backend: &B, config: &SchedulerConfig, steps: usize) -> Vec<Vec<f32>> {
+    let shape = [1, 4, 3, 3];
+    let mut scheduler = reverie_models::schedulers::Scheduler::new(config, &Plan::new(steps)).unwrap();
+    let mut generator = Generator::new(7);
+    let noise = generator.randn(36).into_iter().map(|x| x * scheduler.init_noise_sigma());
+    let mut latents = backend.tensor(noise.collect(), shape).unwrap();
+    let mut trajectory = Vec::new();
+    while let Some(timestep) = scheduler.timestep() {
+        let input = backend.to_vec(&scheduler.scale_model_input(backend, &latents).unwrap()).unwrap();
+        let output = backend.tensor(model(&input, timestep), shape).unwrap();
+        latents = scheduler.step(backend, &output, &latents, &mut generator).unwrap();
+        trajectory.push(backend.to_vec(&latents).unwrap());
+    }
+    trajectory
+}
+
+/// The kernels that a GPU runs, here in the PTX interpreter, with latents that are fp16 between the steps.
+#[test]
+fn a_gpu_takes_the_same_steps_within_fp16() {
+    let (cpu, gpu) = (CpuBackend::new(1), interpreted::gpu());
+    for (name, _) in SchedulerName::ALL {
+        for prediction_type in ["epsilon", "v_prediction"] {
+            let text = json!({"_class_name": "EulerDiscreteScheduler", "beta_end": 0.012, "beta_start": 0.00085,
+                "beta_schedule": "scaled_linear", "prediction_type": prediction_type, "clip_sample": true,
+                "clip_sample_range": 1.5});
+            let config = SchedulerConfig::from_json_with_name(&text.to_string(), name).unwrap();
+            let steps = 6;
+            let worst = trajectory(&gpu, &config, steps)
+                .iter()
+                .zip(trajectory(&cpu, &config, steps))
+                .fold(0f64, |worst, (actual, expected)| worst.max(error(actual, &expected)));
+            println!("{name}, {prediction_type}: {worst:.1e}");
+            assert!(worst < 5e-3, "{name}, {prediction_type}: {worst:e}");
+        }
     }
 }
 
