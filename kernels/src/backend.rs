@@ -313,6 +313,25 @@ pub trait Backend: Send + Sync + 'static {
     /// [`Error::ShapeMismatch`].
     fn scale_add(&self, x: &Self::Tensor, alpha: f32, y: &Self::Tensor) -> Result<Self::Tensor>;
 
+    /// `Σ factor · x` over `terms` of equal shapes, as many as there may be: the updates of a sampler. Summed in fp32 and in
+    /// the order of the terms; where the device holds less, what comes out is rounded once for every 6 of them.
+    ///
+    /// # Errors
+    /// [`Error::NothingToCombine`], [`Error::ShapeMismatch`].
+    fn combine(&self, terms: &[(f32, &Self::Tensor)]) -> Result<Self::Tensor>;
+
+    /// Each value held within -`limit`..`limit`; NaN stays.
+    ///
+    /// # Errors
+    /// None on the CPU; a device may fail.
+    fn clamp(&self, x: &Self::Tensor, limit: f32) -> Result<Self::Tensor>;
+
+    /// `x * mask + y * (1 - mask)`, of equal shapes: `x` where the mask is 1, `y` where it is 0.
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`].
+    fn blend(&self, x: &Self::Tensor, y: &Self::Tensor, mask: &Self::Tensor) -> Result<Self::Tensor>;
+
     /// Prepares `y = x Wᵀ + b` once, to be run many times. `weight` is in out, in order, as in PyTorch;
     /// `bias`, where there is one, has a value for each output.
     ///

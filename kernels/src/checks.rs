@@ -45,6 +45,16 @@ pub(crate) fn images(x: Shape, first: usize, count: usize) -> Result<Shape> {
     Ok(shape)
 }
 
+pub(crate) fn combine(mut shapes: impl Iterator<Item = Shape>) -> Result<()> {
+    let first = shapes.next().ok_or(Error::NothingToCombine)?;
+    shapes.try_for_each(|shape| same_shape("combine", first, shape))
+}
+
+pub(crate) fn blend(x: Shape, y: Shape, mask: Shape) -> Result<()> {
+    same_shape("blend", x, y)?;
+    same_shape("blend: mask", x, mask)
+}
+
 pub(crate) fn attention(q: Shape, k: Shape, v: Shape, heads: usize) -> Result<()> {
     let [n, _, queries, features] = q;
     same_shape("attention: queries", [n, 1, queries, features], q)?;

@@ -197,6 +197,21 @@ impl<A: Backend, B: Backend> Backend for Either<A, B> {
         on!(self, x, y => |backend| backend.scale_add(x, alpha, y))
     }
 
+    fn combine(&self, terms: &[(f32, &Self::Tensor)]) -> Result<Self::Tensor> {
+        let (factors, xs): (Vec<f32>, Vec<_>) = terms.iter().copied().unzip();
+        let factors = factors.into_iter();
+        let xs = xs.as_slice();
+        on_all!(self, xs => |backend| backend.combine(&factors.zip(xs).collect::<Vec<_>>()))
+    }
+
+    fn clamp(&self, x: &Self::Tensor, limit: f32) -> Result<Self::Tensor> {
+        on!(self, x => |backend| backend.clamp(x, limit))
+    }
+
+    fn blend(&self, x: &Self::Tensor, y: &Self::Tensor, mask: &Self::Tensor) -> Result<Self::Tensor> {
+        on!(self, x, y, mask => |backend| backend.blend(x, y, mask))
+    }
+
     fn prepare_linear(
         &self,
         inputs: usize,

@@ -80,6 +80,9 @@ pub enum Error {
     /// Concatenation of nothing.
     #[error("concat needs at least one tensor")]
     NothingToConcat,
+    /// A combination of nothing.
+    #[error("combine needs at least one term")]
+    NothingToCombine,
     /// Attention whose heads do not share the features evenly.
     #[error("{heads} heads cannot share {features} features evenly")]
     Heads {

@@ -126,6 +126,40 @@ fn sums_mix_layouts() {
 }
 
 #[test]
+fn combinations_mix_layouts_and_bounds_hold() {
+    for channels in [4, 21] {
+        let xs: Vec<_> = (1..=8).map(|seed| Plain::noise([2, channels, 9, 5], seed)).collect();
+        let mask = Plain::from_fn(xs[0].shape, |_, _, y, x| [0.0, 1.0, 0.25][(x + y) % 3]);
+        let factors = [0.7, -1.5, 0.2, 3.0, -0.01, 0.5, 1.0, -2.0];
+        for count in 1..=8 {
+            let expected = Plain::from_fn(xs[0].shape, |n, c, y, x| {
+                let terms = xs[..count].iter().zip(factors);
+                terms.map(|(term, factor)| f64::from(factor) * term.at(n, c, y, x)).sum()
+            });
+            check(&xs[0], &expected, |backend, first| {
+                let others: Vec<_> = xs[1..count].iter().map(|x| layouts(backend, x)).collect();
+                let mut terms = vec![(factors[0], first)];
+                terms.extend(others.iter().enumerate().map(|(i, x)| (factors[i + 1], &x[i % 2])));
+                backend.combine(&terms).unwrap()
+            });
+        }
+        let clamped = Plain::from_fn(xs[0].shape, |n, c, y, x| xs[0].at(n, c, y, x).clamp(-0.5, 0.5));
+        check(&xs[0], &clamped, |backend, x| backend.clamp(x, 0.5).unwrap());
+        let blended = Plain::from_fn(xs[0].shape, |n, c, y, x| {
+            let mask = mask.at(n, c, y, x);
+            xs[0].at(n, c, y, x) * mask + xs[1].at(n, c, y, x) * (1.0 - mask)
+        });
+        check(&xs[0], &blended, |backend, x| {
+            backend.blend(x, &layouts(backend, &xs[1])[0], &layouts(backend, &mask)[1]).unwrap()
+        });
+    }
+    let backend = CpuBackend::new(1);
+    let nan = backend.tensor(vec![f32::NAN, 2.0], [1, 1, 1, 2]).unwrap();
+    let clamped = backend.to_vec(&backend.clamp(&nan, 1.0).unwrap()).unwrap();
+    assert!(clamped[0].is_nan() && clamped[1] == 1.0);
+}
+
+#[test]
 fn tensors_outlive_the_memory_that_others_give_back() {
     let backend = CpuBackend::new(1);
     let x = Plain::noise([1, 20, 8, 8], 1);
@@ -153,6 +187,11 @@ fn shapes_that_do_not_fit_are_named() {
     assert_eq!(backend.add(&x, &other).err(), mismatch("scale_add", [1, 8, 4, 4], [1, 8, 4, 5]));
     assert_eq!(backend.concat(&[&x, &other]).err(), mismatch("concat", [1, 8, 4, 4], [1, 8, 4, 5]));
     assert_eq!(backend.concat(&[]).err(), Some(Error::NothingToConcat));
+    let error = backend.combine(&[(1.0, &x), (1.0, &other)]).err();
+    assert_eq!(error, mismatch("combine", [1, 8, 4, 4], [1, 8, 4, 5]));
+    assert_eq!(backend.combine(&[]).err(), Some(Error::NothingToCombine));
+    assert_eq!(backend.blend(&x, &other, &x).err(), mismatch("blend", [1, 8, 4, 4], [1, 8, 4, 5]));
+    assert_eq!(backend.blend(&x, &x, &other).err(), mismatch("blend: mask", [1, 8, 4, 4], [1, 8, 4, 5]));
     for factor in [0, 3, usize::MAX] {
         let expected = Error::PixelShuffle { shape: [1, 8, 4, 4], factor };
         assert_eq!(backend.pixel_shuffle(&x, factor).err(), Some(expected));

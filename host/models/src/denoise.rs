@@ -1,7 +1,5 @@
 //! A picture on its way out of the noise, and the step that many of them take together.
 
-use std::sync::Arc;
-
 use reverie_kernels::Backend;
 
 use crate::{
@@ -12,49 +10,45 @@ use crate::{
 };
 
 /// What the UNet is told of a prompt.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Conditioning {
-    /// The text encoders' hidden states, `tokens` rows of `cross_attention_dim` features.
-    pub hidden_states: Vec<f32>,
+pub struct Conditioning<B: Backend> {
+    /// The text encoders' hidden states, (1, 1, `tokens`, cross_attention_dim).
+    pub hidden_states: B::Tensor,
     /// How many rows: 77 for each chunk of the prompt.
     pub tokens: usize,
-    /// SDXL: the projected embedding of the whole prompt.
-    pub pooled: Option<Vec<f32>>,
+    /// SDXL: the projected embedding of the whole prompt, (1, 1, 1, features).
+    pub pooled: Option<B::Tensor>,
 }
 
 /// How a masked picture keeps what lies outside of its mask.
-pub(crate) enum Inpaint {
+pub(crate) enum Inpaint<B: Backend> {
     /// By a UNet of nine channels: these further channels of its input, the mask and the masked picture's latents.
-    Channels(Vec<f32>),
+    Channels(B::Tensor),
     /// By any other: after every step the original's latents, as noisy as the step left the others, take the place of
-    /// those where `mask` is 0.
-    Blend {
-        /// A value for each latent pixel, 1 where the picture is made anew.
-        mask: Vec<f32>,
-        original: Vec<f32>,
-        noise: Vec<f32>,
-    },
+    /// those where `mask` is 0. All are of the latents' shape; the mask is 1 where the picture is made anew.
+    Blend { mask: B::Tensor, original: B::Tensor, noise: B::Tensor },
 }
 
-/// One picture between two steps.
-pub struct Denoise {
+/// One picture between two steps. Its latents stay on the device, where they are fp16 if the device's tensors are, as in
+/// diffusers' fp16 pipelines.
+pub struct Denoise<B: Backend> {
     /// Channels, rows and columns of the latents.
     pub(crate) shape: [usize; 3],
-    pub(crate) latents: Vec<f32>,
-    pub(crate) scheduler: Scheduler,
+    /// (1, channels, rows, columns).
+    pub(crate) latents: B::Tensor,
+    pub(crate) scheduler: Scheduler<B>,
     pub(crate) generator: Generator,
     pub(crate) guidance_scale: f32,
-    pub(crate) positive: Arc<Conditioning>,
+    pub(crate) positive: Conditioning<B>,
     /// Without it there is no classifier-free guidance and the UNet runs once a step instead of twice.
-    pub(crate) negative: Option<Arc<Conditioning>>,
-    /// LCM: the embedding of the guidance scale.
-    pub(crate) timestep_cond: Option<Vec<f32>>,
+    pub(crate) negative: Option<Conditioning<B>>,
+    /// LCM: the embedding of the guidance scale, (1, 1, 1, time_cond_proj_dim).
+    pub(crate) timestep_cond: Option<B::Tensor>,
     /// SDXL: original size, crop and target size.
     pub(crate) time_ids: Option<[f32; 6]>,
-    pub(crate) inpaint: Option<Inpaint>,
+    pub(crate) inpaint: Option<Inpaint<B>>,
 }
 
-impl Denoise {
+impl<B: Backend> Denoise<B> {
     /// How many steps there are in all: UNet calls, which are more than the steps asked for with a second-order scheduler and
     /// fewer with a `strength` below 1.
     pub fn steps(&self) -> usize {
@@ -81,9 +75,12 @@ impl Denoise {
         [1, self.shape[0], self.shape[1], self.shape[2]]
     }
 
-    /// The latents as they are now, at the scale of the UNet.
-    pub fn latents(&self) -> &[f32] {
-        &self.latents
+    /// The latents as they are now, at the scale of the UNet; in channel, row, column order. Waits for the device.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn latents(&self, backend: &B) -> Result<Vec<f32>> {
+        Ok(backend.to_vec(&self.latents)?)
     }
 
     /// Whether both can take a step in one UNet call: they are of one size, and so are their prompts.
@@ -92,56 +89,46 @@ impl Denoise {
     }
 
     /// The prompts of its entries, unconditional first, as in diffusers.
-    fn prompts(&self) -> impl Iterator<Item = &Conditioning> {
-        self.negative.iter().chain([&self.positive]).map(Arc::as_ref)
+    fn prompts(&self) -> impl Iterator<Item = &Conditioning<B>> {
+        self.negative.iter().chain([&self.positive])
     }
 
     /// The UNet's input for one entry.
-    fn sample(&self) -> Vec<f32> {
-        let mut sample = self.latents.clone();
-        self.scheduler.scale_model_input(&mut sample);
-        if let Some(Inpaint::Channels(channels)) = &self.inpaint {
-            sample.extend_from_slice(channels);
+    fn sample(&self, backend: &B) -> Result<B::Tensor> {
+        let sample = self.scheduler.scale_model_input(backend, &self.latents)?;
+        match &self.inpaint {
+            Some(Inpaint::Channels(channels)) => Ok(backend.concat(&[&sample, channels])?),
+            Some(Inpaint::Blend { .. }) | None => Ok(sample),
         }
-        sample
     }
 
-    /// Takes the UNet's outputs for its entries.
-    fn advance(&mut self, outputs: &[f32]) -> Result<()> {
-        let len = self.latents.len();
-        let guided: Vec<f32>;
-        let output = match outputs.split_at_checked(len) {
-            Some((uncond, cond)) if self.negative.is_some() => {
-                let scale = self.guidance_scale;
-                guided = uncond.iter().zip(cond).map(|(u, c)| u + scale * (c - u)).collect();
-                &guided
-            }
-            _ => outputs,
-        };
-        self.scheduler.step(output, &mut self.latents, &mut self.generator)?;
+    /// Takes the UNet's outputs for its entries, which begin with the one numbered `first`.
+    fn advance(&mut self, backend: &B, outputs: &B::Tensor, first: usize) -> Result<()> {
+        let mut output = backend.images(outputs, first, 1)?;
+        if self.negative.is_some() {
+            let (uncond, cond) = (output, backend.images(outputs, first + 1, 1)?);
+            let scale = self.guidance_scale;
+            output = backend.combine(&[(1.0 - scale, &uncond), (scale, &cond)])?;
+        }
+        self.latents = self.scheduler.step(backend, &output, &self.latents, &mut self.generator)?;
         if let Some(Inpaint::Blend { mask, original, noise }) = &self.inpaint {
-            let original = self.scheduler.add_noise(original, noise)?;
-            for (latents, original) in
-                self.latents.chunks_exact_mut(mask.len()).zip(original.chunks_exact(mask.len()))
-            {
-                for ((latent, original), mask) in latents.iter_mut().zip(original).zip(mask) {
-                    *latent = (1.0 - mask) * original + mask * *latent;
-                }
-            }
+            let original = self.scheduler.add_noise(backend, original, noise)?;
+            self.latents = backend.blend(&self.latents, &original, mask)?;
         }
         Ok(())
     }
 }
 
 /// Takes every one of `requests` one step on in a single UNet call. They may be at different steps and have different
-/// schedulers, guidance and prompts; what becomes of one does not depend on the others.
+/// schedulers, guidance and prompts; what becomes of one does not depend on the others. Nothing waits for the device: when
+/// this returns, the step may still be running there.
 ///
 /// # Errors
 /// [`Error::Invalid`] for none, for one that is done, and for those that do not [`Denoise::fits`]; the device's.
 pub fn step<B: Backend>(
     backend: &B,
     unet: &UNet2DConditionModel<B>,
-    requests: &mut [&mut Denoise],
+    requests: &mut [&mut Denoise<B>],
 ) -> Result<()> {
     let Some(first) = requests.first() else {
         return Err(Error::Invalid("a step of no requests".into()));
@@ -149,44 +136,35 @@ pub fn step<B: Backend>(
     if requests.iter().any(|request| !request.fits(first)) {
         return Err(Error::Invalid("requests of different sizes can't share a step".into()));
     }
-    let ([channels, h, w], tokens) = (first.shape, first.positive.tokens);
-    let (mut sample, mut timesteps, mut hidden_states) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut samples, mut timesteps, mut hidden_states) = (Vec::new(), Vec::new(), Vec::new());
     let (mut timestep_cond, mut pooled, mut time_ids) = (Vec::new(), Vec::new(), Vec::new());
     for request in requests.iter() {
         let timestep = request.scheduler.timestep();
         let timestep = timestep.ok_or_else(|| Error::Invalid("all steps of the request are done".into()))?;
-        let input = request.sample();
+        let sample = request.sample(backend)?;
         for prompt in request.prompts() {
-            sample.extend_from_slice(&input);
+            samples.push(sample.clone());
             timesteps.push(timestep as f32);
-            hidden_states.extend_from_slice(&prompt.hidden_states);
-            timestep_cond.extend(request.timestep_cond.iter().flatten());
-            pooled.extend(prompt.pooled.iter().flatten());
+            hidden_states.push(&prompt.hidden_states);
+            timestep_cond.extend(&request.timestep_cond);
+            pooled.extend(&prompt.pooled);
             time_ids.extend(request.time_ids.iter().flatten());
         }
     }
-    let n = timesteps.len();
-    let rows = |values: Vec<f32>| {
-        let features = values.len() / n;
-        (!values.is_empty()).then(|| backend.tensor(values, [n, 1, 1, features])).transpose()
-    };
-    let (timestep_cond, pooled) = (rows(timestep_cond)?, rows(pooled)?);
-    let in_channels = sample.len() / (n * h * w);
-    let features = hidden_states.len() / (n * tokens);
-    let sample = backend.tensor(sample, [n, in_channels, h, w])?;
-    let hidden_states = backend.tensor(hidden_states, [n, 1, tokens, features])?;
+    let stacked = |xs: Vec<&B::Tensor>| (!xs.is_empty()).then(|| backend.stack(&xs)).transpose();
+    let (timestep_cond, pooled) = (stacked(timestep_cond)?, stacked(pooled)?);
+    let samples = backend.stack(&samples.iter().collect::<Vec<_>>())?;
+    let hidden_states = backend.stack(&hidden_states)?;
     let conditions = Conditions {
         timestep_cond: timestep_cond.as_ref(),
         text_embeds: pooled.as_ref(),
         time_ids: (!time_ids.is_empty()).then_some(time_ids.as_slice()),
     };
-    let output = unet.forward(backend, &sample, &timesteps, &hidden_states, &conditions)?;
-    let output = backend.to_vec(&output)?;
-    let mut rest = output.as_slice();
+    let outputs = unet.forward(backend, &samples, &timesteps, &hidden_states, &conditions)?;
+    let mut entry = 0;
     for request in requests {
-        let own;
-        (own, rest) = rest.split_at(request.entries() * channels * h * w);
-        request.advance(own)?;
+        request.advance(backend, &outputs, entry)?;
+        entry += request.entries();
     }
     Ok(())
 }

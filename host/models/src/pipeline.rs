@@ -4,8 +4,6 @@ mod inputs;
 mod load;
 mod text;
 
-use std::sync::Arc;
-
 use reverie_kernels::Backend;
 
 use crate::{
@@ -128,7 +126,7 @@ impl<B: Backend> Pipeline<B> {
     ///
     /// # Errors
     /// [`Error::Invalid`], which names the field and what is accepted; the device's.
-    pub fn prepare(&self, backend: &B, request: &Request) -> Result<Denoise> {
+    pub fn prepare(&self, backend: &B, request: &Request) -> Result<Denoise<B>> {
         self.check(request)?;
         let (h, w) = (request.height / self.factor, request.width / self.factor);
         let shape = [self.latent_channels, h, w];
@@ -138,10 +136,10 @@ impl<B: Backend> Pipeline<B> {
             Scheduler::new(request.scheduler.as_ref().unwrap_or(&self.scheduler), &self.plan(request))?;
         let mut generator = Generator::new(request.seed);
         let (latents, inpaint) = self.first_latents(backend, request, shape, &scheduler, &mut generator)?;
-        let timestep_cond = self
-            .unet_config
-            .time_cond_proj_dim
-            .map(|features| guidance_scale_embedding(request.guidance_scale - 1.0, features));
+        let timestep_cond = self.unet_config.time_cond_proj_dim.map(|features| {
+            let embedding = guidance_scale_embedding(request.guidance_scale - 1.0, features);
+            backend.tensor(embedding, [1, 1, 1, features])
+        });
         let (height, width) = (request.height as f32, request.width as f32);
         let time_ids = (self.kind == ModelKind::Sdxl)
             .then(|| request.time_ids.unwrap_or([height, width, 0.0, 0.0, height, width]));
@@ -153,7 +151,7 @@ impl<B: Backend> Pipeline<B> {
             guidance_scale: request.guidance_scale,
             positive,
             negative,
-            timestep_cond,
+            timestep_cond: timestep_cond.transpose()?,
             time_ids,
             inpaint,
         })
@@ -215,7 +213,7 @@ impl<B: Backend> Pipeline<B> {
         backend: &B,
         request: &Request,
         guided: bool,
-    ) -> Result<(Arc<Conditioning>, Option<Arc<Conditioning>>)> {
+    ) -> Result<(Conditioning<B>, Option<Conditioning<B>>)> {
         let empty = request.negative_prompt.as_deref().unwrap_or_default();
         let negative = guided.then_some([empty, request.negative_prompt_2.as_deref().unwrap_or(empty)]);
         let prompt = [&*request.prompt, request.prompt_2.as_deref().unwrap_or(&request.prompt)];
@@ -224,10 +222,12 @@ impl<B: Backend> Pipeline<B> {
             && self.force_zeros_for_empty_prompt
             && let Some(negative) = &mut negative
         {
-            negative.hidden_states.fill(0.0);
-            negative.pooled.iter_mut().flatten().for_each(|x| *x = 0.0);
+            for x in std::iter::once(&mut negative.hidden_states).chain(&mut negative.pooled) {
+                let shape = backend.shape(x);
+                *x = backend.tensor(vec![0.0; shape.iter().product()], shape)?;
+            }
         }
-        Ok((Arc::new(positive), negative.map(Arc::new)))
+        Ok((positive, negative))
     }
 
     /// The latents before the first step. Random numbers are drawn in diffusers' order: the picture's latents, the noise,
@@ -237,41 +237,45 @@ impl<B: Backend> Pipeline<B> {
         backend: &B,
         request: &Request,
         shape: [usize; 3],
-        scheduler: &Scheduler,
+        scheduler: &Scheduler<B>,
         generator: &mut Generator,
-    ) -> Result<(Vec<f32>, Option<Inpaint>)> {
-        let len = shape.iter().product();
+    ) -> Result<(B::Tensor, Option<Inpaint<B>>)> {
+        let [channels, h, w] = shape;
+        let len = channels * h * w;
+        let upload = |values: Vec<f32>| backend.tensor(values, [1, channels, h, w]);
         let pure_noise =
-            |noise: &[f32]| -> Vec<f32> { noise.iter().map(|x| x * scheduler.init_noise_sigma()).collect() };
+            |noise: &[f32]| upload(noise.iter().map(|x| x * scheduler.init_noise_sigma()).collect());
         let Some(image) = &request.image else {
-            return Ok((pure_noise(&first_noise(request, generator, len)), None));
+            return Ok((pure_noise(&first_noise(request, generator, len))?, None));
         };
         let Some(mask) = &request.mask else {
-            let original = self.encode(backend, &image.values(), image, generator)?;
-            let noise = first_noise(request, generator, len);
-            return Ok((scheduler.add_noise(&original, &noise)?, None));
+            let original = upload(self.encode(backend, &image.values(), image, generator)?)?;
+            let noise = upload(first_noise(request, generator, len))?;
+            return Ok((scheduler.add_noise(backend, &original, &noise)?, None));
         };
         let from_noise = request.strength >= 1.0;
         let blended = !self.is_inpainting();
         let original = match blended || !from_noise {
-            true => Some(self.encode(backend, &image.values(), image, generator)?),
+            true => Some(upload(self.encode(backend, &image.values(), image, generator)?)?),
             false => None,
         };
-        let noise = first_noise(request, generator, len);
+        let values = first_noise(request, generator, len);
+        let noise = upload(values.clone())?;
         let latents = match &original {
-            Some(original) if !from_noise => scheduler.add_noise(original, &noise)?,
-            _ => pure_noise(&noise),
+            Some(original) if !from_noise => scheduler.add_noise(backend, original, &noise)?,
+            _ => pure_noise(&values)?,
         };
-        let small_mask = mask.at_latents(shape[1], shape[2]);
+        let small_mask = mask.at_latents(h, w);
         let inpaint = match original {
             Some(original) if blended => {
                 // diffusers encodes the masked picture here too, and uses no more of it than the noise it draws.
                 generator.randn(len);
-                Inpaint::Blend { mask: small_mask, original, noise }
+                Inpaint::Blend { mask: upload(small_mask.repeat(channels))?, original, noise }
             }
             _ => {
                 let masked = self.encode(backend, &mask.cut_out(image), image, generator)?;
-                Inpaint::Channels(small_mask.into_iter().chain(masked).collect())
+                let channels = small_mask.into_iter().chain(masked).collect();
+                Inpaint::Channels(backend.tensor(channels, [1, 1 + shape[0], h, w])?)
             }
         };
         Ok((latents, Some(inpaint)))
@@ -312,13 +316,13 @@ impl<B: Backend> Pipeline<B> {
     pub fn decode(
         &self,
         backend: &B,
-        request: &Denoise,
+        request: &Denoise<B>,
         progress: &mut dyn FnMut(usize, usize) -> Result<()>,
     ) -> Result<Picture> {
         let [channels, h, w] = request.shape;
         let unscaled = |scaling_factor: f32, shift_factor: f32| {
-            let latents = request.latents.iter().map(|x| x / scaling_factor + shift_factor).collect();
-            backend.tensor(latents, [1, channels, h, w])
+            let shift = backend.tensor(vec![shift_factor; channels], [1, 1, 1, channels])?;
+            backend.add_channels(&backend.combine(&[(1.0 / scaling_factor, &request.latents)])?, &shift)
         };
         let picture = match &self.vae {
             Vae::Kl { vae, scaling_factor, shift_factor } => {
@@ -339,14 +343,18 @@ impl<B: Backend> Pipeline<B> {
     }
 
     /// A picture of latents on their way, a pixel for each, by a linear projection of their channels: cheap enough for every
-    /// step. None for latents of other than 4 channels.
-    pub fn preview(&self, request: &Denoise) -> Option<Picture> {
-        let [4, height, width] = request.shape else { return None };
+    /// step. None for latents of other than 4 channels. Waits for the device.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn preview(&self, backend: &B, request: &Denoise<B>) -> Result<Option<Picture>> {
+        let [4, height, width] = request.shape else { return Ok(None) };
         let factors = match self.kind {
             ModelKind::Sdxl => &inputs::SDXL_RGB,
             ModelKind::Sd1 | ModelKind::Sd2 => &inputs::SD_RGB,
         };
-        Some(Picture { width, height, rgb: inputs::project(&request.latents, height * width, factors) })
+        let rgb = inputs::project(&request.latents(backend)?, height * width, factors);
+        Ok(Some(Picture { width, height, rgb }))
     }
 }
 

@@ -100,7 +100,7 @@ fn pictures_are_those_of_diffusers() {
         let name = asked["name"].as_str().unwrap();
         let pipeline = load(&backend, asked);
         let requests = read(asked);
-        let mut states: Vec<Denoise> =
+        let mut states: Vec<Denoise<CpuBackend>> =
             requests.iter().map(|request| pipeline.prepare(&backend, request).unwrap()).collect();
         let trajectory = goldens.shape(&format!("{name}/trajectory")).unwrap();
         let expected = goldens.values(&format!("{name}/trajectory")).unwrap();
@@ -110,7 +110,7 @@ fn pictures_are_those_of_diffusers() {
         for expected in expected.chunks_exact(expected.len() / moments) {
             for (state, expected) in states.iter().zip(expected.chunks_exact(expected.len() / requests.len()))
             {
-                worst = worst.max(relative_error(state.latents(), expected));
+                worst = worst.max(relative_error(&state.latents(&backend).unwrap(), expected));
             }
             if !states[0].is_done() {
                 denoise::step(&backend, &pipeline.unet, &mut states.iter_mut().collect::<Vec<_>>()).unwrap();
@@ -135,7 +135,7 @@ fn make<B: Backend>(backend: &B, pipeline: &Pipeline<B>, request: &Request) -> (
     while !state.is_done() {
         denoise::step(backend, &pipeline.unet, &mut [&mut state]).unwrap();
     }
-    (state.latents().to_vec(), pipeline.decode(backend, &state, &mut |_, _| Ok(())).unwrap())
+    (state.latents(backend).unwrap(), pipeline.decode(backend, &state, &mut |_, _| Ok(())).unwrap())
 }
 
 /// The kernels that a GPU runs, here in the PTX interpreter: whole pipelines in fp16 against the CPU's fp32.
@@ -178,23 +178,24 @@ fn a_picture_is_the_same_alone_and_in_a_batch() {
             while !state.is_done() {
                 denoise::step(&backend, &pipeline.unet, &mut [&mut state]).unwrap();
             }
-            state.latents().to_vec()
+            state.latents(&backend).unwrap()
         })
         .collect();
     // One joins after the other.
-    let mut states: Vec<Denoise> = Vec::new();
+    let mut states: Vec<Denoise<CpuBackend>> = Vec::new();
     loop {
         if let Some(request) = requests.get(states.len()) {
             states.push(prepare(request));
         }
-        let mut batch: Vec<&mut Denoise> = states.iter_mut().filter(|state| !state.is_done()).collect();
+        let mut batch: Vec<&mut Denoise<CpuBackend>> =
+            states.iter_mut().filter(|state| !state.is_done()).collect();
         if batch.is_empty() {
             break;
         }
         denoise::step(&backend, &pipeline.unet, &mut batch).unwrap();
     }
     for (state, alone) in states.iter().zip(&alone) {
-        assert_eq!(state.latents(), alone);
+        assert_eq!(state.latents(&backend).unwrap(), *alone);
     }
 }
 
@@ -206,7 +207,8 @@ fn noise_is_blended_as_asked() {
     let (pipeline, plain) = (load(&backend, asked), read(asked).remove(0));
     let latents = |seed: u64, blends: &[(u64, f32)]| {
         let blends = blends.iter().map(|&(seed, amount)| Blend { seed, amount }).collect();
-        pipeline.prepare(&backend, &Request { seed, blends, ..plain.clone() }).unwrap().latents().to_vec()
+        let request = Request { seed, blends, ..plain.clone() };
+        pipeline.prepare(&backend, &request).unwrap().latents(&backend).unwrap()
     };
     assert_eq!(latents(1, &[(2, 0.0)]), latents(1, &[]));
     assert_eq!(latents(1, &[(2, 1.0)]), latents(2, &[]));

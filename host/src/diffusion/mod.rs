@@ -16,7 +16,7 @@ use std::{
 use image::{DynamicImage, RgbImage, imageops::FilterType};
 use reverie_kernels::Backend;
 use reverie_models::{
-    denoise::{self, Denoise},
+    denoise,
     noise::Blend,
     pipeline::{Mask, Picture, Request as Generation},
     schedulers::SchedulerName,
@@ -26,7 +26,7 @@ use crate::{
     config::{self, Config, Mode},
     embedded::Embedded,
     error::Error,
-    execution::{AnyBackend, Device, Ended},
+    execution::{AnyBackend, Denoise, Device, Ended},
 };
 pub use control::Control;
 use control::lease;
@@ -215,9 +215,12 @@ impl Diffusion {
         let encoded = Instant::now();
         control.progress(ENCODED, steps_of(&picture));
 
-        let watch = Arc::new(Steps::new(control.clone(), model.clone()));
-        let step =
-            |pictures: &mut [&mut Denoise]| denoise::step(&*self.backend, &model.pipeline.unet, pictures);
+        let watch = Arc::new(Steps::new(control.clone(), self.backend.clone(), model.clone()));
+        let step = |pictures: &mut [&mut Denoise]| {
+            denoise::step(&*self.backend, &model.pipeline.unet, pictures)?;
+            // The device is given back after a step, and its client told of it: it has to be done by then, not just launched.
+            pictures.last().map_or(Ok(()), |picture| picture.latents(&self.backend).map(drop))
+        };
         let picture =
             model.lane.run(device, picture, watch, self.settings.max_batch, &step).map_err(|ended| {
                 match ended {

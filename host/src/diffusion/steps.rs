@@ -6,11 +6,10 @@ use std::{
 };
 
 use image::RgbImage;
-use reverie_models::denoise::Denoise;
 use serde_json::{Map, Value, json};
 
 use super::{Control, library::Model};
-use crate::execution::Watch;
+use crate::execution::{AnyBackend, Denoise, Watch};
 
 /// Shares of the progress: encoding, then the steps, then decoding.
 pub const ENCODED: f32 = 0.03;
@@ -19,14 +18,15 @@ pub const DENOISED: f32 = 0.92;
 /// Tells a request's client of its steps.
 pub struct Steps {
     control: Arc<dyn Control>,
+    backend: Arc<AnyBackend>,
     model: Arc<Model>,
     /// When its first step ended: what the time left is reckoned from.
     began: Mutex<Option<Instant>>,
 }
 
 impl Steps {
-    pub fn new(control: Arc<dyn Control>, model: Arc<Model>) -> Self {
-        Self { control, model, began: Mutex::default() }
+    pub fn new(control: Arc<dyn Control>, backend: Arc<AnyBackend>, model: Arc<Model>) -> Self {
+        Self { control, backend, model, began: Mutex::default() }
     }
 }
 
@@ -58,8 +58,9 @@ impl Watch for Steps {
         let share = done as f32 / steps as f32;
         self.control.progress(ENCODED + (DENOISED - ENCODED) * share, detail);
         if self.control.wants_previews() && done < steps {
-            // Cheap enough for the leader of a batch: a projection of the latents.
-            if let Some(small) = self.model.pipeline.preview(picture)
+            // Cheap enough for the leader of a batch: a projection of the latents. One that fails is missed by nobody; the next
+            // step says what is wrong with the device.
+            if let Ok(Some(small)) = self.model.pipeline.preview(&self.backend, picture)
                 && let Some(small) = RgbImage::from_raw(small.width as u32, small.height as u32, small.rgb)
             {
                 self.control.preview(done, small);

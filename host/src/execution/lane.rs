@@ -9,9 +9,12 @@ use std::{
     time::Duration,
 };
 
-use reverie_models::{Error, denoise::Denoise};
+use reverie_models::{Error, denoise};
 
-use super::Device;
+use super::{AnyBackend, Device};
+
+/// A picture on its way.
+pub type Denoise = denoise::Denoise<AnyBackend>;
 
 /// How often a waiting picture looks whether it was asked to stop.
 const STOP_POLL: Duration = Duration::from_millis(20);

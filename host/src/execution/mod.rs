@@ -5,7 +5,7 @@ pub mod backend;
 mod lane;
 
 pub use backend::AnyBackend;
-pub use lane::{Ended, Lane, Watch};
+pub use lane::{Denoise, Ended, Lane, Watch};
 
 use std::{
     collections::BTreeMap,

@@ -6,6 +6,7 @@
 #[allow(unsafe_code)]
 mod attention;
 mod buffer;
+mod combine;
 mod conv;
 #[allow(unsafe_code)]
 mod deep;
@@ -214,6 +215,20 @@ impl Backend for CpuBackend {
     fn scale_add(&self, x: &CpuTensor, alpha: f32, y: &CpuTensor) -> Result<CpuTensor> {
         same_shape("scale_add", x.shape, y.shape)?;
         Ok(self.install(|| elementwise::scale_add(&self.pool, x, alpha, y)))
+    }
+
+    fn combine(&self, terms: &[(f32, &CpuTensor)]) -> Result<CpuTensor> {
+        checks::combine(terms.iter().map(|(_, x)| x.shape))?;
+        Ok(self.install(|| combine::combine(&self.pool, terms)))
+    }
+
+    fn clamp(&self, x: &CpuTensor, limit: f32) -> Result<CpuTensor> {
+        Ok(self.install(|| combine::clamp(&self.pool, x, limit)))
+    }
+
+    fn blend(&self, x: &CpuTensor, y: &CpuTensor, mask: &CpuTensor) -> Result<CpuTensor> {
+        checks::blend(x.shape, y.shape, mask.shape)?;
+        Ok(self.install(|| combine::blend(&self.pool, x, y, mask)))
     }
 
     fn prepare_linear(

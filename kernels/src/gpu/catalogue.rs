@@ -54,6 +54,7 @@ const SOURCES: &[(&str, &str)] = sources![
     "attention_wgmma_sums",
     "attention_wgmma_wait",
     "attention_wgmma_weights",
+    "combine",
     "copies",
     "elementwise",
     "gemm",
@@ -77,6 +78,7 @@ const SOURCES: &[(&str, &str)] = sources![
 pub fn variants() -> Vec<Variant> {
     [
         ops::attention::variants(),
+        ops::combine::variants(),
         ops::conv2d::variants(),
         ops::copies::variants(),
         ops::elementwise::variants(),

@@ -216,6 +216,20 @@ impl<D: Device> Backend for GpuBackend<D> {
         ops::elementwise::scale_add(self, x, alpha, y)
     }
 
+    fn combine(&self, terms: &[(f32, &Self::Tensor)]) -> Result<Self::Tensor> {
+        checks::combine(terms.iter().map(|(_, x)| x.shape))?;
+        ops::combine::combine(self, terms)
+    }
+
+    fn clamp(&self, x: &Self::Tensor, limit: f32) -> Result<Self::Tensor> {
+        ops::combine::clamp(self, x, limit)
+    }
+
+    fn blend(&self, x: &Self::Tensor, y: &Self::Tensor, mask: &Self::Tensor) -> Result<Self::Tensor> {
+        checks::blend(x.shape, y.shape, mask.shape)?;
+        ops::combine::blend(self, x, y, mask)
+    }
+
     fn prepare_linear(
         &self,
         inputs: usize,

@@ -149,6 +149,14 @@ fn values_by_themselves() {
         pair.compare(&format!("{f:?}"), &[x], 1e-3, |backend, xs| backend.unary(xs[0], f));
     }
     pair.compare("scale_add", &[x, x], 1e-3, |backend, xs| backend.scale_add(xs[0], 0.7, xs[1]));
+    for count in [1, 2, 3, 4, 5, 6, 11] {
+        let latents = [[2, 4, 128, 128]; 11];
+        pair.compare(&format!("combine {count}"), &latents[..count], 2e-3, |backend, xs| {
+            backend.combine(&xs.iter().map(|x| (0.7, *x)).collect::<Vec<_>>())
+        });
+    }
+    pair.compare("clamp", &[x], 1e-3, |backend, xs| backend.clamp(xs[0], 0.3));
+    pair.compare("blend", &[x, x, x], 1e-3, |backend, xs| backend.blend(xs[0], xs[1], xs[2]));
     pair.compare("prelu", &[x], 1e-3, |backend, xs| backend.prelu(xs[0], &noise(320, 1.0, 9)));
     pair.compare("add_channels", &[x, [2, 1, 1, 320]], 1e-3, |backend, xs| {
         backend.add_channels(xs[0], xs[1])

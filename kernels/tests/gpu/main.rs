@@ -3,6 +3,7 @@
 
 mod assemble;
 mod attention;
+mod combine;
 #[path = "../common/mod.rs"]
 mod common;
 mod conv2d;

@@ -141,6 +141,18 @@ impl<B: Backend> Backend for Timed<B> {
         self.timed("add", 0.0, |b| b.scale_add(x, alpha, y))
     }
 
+    fn combine(&self, terms: &[(f32, &B::Tensor)]) -> Result<B::Tensor> {
+        self.timed("combine", 0.0, |b| b.combine(terms))
+    }
+
+    fn clamp(&self, x: &B::Tensor, limit: f32) -> Result<B::Tensor> {
+        self.timed("combine", 0.0, |b| b.clamp(x, limit))
+    }
+
+    fn blend(&self, x: &B::Tensor, y: &B::Tensor, mask: &B::Tensor) -> Result<B::Tensor> {
+        self.timed("combine", 0.0, |b| b.blend(x, y, mask))
+    }
+
     fn prepare_linear(
         &self,
         inputs: usize,

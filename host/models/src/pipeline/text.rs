@@ -26,7 +26,7 @@ impl<B: Backend> TextEncoders<B> {
         prompt: [&str; 2],
         negative: Option<[&str; 2]>,
         clip_skip: Option<usize>,
-    ) -> Result<(Conditioning, Option<Conditioning>)> {
+    ) -> Result<(Conditioning<B>, Option<Conditioning<B>>)> {
         let parse = |name: &str, texts: [&str; 2]| -> Result<Vec<Prompt>> {
             let parsed = texts.iter().map(|text| Prompt::parse(text));
             parsed.collect::<Result<_>>().map_err(|e| Error::Invalid(format!("{name}: {e}")))
@@ -51,11 +51,10 @@ impl<B: Backend> TextEncoders<B> {
         let mut encoded = Vec::new();
         for embedding in encode_prompts(backend, &encoders, &prompts)? {
             let [_, _, tokens, _] = backend.shape(&embedding.hidden_states);
-            let pooled = embedding.pooled.filter(|_| self.sdxl);
             encoded.push(Conditioning {
-                hidden_states: backend.to_vec(&embedding.hidden_states)?,
+                hidden_states: embedding.hidden_states,
                 tokens,
-                pooled: pooled.map(|pooled| backend.to_vec(&pooled)).transpose()?,
+                pooled: embedding.pooled.filter(|_| self.sdxl),
             });
         }
         let mut encoded = encoded.into_iter();

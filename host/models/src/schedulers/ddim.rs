@@ -1,13 +1,15 @@
 //! `DDIMScheduler`: Song et al. 2020, "Denoising Diffusion Implicit Models", formulas 12 and 16.
 
+use reverie_kernels::Backend;
+
 use super::{
-    Algorithm, Plan,
+    Algorithm, Combination, Plan, Step,
     noise_schedule::AlphasCumprod,
     prediction::{clipped, original_sample},
     settings::{PredictionType, Settings},
     timesteps,
 };
-use crate::{error::Result, random::Generator};
+use crate::error::Result;
 
 /// Predicts the picture and the noise in the latents, and mixes them for the next noise level.
 pub(super) struct DdimScheduler {
@@ -34,19 +36,13 @@ impl DdimScheduler {
     }
 }
 
-impl Algorithm for DdimScheduler {
+impl<B: Backend> Algorithm<B> for DdimScheduler {
     fn timesteps(&self) -> &[f64] {
         &self.timesteps
     }
 
-    fn step(
-        &mut self,
-        index: usize,
-        model_output: &[f32],
-        sample: &mut [f32],
-        noise: &mut Generator,
-    ) -> Result<()> {
-        let timestep = self.timesteps[index];
+    fn step(&mut self, mut step: Step<B>) -> Result<B::Tensor> {
+        let timestep = self.timesteps[step.index];
         let previous = timestep - self.span;
         let alpha_prod_t = self.alphas_cumprod.at(timestep);
         let alpha_prod_t_prev =
@@ -58,21 +54,21 @@ impl Algorithm for DdimScheduler {
         let level = (alpha_prod_t.sqrt(), beta_prod_t.sqrt());
         let signal = alpha_prod_t_prev.sqrt();
         let direction = (1.0 - alpha_prod_t_prev - std_dev_t * std_dev_t).sqrt();
-        for (x, &output) in sample.iter_mut().zip(model_output) {
-            let original = original_sample(self.settings.prediction_type, level, output, *x);
-            let epsilon = match self.settings.prediction_type {
-                PredictionType::Epsilon => output,
-                PredictionType::VPrediction => level.0 * output + level.1 * *x,
-                PredictionType::Sample => (*x - level.0 * original) / level.1,
-            };
-            *x = signal * clipped(&self.settings, original) + direction * epsilon;
-        }
+        let original = original_sample(self.settings.prediction_type, level, &step);
+        let epsilon = match self.settings.prediction_type {
+            PredictionType::Epsilon => step.model_output(),
+            PredictionType::VPrediction => level.0 * step.model_output() + level.1 * step.sample(),
+            PredictionType::Sample => (step.sample() - level.0 * original.clone()) / level.1,
+        };
+        let mut kept = None;
+        let original = clipped(&self.settings, step.backend, original, &mut kept)?;
+        let mut next = signal * original + direction * epsilon;
+        let noise;
         if self.eta > 0.0 {
-            for (x, noise) in sample.iter_mut().zip(noise.randn(model_output.len())) {
-                *x += std_dev_t * noise;
-            }
+            noise = step.draw()?;
+            next = next + std_dev_t * Combination::of(&noise);
         }
-        Ok(())
+        next.compute(step.backend)
     }
 
     fn noise_level(&self, index: usize) -> (f32, f32) {

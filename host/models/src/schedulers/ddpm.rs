@@ -1,13 +1,15 @@
 //! `DDPMScheduler`: Ho et al. 2020, "Denoising Diffusion Probabilistic Models", formulas 6 and 7.
 
+use reverie_kernels::Backend;
+
 use super::{
-    Algorithm, Plan,
+    Algorithm, Combination, Plan, Step,
     noise_schedule::AlphasCumprod,
     prediction::{clipped, original_sample},
     settings::Settings,
     timesteps,
 };
-use crate::{error::Result, random::Generator};
+use crate::error::Result;
 
 /// Draws each step from the posterior of the training's noising process.
 pub(super) struct DdpmScheduler {
@@ -26,21 +28,16 @@ impl DdpmScheduler {
     }
 }
 
-impl Algorithm for DdpmScheduler {
+impl<B: Backend> Algorithm<B> for DdpmScheduler {
     fn timesteps(&self) -> &[f64] {
         &self.timesteps
     }
 
-    fn step(
-        &mut self,
-        index: usize,
-        model_output: &[f32],
-        sample: &mut [f32],
-        noise: &mut Generator,
-    ) -> Result<()> {
-        let timestep = self.timesteps[index];
+    fn step(&mut self, mut step: Step<B>) -> Result<B::Tensor> {
+        let timestep = self.timesteps[step.index];
         let alpha_prod_t = self.alphas_cumprod.at(timestep);
-        let alpha_prod_t_prev = self.timesteps.get(index + 1).map_or(1.0, |&t| self.alphas_cumprod.at(t));
+        let alpha_prod_t_prev =
+            self.timesteps.get(step.index + 1).map_or(1.0, |&t| self.alphas_cumprod.at(t));
         let (beta_prod_t, beta_prod_t_prev) = (1.0 - alpha_prod_t, 1.0 - alpha_prod_t_prev);
         let alpha = alpha_prod_t / alpha_prod_t_prev;
         let beta = 1.0 - alpha;
@@ -48,18 +45,18 @@ impl Algorithm for DdpmScheduler {
         let level = (alpha_prod_t.sqrt(), beta_prod_t.sqrt());
         let original_coeff = alpha_prod_t_prev.sqrt() * beta / beta_prod_t;
         let sample_coeff = alpha.sqrt() * beta_prod_t_prev / beta_prod_t;
-        for (x, &output) in sample.iter_mut().zip(model_output) {
-            let original = original_sample(self.settings.prediction_type, level, output, *x);
-            *x = original_coeff * clipped(&self.settings, original) + sample_coeff * *x;
-        }
+        let original = original_sample(self.settings.prediction_type, level, &step);
+        let mut kept = None;
+        let original = clipped(&self.settings, step.backend, original, &mut kept)?;
+        let mut next = original_coeff * original + sample_coeff * step.sample();
+        let noise;
         if timestep > 0.0 {
             let small = (beta_prod_t_prev / beta_prod_t * beta).max(1e-20);
             let std_dev = if self.settings.large_variance { beta } else { small }.sqrt();
-            for (x, noise) in sample.iter_mut().zip(noise.randn(model_output.len())) {
-                *x += std_dev * noise;
-            }
+            noise = step.draw()?;
+            next = next + std_dev * Combination::of(&noise);
         }
-        Ok(())
+        next.compute(step.backend)
     }
 
     fn noise_level(&self, index: usize) -> (f32, f32) {

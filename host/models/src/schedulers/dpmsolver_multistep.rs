@@ -3,23 +3,25 @@
 
 use std::collections::VecDeque;
 
+use reverie_kernels::Backend;
+
 use super::{
-    Algorithm, Plan,
+    Algorithm, Combination, Plan, Step,
     noise_schedule::{AlphasCumprod, sigma_of},
     prediction::original_sample,
     settings::{BetaSchedule, FinalSigmas, Settings, SolverType},
     sigmas::{TrainedSigmas, alpha_sigma, lambda, spaced},
     timesteps,
 };
-use crate::{error::Result, random::Generator};
+use crate::error::Result;
 
 /// Integrates the predicted picture over the logarithm of the signal-to-noise ratio, extrapolating it from the last ones.
-pub(super) struct DpmSolverMultistepScheduler {
+pub(super) struct DpmSolverMultistepScheduler<B: Backend> {
     settings: Settings,
     timesteps: Vec<f64>,
     sigmas: Vec<f32>,
-    /// The last predicted pictures, the newest first; as many as the order at most.
-    model_outputs: VecDeque<Vec<f32>>,
+    /// The last predicted pictures, the newest first; at the end of a step one fewer than the order at most.
+    model_outputs: VecDeque<B::Tensor>,
 }
 
 /// The factors of a step's update: of the latents, of the newest predicted picture, of its first and second differences,
@@ -33,7 +35,7 @@ struct Update {
     noise: f32,
 }
 
-impl DpmSolverMultistepScheduler {
+impl<B: Backend> DpmSolverMultistepScheduler<B> {
     pub(super) fn new(settings: &Settings, plan: &Plan) -> Result<Self> {
         let alphas_cumprod = AlphasCumprod::nonzero(settings);
         let too_noisy =
@@ -70,7 +72,7 @@ impl DpmSolverMultistepScheduler {
             2 if few => 2,
             _ => settings.solver_order,
         };
-        most.min(settings.solver_order).min(self.model_outputs.len())
+        most.min(settings.solver_order).min(self.model_outputs.len() + 1)
     }
 
     fn update(&self, index: usize, order: usize) -> Update {
@@ -124,7 +126,7 @@ impl DpmSolverMultistepScheduler {
     }
 }
 
-impl Algorithm for DpmSolverMultistepScheduler {
+impl<B: Backend> Algorithm<B> for DpmSolverMultistepScheduler<B> {
     fn timesteps(&self) -> &[f64] {
         &self.timesteps
     }
@@ -133,41 +135,39 @@ impl Algorithm for DpmSolverMultistepScheduler {
         &self.sigmas
     }
 
-    fn step(
-        &mut self,
-        index: usize,
-        model_output: &[f32],
-        sample: &mut [f32],
-        noise: &mut Generator,
-    ) -> Result<()> {
-        let level = alpha_sigma(self.sigmas[index]);
-        let outputs = model_output.iter().zip(sample.iter());
-        let original = outputs.map(|(&o, &x)| original_sample(self.settings.prediction_type, level, o, x));
-        self.model_outputs.truncate(self.settings.solver_order - 1);
-        self.model_outputs.push_front(original.collect());
-
-        let order = self.order(index);
-        let update = self.update(index, order);
-        let (r0, r1) = self.ratios(index, order);
-        let noise = self.settings.sde.then(|| noise.randn(model_output.len()));
-        for (i, x) in sample.iter_mut().enumerate() {
-            let m = |back: usize| self.model_outputs[back][i];
-            let mut next = update.sample * *x + update.d0 * m(0);
-            if order == 2 {
-                next += update.d1 * ((1.0 / r0) * (m(0) - m(1)));
-            }
-            if order == 3 {
-                let (d1_0, d1_1) = ((1.0 / r0) * (m(0) - m(1)), (1.0 / r1) * (m(1) - m(2)));
-                let d1 = d1_0 + (r0 / (r0 + r1)) * (d1_0 - d1_1);
-                let d2 = (1.0 / (r0 + r1)) * (d1_0 - d1_1);
-                next = next + update.d1 * d1 + update.d2 * d2;
-            }
-            if let Some(noise) = &noise {
-                next += update.noise * noise[i];
-            }
-            *x = next;
+    fn step(&mut self, mut step: Step<B>) -> Result<B::Tensor> {
+        let level = alpha_sigma(self.sigmas[step.index]);
+        let original = original_sample(self.settings.prediction_type, level, &step);
+        let m = |back: usize| match back {
+            0 => original.clone(),
+            _ => Combination::of(&self.model_outputs[back - 1]),
+        };
+        let order = self.order(step.index);
+        let update = self.update(step.index, order);
+        let (r0, r1) = self.ratios(step.index, order);
+        let mut next = update.sample * step.sample() + update.d0 * m(0);
+        if order == 2 {
+            next = next + update.d1 * ((1.0 / r0) * (m(0) - m(1)));
         }
-        Ok(())
+        if order == 3 {
+            let (d1_0, d1_1) = ((1.0 / r0) * (m(0) - m(1)), (1.0 / r1) * (m(1) - m(2)));
+            let difference = d1_0.clone() - d1_1;
+            let d1 = d1_0 + (r0 / (r0 + r1)) * difference.clone();
+            let d2 = (1.0 / (r0 + r1)) * difference;
+            next = next + update.d1 * d1 + update.d2 * d2;
+        }
+        let noise;
+        if self.settings.sde {
+            noise = step.draw()?;
+            next = next + update.noise * Combination::of(&noise);
+        }
+        let next = next.compute(step.backend)?;
+        if self.settings.solver_order > 1 {
+            let original = original.compute(step.backend)?;
+            self.model_outputs.truncate(self.settings.solver_order - 2);
+            self.model_outputs.push_front(original);
+        }
+        Ok(next)
     }
 
     fn noise_level(&self, index: usize) -> (f32, f32) {

@@ -1,15 +1,17 @@
 //! `EulerAncestralDiscreteScheduler`: Euler's method that goes below each noise level and adds noise up to it.
 
+use reverie_kernels::Backend;
+
 use super::{
-    Algorithm, Plan,
-    euler_discrete::{SigmaSteps, scale_model_input},
+    Algorithm, Combination, Plan, Step,
+    euler_discrete::SigmaSteps,
     noise_schedule::AlphasCumprod,
     prediction::original_sample_of_sigma,
     settings::{PredictionType, Settings},
     sigmas::TrainedSigmas,
     timesteps,
 };
-use crate::{error::Result, random::Generator};
+use crate::error::Result;
 
 /// Noise is drawn in every step, also in the last, whose share of it is none.
 pub(super) struct EulerAncestralDiscreteScheduler {
@@ -27,7 +29,7 @@ impl EulerAncestralDiscreteScheduler {
     }
 }
 
-impl Algorithm for EulerAncestralDiscreteScheduler {
+impl<B: Backend> Algorithm<B> for EulerAncestralDiscreteScheduler {
     fn timesteps(&self) -> &[f64] {
         &self.schedule.timesteps
     }
@@ -40,29 +42,20 @@ impl Algorithm for EulerAncestralDiscreteScheduler {
         self.schedule.init_noise_sigma
     }
 
-    fn scale_model_input(&self, index: usize, sample: &mut [f32]) {
-        scale_model_input(self.schedule.sigmas[index], sample);
+    fn input_divisor(&self, index: usize) -> f32 {
+        self.schedule.input_divisor(index)
     }
 
-    fn step(
-        &mut self,
-        index: usize,
-        model_output: &[f32],
-        sample: &mut [f32],
-        noise: &mut Generator,
-    ) -> Result<()> {
-        let (sigma, sigma_to) = (self.schedule.sigmas[index], self.schedule.sigmas[index + 1]);
+    fn step(&mut self, mut step: Step<B>) -> Result<B::Tensor> {
+        let (sigma, sigma_to) = (self.schedule.sigmas[step.index], self.schedule.sigmas[step.index + 1]);
         let (from, to) = (sigma * sigma, sigma_to * sigma_to);
         let sigma_up = (to * (from - to) / from).sqrt();
         let sigma_down = (to - sigma_up * sigma_up).sqrt();
         let dt = sigma_down - sigma;
-        let noise = noise.randn(model_output.len());
-        for ((x, &output), noise) in sample.iter_mut().zip(model_output).zip(noise) {
-            let original = original_sample_of_sigma(self.prediction_type, sigma, output, *x);
-            let derivative = (*x - original) / sigma;
-            *x = *x + derivative * dt + noise * sigma_up;
-        }
-        Ok(())
+        let noise = step.draw()?;
+        let original = original_sample_of_sigma(self.prediction_type, sigma, &step);
+        let derivative = (step.sample() - original) / sigma;
+        (step.sample() + dt * derivative + sigma_up * Combination::of(&noise)).compute(step.backend)
     }
 
     fn noise_level(&self, index: usize) -> (f32, f32) {

@@ -1,15 +1,17 @@
 //! `EulerDiscreteScheduler`: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models",
 //! algorithm 2 without added noise.
 
+use reverie_kernels::Backend;
+
 use super::{
-    Algorithm, Plan,
+    Algorithm, Plan, Step,
     noise_schedule::{self, AlphasCumprod, sigma_of},
     prediction::original_sample_of_sigma,
     settings::{FinalSigmas, Interpolation, PredictionType, Settings},
     sigmas::{TrainedSigmas, spaced},
     timesteps,
 };
-use crate::{error::Result, random::Generator};
+use crate::error::Result;
 
 /// Follows the slope at each noise level down to the next.
 pub(super) struct EulerDiscreteScheduler {
@@ -24,7 +26,7 @@ impl EulerDiscreteScheduler {
     }
 }
 
-impl Algorithm for EulerDiscreteScheduler {
+impl<B: Backend> Algorithm<B> for EulerDiscreteScheduler {
     fn timesteps(&self) -> &[f64] {
         &self.schedule.timesteps
     }
@@ -37,36 +39,21 @@ impl Algorithm for EulerDiscreteScheduler {
         self.schedule.init_noise_sigma
     }
 
-    fn scale_model_input(&self, index: usize, sample: &mut [f32]) {
-        scale_model_input(self.schedule.sigmas[index], sample);
+    fn input_divisor(&self, index: usize) -> f32 {
+        self.schedule.input_divisor(index)
     }
 
-    fn step(
-        &mut self,
-        index: usize,
-        model_output: &[f32],
-        sample: &mut [f32],
-        _noise: &mut Generator,
-    ) -> Result<()> {
-        let sigma = self.schedule.sigmas[index];
-        let dt = self.schedule.sigmas[index + 1] - sigma;
-        for (x, &output) in sample.iter_mut().zip(model_output) {
-            let original = original_sample_of_sigma(self.prediction_type, sigma, output, *x);
-            let derivative = (*x - original) / sigma;
-            *x += derivative * dt;
-        }
-        Ok(())
+    fn step(&mut self, step: Step<B>) -> Result<B::Tensor> {
+        let sigma = self.schedule.sigmas[step.index];
+        let dt = self.schedule.sigmas[step.index + 1] - sigma;
+        let original = original_sample_of_sigma(self.prediction_type, sigma, &step);
+        let derivative = (step.sample() - original) / sigma;
+        (step.sample() + dt * derivative).compute(step.backend)
     }
 
     fn noise_level(&self, index: usize) -> (f32, f32) {
         (1.0, self.schedule.sigmas[index])
     }
-}
-
-/// Brings latents that are picture plus `sigma` times noise to the scale of the training.
-pub(super) fn scale_model_input(sigma: f32, sample: &mut [f32]) {
-    let scale = (sigma * sigma + 1.0).sqrt();
-    sample.iter_mut().for_each(|x| *x /= scale);
 }
 
 /// The steps of the schedulers that count in noise levels, one for each timestep and a last one after them.
@@ -112,5 +99,10 @@ impl SigmaSteps {
             Leading => (max * max + 1.0).sqrt(),
         };
         Self { timesteps, sigmas, init_noise_sigma }
+    }
+
+    /// What brings latents that are picture plus noise to the scale of the training.
+    pub(super) fn input_divisor(&self, index: usize) -> f32 {
+        (self.sigmas[index] * self.sigmas[index] + 1.0).sqrt()
     }
 }

@@ -1,30 +1,32 @@
 //! `HeunDiscreteScheduler`: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models",
 //! algorithm 1.
 
+use reverie_kernels::Backend;
+
 use super::{
-    Algorithm, Plan,
-    euler_discrete::{SigmaSteps, scale_model_input},
+    Algorithm, Combination, Plan, Step,
+    euler_discrete::SigmaSteps,
     prediction::{clipped, original_sample_of_sigma},
     settings::{FinalSigmas, Interpolation, Settings},
 };
-use crate::{error::Result, random::Generator};
+use crate::error::Result;
 
 /// Takes each step by the mean of the slopes at its beginning and at its end; the last one, which ends without noise, by
 /// the slope at its beginning.
-pub(super) struct HeunDiscreteScheduler {
+pub(super) struct HeunDiscreteScheduler<B: Backend> {
     settings: Settings,
     schedule: SigmaSteps,
     /// What the first half of a step leaves for the second.
-    half: Option<Half>,
+    half: Option<Half<B::Tensor>>,
 }
 
-struct Half {
-    sample: Vec<f32>,
-    derivative: Vec<f32>,
+struct Half<T> {
+    sample: T,
+    derivative: T,
     dt: f32,
 }
 
-impl HeunDiscreteScheduler {
+impl<B: Backend> HeunDiscreteScheduler<B> {
     pub(super) fn new(settings: &Settings, plan: &Plan) -> Result<Self> {
         // It has neither of these settings; another scheduler's are not meant for it.
         let settings = Settings {
@@ -39,14 +41,9 @@ impl HeunDiscreteScheduler {
         let schedule = SigmaSteps::from_sigmas(&settings, timesteps, sigmas);
         Ok(Self { settings, schedule, half: None })
     }
-
-    fn derivative(&self, sigma: f32, model_output: f32, sample: f32) -> f32 {
-        let original = original_sample_of_sigma(self.settings.prediction_type, sigma, model_output, sample);
-        (sample - clipped(&self.settings, original)) / sigma
-    }
 }
 
-impl Algorithm for HeunDiscreteScheduler {
+impl<B: Backend> Algorithm<B> for HeunDiscreteScheduler<B> {
     fn timesteps(&self) -> &[f64] {
         &self.schedule.timesteps
     }
@@ -63,36 +60,28 @@ impl Algorithm for HeunDiscreteScheduler {
         self.schedule.init_noise_sigma
     }
 
-    fn scale_model_input(&self, index: usize, sample: &mut [f32]) {
-        scale_model_input(self.schedule.sigmas[index], sample);
+    fn input_divisor(&self, index: usize) -> f32 {
+        self.schedule.input_divisor(index)
     }
 
-    fn step(
-        &mut self,
-        index: usize,
-        model_output: &[f32],
-        sample: &mut [f32],
-        _noise: &mut Generator,
-    ) -> Result<()> {
-        let sigma = self.schedule.sigmas[index];
-        let here = sample.iter().zip(model_output);
-        let derivative: Vec<f32> = here.map(|(&x, &output)| self.derivative(sigma, output, x)).collect();
-        match self.half.take() {
-            None => {
-                let dt = self.schedule.sigmas[index + 1] - sigma;
-                self.half = Some(Half { sample: sample.to_vec(), derivative: derivative.clone(), dt });
-                for (x, derivative) in sample.iter_mut().zip(derivative) {
-                    *x += derivative * dt;
-                }
-            }
-            Some(half) => {
-                let slopes = half.derivative.iter().zip(derivative).map(|(a, b)| (a + b) / 2.0);
-                for ((x, start), slope) in sample.iter_mut().zip(&half.sample).zip(slopes) {
-                    *x = start + slope * half.dt;
-                }
-            }
+    fn step(&mut self, step: Step<B>) -> Result<B::Tensor> {
+        let backend = step.backend;
+        let sigma = self.schedule.sigmas[step.index];
+        let original = original_sample_of_sigma(self.settings.prediction_type, sigma, &step);
+        let mut kept = None;
+        let original = clipped(&self.settings, backend, original, &mut kept)?;
+        let derivative = (step.sample() - original) / sigma;
+        if let Some(half) = &self.half {
+            let slope = (Combination::of(&half.derivative) + derivative) / 2.0;
+            let next = (Combination::of(&half.sample) + half.dt * slope).compute(backend)?;
+            self.half = None;
+            return Ok(next);
         }
-        Ok(())
+        let dt = self.schedule.sigmas[step.index + 1] - sigma;
+        let next = (step.sample() + dt * derivative.clone()).compute(backend)?;
+        let (sample, derivative) = (step.sample.clone(), derivative.compute(backend)?);
+        self.half = Some(Half { sample, derivative, dt });
+        Ok(next)
     }
 
     fn noise_level(&self, index: usize) -> (f32, f32) {

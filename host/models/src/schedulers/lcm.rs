@@ -1,17 +1,16 @@
 //! `LCMScheduler`: Luo et al. 2023, "Latent Consistency Models: Synthesizing High-Resolution Images with Few-Step
 //! Inference".
 
+use reverie_kernels::Backend;
+
 use super::{
-    Algorithm, Plan,
+    Algorithm, Combination, Plan, Step,
     noise_schedule::AlphasCumprod,
     prediction::{clipped, original_sample},
     settings::Settings,
     timesteps::linspace,
 };
-use crate::{
-    error::{Error, Result},
-    random::Generator,
-};
+use crate::error::{Error, Result};
 
 /// Predicts the picture in each step, and adds fresh noise to it for the next.
 pub(super) struct LcmScheduler {
@@ -36,31 +35,25 @@ impl LcmScheduler {
     }
 }
 
-impl Algorithm for LcmScheduler {
+impl<B: Backend> Algorithm<B> for LcmScheduler {
     fn timesteps(&self) -> &[f64] {
         &self.timesteps
     }
 
-    fn step(
-        &mut self,
-        index: usize,
-        model_output: &[f32],
-        sample: &mut [f32],
-        noise: &mut Generator,
-    ) -> Result<()> {
-        let level = self.noise_level(index);
-        let (c_out, c_skip) = self.boundary_scalings(self.timesteps[index]);
-        for (x, &output) in sample.iter_mut().zip(model_output) {
-            let original = original_sample(self.settings.prediction_type, level, output, *x);
-            *x = c_out * clipped(&self.settings, original) + c_skip * *x;
+    fn step(&mut self, mut step: Step<B>) -> Result<B::Tensor> {
+        let level = |index: usize| self.alphas_cumprod.noise_level(self.timesteps[index]);
+        let (c_out, c_skip) = self.boundary_scalings(self.timesteps[step.index]);
+        let original = original_sample(self.settings.prediction_type, level(step.index), &step);
+        let mut kept = None;
+        let original = clipped(&self.settings, step.backend, original, &mut kept)?;
+        let mut next = c_out * original + c_skip * step.sample();
+        let noise;
+        if step.index + 1 < self.timesteps.len() {
+            let (signal, sigma) = level(step.index + 1);
+            noise = step.draw()?;
+            next = signal * next + sigma * Combination::of(&noise);
         }
-        if index + 1 < self.timesteps.len() {
-            let (signal, sigma) = self.noise_level(index + 1);
-            for (x, noise) in sample.iter_mut().zip(noise.randn(model_output.len())) {
-                *x = signal * *x + sigma * noise;
-            }
-        }
-        Ok(())
+        next.compute(step.backend)
     }
 
     fn noise_level(&self, index: usize) -> (f32, f32) {

@@ -1,9 +1,14 @@
 //! Schedulers: which noise levels a picture passes through, and how a model's output takes it from one to the next.
 //!
 //! They have diffusers' names, settings and numbers, in the precision in which diffusers computes them: the tensors of a
-//! schedule in f32, what NumPy does in f64. A [`Scheduler`] is the state of one request, so that requests which stand at
-//! different steps, with different schedulers, can share a batch of the model.
+//! schedule in f32, what NumPy does in f64. The latents stay on the device: every update is a linear combination of the
+//! latents, the model's outputs and noise, whose factors are computed here. On a GPU the latents are fp16 between steps, as
+//! in diffusers' fp16 pipelines, and sums are fp32.
+//!
+//! A [`Scheduler`] is the state of one request, so that requests which stand at different steps, with different schedulers,
+//! can share a batch of the model.
 
+mod combination;
 mod config;
 mod ddim;
 mod ddpm;
@@ -25,10 +30,13 @@ mod unipc_multistep;
 pub use config::{SchedulerConfig, SchedulerName};
 pub use samplers::{sampler_names, schedule_type_names};
 
+use reverie_kernels::Backend;
+
 use crate::{
     error::{Error, Result},
     random::Generator,
 };
+use combination::Combination;
 use settings::Settings;
 
 /// What a request asks of a scheduler.
@@ -62,17 +70,15 @@ impl Plan {
 }
 
 /// The way of one request from noise to picture.
-pub struct Scheduler {
-    algorithm: Box<dyn Algorithm>,
+pub struct Scheduler<B: Backend> {
+    algorithm: Box<dyn Algorithm<B>>,
     /// Where the request begins in the algorithm's timesteps: beyond 0 with a strength below 1.
     begin: usize,
     /// The step that comes next.
     index: usize,
-    /// How many values the latents have, once there was a step.
-    len: Option<usize>,
 }
 
-impl Scheduler {
+impl<B: Backend> Scheduler<B> {
     /// A request's scheduler, before its first step.
     ///
     /// # Errors
@@ -81,7 +87,7 @@ impl Scheduler {
     pub fn new(config: &SchedulerConfig, plan: &Plan) -> Result<Self> {
         let settings = Settings::read(config)?;
         check(plan, &settings)?;
-        let algorithm: Box<dyn Algorithm> = match config.name() {
+        let algorithm: Box<dyn Algorithm<B>> = match config.name() {
             SchedulerName::Ddim => Box::new(ddim::DdimScheduler::new(&settings, plan)?),
             SchedulerName::Ddpm => Box::new(ddpm::DdpmScheduler::new(&settings, plan)?),
             SchedulerName::DpmSolverMultistep => {
@@ -107,7 +113,7 @@ impl Scheduler {
         } else {
             skipped_steps(plan)? * algorithm.order()
         };
-        Ok(Self { algorithm, begin, index: begin, len: None })
+        Ok(Self { algorithm, begin, index: begin })
     }
 
     /// The timesteps of the steps that are run, from the noisiest to the last: what the model is told. `len()` is how many
@@ -136,33 +142,44 @@ impl Scheduler {
         self.algorithm.init_noise_sigma()
     }
 
-    /// Scales a copy of the latents to what the model expects at the next step. After the last step, and with schedulers
-    /// whose latents the model takes as they are, nothing changes.
-    pub fn scale_model_input(&self, latents: &mut [f32]) {
-        if self.timestep().is_some() {
-            self.algorithm.scale_model_input(self.index, latents);
+    /// The latents at the scale that the model expects at the next step. After the last step, and with schedulers whose
+    /// latents the model takes as they are, they are unchanged.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn scale_model_input(&self, backend: &B, latents: &B::Tensor) -> Result<B::Tensor> {
+        let divisor = self.timestep().map_or(1.0, |_| self.algorithm.input_divisor(self.index));
+        match divisor {
+            1.0 => Ok(latents.clone()),
+            _ => (Combination::of(latents) / divisor).compute(backend),
         }
     }
 
-    /// Takes `latents` one step on, by what the model made of them (after guidance). Schedulers that add noise draw it from
-    /// `noise`: the generator that the request's first noise came from.
+    /// The latents one step on from `latents`, by what the model made of them (after guidance). Schedulers that add noise draw
+    /// it from `noise`: the generator that the request's first noise came from. After an error nothing has changed.
     ///
     /// # Errors
-    /// [`Error::Invalid`] after the last step, and where `model_output` and `latents` differ in length from each other or
-    /// from those of the steps before.
-    pub fn step(&mut self, model_output: &[f32], latents: &mut [f32], noise: &mut Generator) -> Result<()> {
+    /// [`Error::Invalid`] after the last step; the device's, also where `model_output` and `latents` differ in shape from each
+    /// other or from those of the steps before.
+    pub fn step(
+        &mut self,
+        backend: &B,
+        model_output: &B::Tensor,
+        latents: &B::Tensor,
+        noise: &mut Generator,
+    ) -> Result<B::Tensor> {
         if self.timestep().is_none() {
             return Err(Error::Invalid(format!(
                 "all {} steps of the scheduler are done",
                 self.timesteps().len()
             )));
         }
-        let len = *self.len.get_or_insert(latents.len());
-        check_len("the step's picture", len, latents.len())?;
-        check_len("the model's output", len, model_output.len())?;
-        self.algorithm.step(self.index, model_output, latents, noise)?;
+        let mut drawn = noise.clone();
+        let step = Step { backend, index: self.index, model_output, sample: latents, noise: &mut drawn };
+        let next = self.algorithm.step(step)?;
+        *noise = drawn;
         self.index += 1;
-        Ok(())
+        Ok(next)
     }
 
     /// `original` with as much of `noise` as the latents have before the next step.
@@ -171,19 +188,44 @@ impl Scheduler {
     /// puts where the mask says to keep the picture. After the last step it is `original` itself.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where the two differ in length.
-    pub fn add_noise(&self, original: &[f32], noise: &[f32]) -> Result<Vec<f32>> {
-        check_len("the noise", original.len(), noise.len())?;
+    /// The device's, also where the two differ in shape.
+    pub fn add_noise(&self, backend: &B, original: &B::Tensor, noise: &B::Tensor) -> Result<B::Tensor> {
         if self.timestep().is_none() {
-            return Ok(original.to_vec());
+            return Ok(original.clone());
         }
         let (signal, sigma) = self.algorithm.noise_level(self.index);
-        Ok(original.iter().zip(noise).map(|(x, n)| signal * x + sigma * n).collect())
+        (signal * Combination::of(original) + sigma * Combination::of(noise)).compute(backend)
     }
 }
 
-/// One scheduler's numbers. `index` always lies within [`Algorithm::timesteps`], and `model_output` is as long as `sample`.
-trait Algorithm: Send + Sync {
+/// What an algorithm has to take a step with.
+struct Step<'a, B: Backend> {
+    backend: &'a B,
+    /// Within [`Algorithm::timesteps`].
+    index: usize,
+    model_output: &'a B::Tensor,
+    sample: &'a B::Tensor,
+    noise: &'a mut Generator,
+}
+
+impl<'a, B: Backend> Step<'a, B> {
+    fn sample(&self) -> Combination<'a, B::Tensor> {
+        Combination::of(self.sample)
+    }
+
+    fn model_output(&self) -> Combination<'a, B::Tensor> {
+        Combination::of(self.model_output)
+    }
+
+    /// Fresh noise, as much as the sample.
+    fn draw(&mut self) -> Result<B::Tensor> {
+        let shape = self.backend.shape(self.sample);
+        Ok(self.backend.tensor(self.noise.randn(shape.iter().product()), shape)?)
+    }
+}
+
+/// One scheduler's numbers.
+trait Algorithm<B: Backend>: Send + Sync {
     /// Of all steps, those that a strength leaves out as well.
     fn timesteps(&self) -> &[f64];
 
@@ -202,17 +244,13 @@ trait Algorithm: Send + Sync {
         1.0
     }
 
-    /// See [`Scheduler::scale_model_input`].
-    fn scale_model_input(&self, _index: usize, _sample: &mut [f32]) {}
+    /// See [`Scheduler::scale_model_input`]: what the latents are divided by before step `index`.
+    fn input_divisor(&self, _index: usize) -> f32 {
+        1.0
+    }
 
-    /// See [`Scheduler::step`].
-    fn step(
-        &mut self,
-        index: usize,
-        model_output: &[f32],
-        sample: &mut [f32],
-        noise: &mut Generator,
-    ) -> Result<()>;
+    /// See [`Scheduler::step`]. Changes `self` only once nothing can fail any more.
+    fn step(&mut self, step: Step<B>) -> Result<B::Tensor>;
 
     /// The factors of the picture and of the noise in the latents before step `index`.
     fn noise_level(&self, index: usize) -> (f32, f32);
@@ -246,13 +284,4 @@ fn skipped_steps(plan: &Plan) -> Result<usize> {
         )));
     }
     Ok(plan.steps - run)
-}
-
-fn check_len(what: &str, expected: usize, actual: usize) -> Result<()> {
-    if expected == actual {
-        return Ok(());
-    }
-    Err(Error::Invalid(format!(
-        "{what} has {actual} values; accepted are as many as the latents have, {expected}"
-    )))
 }

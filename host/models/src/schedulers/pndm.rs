@@ -3,20 +3,19 @@
 
 use std::collections::VecDeque;
 
+use reverie_kernels::Backend;
+
 use super::{
-    Algorithm, Plan,
+    Algorithm, Combination, Plan, Step,
     noise_schedule::AlphasCumprod,
     settings::{PredictionType, Settings},
     timesteps,
 };
-use crate::{
-    error::{Error, Result},
-    random::Generator,
-};
+use crate::error::{Error, Result};
 
 /// Extrapolates from the last four outputs of the model. The second step is taken twice: with the slope at its beginning,
 /// then with the mean of the slopes at both ends.
-pub(super) struct PndmScheduler {
+pub(super) struct PndmScheduler<B: Backend> {
     prediction_type: PredictionType,
     alphas_cumprod: AlphasCumprod,
     final_alpha_cumprod: f32,
@@ -25,13 +24,13 @@ pub(super) struct PndmScheduler {
     span: f64,
     /// How many steps were taken.
     counter: usize,
-    /// The last outputs of the model, the newest first.
-    ets: VecDeque<Vec<f32>>,
+    /// The last outputs of the model, the newest first; three at most.
+    ets: VecDeque<B::Tensor>,
     /// The latents before the first step.
-    first_sample: Vec<f32>,
+    first_sample: Option<B::Tensor>,
 }
 
-impl PndmScheduler {
+impl<B: Backend> PndmScheduler<B> {
     pub(super) fn new(settings: &Settings, plan: &Plan) -> Result<Self> {
         let mut timesteps = timesteps::whole(settings, plan.steps)?;
         if let &[_, second, ..] = timesteps.as_slice() {
@@ -46,12 +45,18 @@ impl PndmScheduler {
             span: (settings.num_train_timesteps / plan.steps) as f64,
             counter: 0,
             ets: VecDeque::new(),
-            first_sample: Vec::new(),
+            first_sample: None,
         })
     }
 
     /// `_get_prev_sample`: formula 9 of the paper, from one timestep to an earlier one.
-    fn transfer(&self, from: f64, to: f64, model_output: &[f32], sample: &mut [f32]) -> Result<()> {
+    fn transfer<'a>(
+        &self,
+        from: f64,
+        to: f64,
+        model_output: Combination<'a, B::Tensor>,
+        sample: Combination<'a, B::Tensor>,
+    ) -> Result<Combination<'a, B::Tensor>> {
         let alpha_prod_t = self.alpha_cumprod(from)?;
         let alpha_prod_t_prev = self.alpha_cumprod(to)?;
         let (beta_prod_t, beta_prod_t_prev) = (1.0 - alpha_prod_t, 1.0 - alpha_prod_t_prev);
@@ -59,14 +64,11 @@ impl PndmScheduler {
         let denominator =
             alpha_prod_t * beta_prod_t_prev.sqrt() + (alpha_prod_t * beta_prod_t * alpha_prod_t_prev).sqrt();
         let (signal, sigma) = (alpha_prod_t.sqrt(), beta_prod_t.sqrt());
-        for (x, &output) in sample.iter_mut().zip(model_output) {
-            let epsilon = match self.prediction_type {
-                PredictionType::VPrediction => signal * output + sigma * *x,
-                PredictionType::Epsilon | PredictionType::Sample => output,
-            };
-            *x = sample_coeff * *x - (alpha_prod_t_prev - alpha_prod_t) * epsilon / denominator;
-        }
-        Ok(())
+        let epsilon = match self.prediction_type {
+            PredictionType::VPrediction => signal * model_output + sigma * sample.clone(),
+            PredictionType::Epsilon | PredictionType::Sample => model_output,
+        };
+        Ok(sample_coeff * sample - (alpha_prod_t_prev - alpha_prod_t) * epsilon / denominator)
     }
 
     /// The value at a timestep; before the first one, the final value. Beyond the last there is none: the second step of an
@@ -82,50 +84,43 @@ impl PndmScheduler {
         })
     }
 
-    /// The slope of the linear multistep formula of as high an order as there are outputs for.
-    fn extrapolated(&self) -> Vec<f32> {
-        let e = &self.ets;
-        let values = 0..e[0].len();
-        match e.len() {
-            1 => e[0].clone(),
-            2 => values.map(|i| (3.0 * e[0][i] - e[1][i]) / 2.0).collect(),
-            3 => values.map(|i| (23.0 * e[0][i] - 16.0 * e[1][i] + 5.0 * e[2][i]) / 12.0).collect(),
-            _ => {
-                let sum = |i: usize| 55.0 * e[0][i] - 59.0 * e[1][i] + 37.0 * e[2][i] - 9.0 * e[3][i];
-                values.map(|i| (1.0 / 24.0) * sum(i)).collect()
-            }
+    /// The slope of the linear multistep formula of as high an order as there are outputs for, with the newest one.
+    fn extrapolated<'a>(&'a self, newest: Combination<'a, B::Tensor>) -> Combination<'a, B::Tensor> {
+        let e = |back: usize| Combination::of(&self.ets[back - 1]);
+        match self.ets.len() {
+            0 => newest,
+            1 => (3.0 * newest - e(1)) / 2.0,
+            2 => (23.0 * newest - 16.0 * e(1) + 5.0 * e(2)) / 12.0,
+            _ => (1.0 / 24.0) * (55.0 * newest - 59.0 * e(1) + 37.0 * e(2) - 9.0 * e(3)),
         }
     }
 }
 
-impl Algorithm for PndmScheduler {
+impl<B: Backend> Algorithm<B> for PndmScheduler<B> {
     fn timesteps(&self) -> &[f64] {
         &self.timesteps
     }
 
-    fn step(
-        &mut self,
-        index: usize,
-        model_output: &[f32],
-        sample: &mut [f32],
-        _noise: &mut Generator,
-    ) -> Result<()> {
-        let timestep = self.timesteps[index];
-        if self.counter == 1 {
-            let slope: Vec<f32> = model_output.iter().zip(&self.ets[0]).map(|(a, b)| (a + b) / 2.0).collect();
-            sample.copy_from_slice(&self.first_sample);
-            self.transfer(timestep + self.span, timestep, &slope, sample)?;
-            self.first_sample = Vec::new();
-        } else {
-            if self.counter == 0 {
-                self.first_sample = sample.to_vec();
+    fn step(&mut self, step: Step<B>) -> Result<B::Tensor> {
+        let timestep = self.timesteps[step.index];
+        let next = match &self.first_sample {
+            Some(first_sample) if self.counter == 1 => {
+                let slope = (step.model_output() + Combination::of(&self.ets[0])) / 2.0;
+                self.transfer(timestep + self.span, timestep, slope, Combination::of(first_sample))?
             }
-            self.ets.truncate(3);
-            self.ets.push_front(model_output.to_vec());
-            self.transfer(timestep, timestep - self.span, &self.extrapolated(), sample)?;
+            _ => {
+                let slope = self.extrapolated(step.model_output());
+                self.transfer(timestep, timestep - self.span, slope, step.sample())?
+            }
+        };
+        let next = next.compute(step.backend)?;
+        self.first_sample = (self.counter == 0).then(|| step.sample.clone());
+        if self.counter != 1 {
+            self.ets.truncate(2);
+            self.ets.push_front(step.model_output.clone());
         }
         self.counter += 1;
-        Ok(())
+        Ok(next)
     }
 
     fn noise_level(&self, index: usize) -> (f32, f32) {

@@ -1,42 +1,52 @@
 //! What a model's output says of the picture: the parametrisations of the training (Salimans and Ho 2022, "Progressive
 //! Distillation for Fast Sampling of Diffusion Models", appendix D).
 
-use super::settings::{PredictionType, Settings};
+use reverie_kernels::Backend;
 
-/// The picture that the model sees in one value of the latents; `alpha` and `sigma` are the factors of picture and noise in
-/// them, whose squares sum to 1.
-pub(super) fn original_sample(
+use super::{
+    Combination, Step,
+    settings::{PredictionType, Settings},
+};
+use crate::error::Result;
+
+/// The picture that the model sees in the latents; `alpha` and `sigma` are the factors of picture and noise in them, whose
+/// squares sum to 1.
+pub(super) fn original_sample<'a, B: Backend>(
     prediction_type: PredictionType,
     (alpha, sigma): (f32, f32),
-    model_output: f32,
-    sample: f32,
-) -> f32 {
+    step: &Step<'a, B>,
+) -> Combination<'a, B::Tensor> {
     match prediction_type {
-        PredictionType::Epsilon => (sample - sigma * model_output) / alpha,
-        PredictionType::VPrediction => alpha * sample - sigma * model_output,
-        PredictionType::Sample => model_output,
+        PredictionType::Epsilon => (step.sample() - sigma * step.model_output()) / alpha,
+        PredictionType::VPrediction => alpha * step.sample() - sigma * step.model_output(),
+        PredictionType::Sample => step.model_output(),
     }
 }
 
 /// The same where the latents are the picture plus `sigma` times noise, as in Euler's and Heun's schedulers.
-pub(super) fn original_sample_of_sigma(
+pub(super) fn original_sample_of_sigma<'a, B: Backend>(
     prediction_type: PredictionType,
     sigma: f32,
-    model_output: f32,
-    sample: f32,
-) -> f32 {
+    step: &Step<'a, B>,
+) -> Combination<'a, B::Tensor> {
     let variance = sigma * sigma + 1.0;
     match prediction_type {
-        PredictionType::Epsilon => sample - sigma * model_output,
-        PredictionType::VPrediction => model_output * (-sigma / variance.sqrt()) + sample / variance,
-        PredictionType::Sample => model_output,
+        PredictionType::Epsilon => step.sample() - sigma * step.model_output(),
+        PredictionType::VPrediction => {
+            -sigma / variance.sqrt() * step.model_output() + step.sample() / variance
+        }
+        PredictionType::Sample => step.model_output(),
     }
 }
 
-/// `clip_sample`.
-pub(super) fn clipped(settings: &Settings, original_sample: f32) -> f32 {
-    match settings.clip_sample {
-        Some(range) => original_sample.clamp(-range, range),
-        None => original_sample,
-    }
+/// `clip_sample`. What is clipped has to be computed, and lies in `kept`.
+pub(super) fn clipped<'a, B: Backend>(
+    settings: &Settings,
+    backend: &B,
+    original_sample: Combination<'a, B::Tensor>,
+    kept: &'a mut Option<B::Tensor>,
+) -> Result<Combination<'a, B::Tensor>> {
+    let Some(range) = settings.clip_sample else { return Ok(original_sample) };
+    let clipped = backend.clamp(&original_sample.compute(backend)?, range)?;
+    Ok(Combination::of(kept.insert(clipped)))
 }

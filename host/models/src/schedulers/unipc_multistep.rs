@@ -3,28 +3,30 @@
 
 use std::collections::VecDeque;
 
+use reverie_kernels::Backend;
+
 use super::{
-    Algorithm, Plan,
+    Algorithm, Combination, Plan, Step,
     noise_schedule::{AlphasCumprod, sigma_of},
     prediction::original_sample,
     settings::{FinalSigmas, Settings, SigmaSchedule, SolverType},
     sigmas::{TrainedSigmas, alpha_sigma, lambda, spaced},
     timesteps,
 };
-use crate::{error::Result, random::Generator};
+use crate::error::Result;
 
 /// Each output of the model corrects the step that led to it, and then predicts the next.
-pub(super) struct UniPcMultistepScheduler {
+pub(super) struct UniPcMultistepScheduler<B: Backend> {
     settings: Settings,
     timesteps: Vec<f64>,
     sigmas: Vec<f32>,
     /// The last predicted pictures, the newest first; as many as the order at most.
-    model_outputs: VecDeque<Vec<f32>>,
+    model_outputs: VecDeque<B::Tensor>,
     /// The latents that the last step began with, and its order.
-    last: Option<(Vec<f32>, usize)>,
+    last: Option<(B::Tensor, usize)>,
 }
 
-impl UniPcMultistepScheduler {
+impl<B: Backend> UniPcMultistepScheduler<B> {
     pub(super) fn new(settings: &Settings, plan: &Plan) -> Result<Self> {
         let alphas_cumprod = AlphasCumprod::nonzero(settings);
         let mut timesteps = timesteps::multistep(settings, plan.steps, settings.num_train_timesteps)?;
@@ -71,18 +73,14 @@ impl UniPcMultistepScheduler {
         }
     }
 
-    /// The differences of the outputs before the newest one to it, each divided by its distance: `D1s` of one value.
-    fn differences(&self, terms: &StepTerms, i: usize) -> impl Iterator<Item = f32> {
-        let newest = self.model_outputs[0][i];
-        terms
-            .rks
-            .iter()
-            .zip(self.model_outputs.iter().skip(1))
-            .map(move |(rk, output)| (output[i] - newest) / rk)
-    }
-
     /// `multistep_uni_p_bh_update`: the latents at the noise level after `index`.
-    fn predict(&self, index: usize, order: usize, sample: &mut [f32]) {
+    fn predict<'a>(
+        &self,
+        index: usize,
+        order: usize,
+        sample: &'a B::Tensor,
+        model_outputs: &'a VecDeque<B::Tensor>,
+    ) -> Combination<'a, B::Tensor> {
         let terms = self.step_terms(index, order);
         let rhos = match order {
             1 => Vec::new(),
@@ -90,41 +88,39 @@ impl UniPcMultistepScheduler {
             2 => vec![0.5],
             _ => solve(terms.matrix(order - 1), terms.b[..order - 1].to_vec()),
         };
-        for (i, x) in sample.iter_mut().enumerate() {
-            let residual: f32 = rhos.iter().zip(self.differences(&terms, i)).map(|(rho, d)| rho * d).sum();
-            *x = terms.base(*x, self.model_outputs[0][i]);
+        let base = terms.base(sample, &model_outputs[0]);
+        match terms.residual(&rhos, model_outputs) {
+            Some(residual) => base - terms.alpha_t * terms.b_h * residual,
             // `b_h` is infinite where a step of the first order ends without noise.
-            if order > 1 {
-                *x -= terms.alpha_t * terms.b_h * residual;
-            }
+            None => base,
         }
     }
 
     /// `multistep_uni_c_bh_update`: the latents at the noise level `index` once more, now that the model's output there,
     /// `this_output`, is known.
-    fn correct(
-        &self,
+    fn correct<'a>(
+        &'a self,
         index: usize,
-        (last_sample, order): &(Vec<f32>, usize),
-        this_output: &[f32],
-        sample: &mut [f32],
-    ) {
+        (last_sample, order): &'a (B::Tensor, usize),
+        this_output: Combination<'a, B::Tensor>,
+    ) -> Combination<'a, B::Tensor> {
         let terms = self.step_terms(index - 1, *order);
         let rhos = match order {
             1 => vec![0.5],
             _ => solve(terms.matrix(*order), terms.b.clone()),
         };
         let (rho_this, rhos) = rhos.split_last().map_or((0.0, &[][..]), |(last, rhos)| (*last, rhos));
-        for (i, x) in sample.iter_mut().enumerate() {
-            let newest = self.model_outputs[0][i];
-            let residual: f32 = rhos.iter().zip(self.differences(&terms, i)).map(|(rho, d)| rho * d).sum();
-            let this = rho_this * (this_output[i] - newest);
-            *x = terms.base(last_sample[i], newest) - terms.alpha_t * terms.b_h * (residual + this);
-        }
+        let newest = &self.model_outputs[0];
+        let this = rho_this * (this_output - Combination::of(newest));
+        let residual = match terms.residual(rhos, &self.model_outputs) {
+            Some(residual) => residual + this,
+            None => this,
+        };
+        terms.base(last_sample, newest) - terms.alpha_t * terms.b_h * residual
     }
 }
 
-impl Algorithm for UniPcMultistepScheduler {
+impl<B: Backend> Algorithm<B> for UniPcMultistepScheduler<B> {
     fn timesteps(&self) -> &[f64] {
         &self.timesteps
     }
@@ -133,31 +129,27 @@ impl Algorithm for UniPcMultistepScheduler {
         &self.sigmas
     }
 
-    fn step(
-        &mut self,
-        index: usize,
-        model_output: &[f32],
-        sample: &mut [f32],
-        _noise: &mut Generator,
-    ) -> Result<()> {
+    fn step(&mut self, step: Step<B>) -> Result<B::Tensor> {
+        let index = step.index;
         let level = alpha_sigma(self.sigmas[index]);
-        let outputs = model_output.iter().zip(sample.iter());
-        let original: Vec<f32> =
-            outputs.map(|(&o, &x)| original_sample(self.settings.prediction_type, level, o, x)).collect();
-        if let Some(last) = &self.last
-            && !self.settings.disable_corrector.contains(&(index - 1))
-        {
-            self.correct(index, last, &original, sample);
-        }
-        self.model_outputs.truncate(self.settings.solver_order - 1);
-        self.model_outputs.push_front(original);
+        let original = original_sample(self.settings.prediction_type, level, &step);
+        let sample = match &self.last {
+            Some(last) if !self.settings.disable_corrector.contains(&(index - 1)) => {
+                self.correct(index, last, original.clone()).compute(step.backend)?
+            }
+            _ => step.sample.clone(),
+        };
+        let mut model_outputs = self.model_outputs.clone();
+        model_outputs.truncate(self.settings.solver_order - 1);
+        model_outputs.push_front(original.compute(step.backend)?);
 
         let left = self.timesteps.len() - index;
         let most = if self.settings.lower_order_final { left } else { self.settings.solver_order };
-        let order = most.min(self.settings.solver_order).min(self.model_outputs.len());
-        self.last = Some((sample.to_vec(), order));
-        self.predict(index, order, sample);
-        Ok(())
+        let order = most.min(self.settings.solver_order).min(model_outputs.len());
+        let next = self.predict(index, order, &sample, &model_outputs).compute(step.backend)?;
+        self.model_outputs = model_outputs;
+        self.last = Some((sample, order));
+        Ok(next)
     }
 
     fn noise_level(&self, index: usize) -> (f32, f32) {
@@ -179,8 +171,17 @@ struct StepTerms {
 
 impl StepTerms {
     /// The first-order update.
-    fn base(&self, sample: f32, newest: f32) -> f32 {
-        self.sample * sample - self.alpha_t * self.h_phi_1 * newest
+    fn base<'a, T>(&self, sample: &'a T, newest: &'a T) -> Combination<'a, T> {
+        self.sample * Combination::of(sample) - self.alpha_t * self.h_phi_1 * Combination::of(newest)
+    }
+
+    /// What the outputs before the newest add to it: the sum of `rhos` times their differences to the newest one, each divided
+    /// by its distance (`D1s`). None for a step of the first order.
+    fn residual<'a, T>(&self, rhos: &[f32], model_outputs: &'a VecDeque<T>) -> Option<Combination<'a, T>> {
+        let newest = || Combination::of(&model_outputs[0]);
+        let before = model_outputs.iter().skip(1).zip(&self.rks);
+        let differences = before.map(|(output, &rk)| (Combination::of(output) - newest()) / rk);
+        rhos.iter().zip(differences).map(|(&rho, difference)| rho * difference).reduce(|sum, term| sum + term)
     }
 
     /// The first `size` rows and columns of `R`, the powers of `rks`.
