@@ -21,7 +21,7 @@ pub fn gpu() -> Gpu {
 #[derive(Default)]
 pub struct Interpreted {
     memory: Arc<RwLock<ptx::Memory>>,
-    modules: Mutex<HashMap<Variant, Arc<ptx::Module>>>,
+    modules: Arc<Mutex<HashMap<Variant, Arc<ptx::Module>>>>,
 }
 
 pub struct Buffer {
@@ -58,6 +58,11 @@ impl Device for Interpreted {
 
     fn name(&self) -> &str {
         "PTX interpreter"
+    }
+
+    // All that is launched has run when the call returns: lanes are in order anyway.
+    fn lane(&self) -> Result<Self> {
+        Ok(Self { memory: self.memory.clone(), modules: self.modules.clone() })
     }
 
     fn allocate(&self, bytes: usize) -> Result<Buffer> {

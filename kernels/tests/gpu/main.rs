@@ -14,6 +14,7 @@ mod layout;
 mod linear;
 mod norm;
 mod pixel_shuffle;
+mod repeated;
 mod resize;
 
 use common::{Plain, assert_close};
