@@ -99,6 +99,7 @@ pub struct Images {
 pub struct Execution {
     pub backend: Backend,
     pub vram_budget_mb: u64,
+    pub lanes: usize,
     pub threads: usize,
     pub tile: usize,
     pub models_dir: PathBuf,
@@ -247,6 +248,7 @@ impl Config {
             ("storage.max_put_bytes", self.storage.max_put_bytes),
             ("images.max_input_pixels", self.images.max_input_pixels as usize),
             ("images.max_output_pixels", self.images.max_output_pixels as usize),
+            ("execution.lanes", self.execution.lanes),
             ("diffusion.max_batch", self.diffusion.max_batch),
             ("diffusion.max_pixels", self.diffusion.max_pixels as usize),
             ("plugin_runtime.max_instances", self.plugin_runtime.max_instances as usize),
