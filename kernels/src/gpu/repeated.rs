@@ -109,7 +109,6 @@ impl<D: Device> Recorded<D> {
         shapes: &[Shape],
         mut work: impl FnMut(&[GpuTensor<D>]) -> Result<Vec<GpuTensor<D>>>,
     ) -> Result<Option<Self>> {
-        let _records = Records::new();
         let inputs: Vec<_> = shapes.iter().map(|shape| gpu.empty(*shape)).collect::<Result<_>>()?;
         let mut outputs = Vec::new();
         let recording = gpu.device.record(&mut || {
@@ -162,15 +161,24 @@ impl<D: Device> Repeated<D> {
                     replayed => replayed,
                 }
             }
-            Some(State::Warm) => match Recorded::new(gpu, &shapes, &mut work) {
-                Ok(Some(recorded)) => {
+            Some(State::Warm) => {
+                let records = Records::new();
+                let recorded = Recorded::new(gpu, &shapes, &mut work);
+                let replayed = recorded.and_then(|recorded| {
+                    let Some(recorded) = recorded else { return Ok(None) };
                     let out = recorded.replay(gpu, inputs)?;
-                    self.set(shapes, State::Recorded(Arc::new(Mutex::new(recorded))));
-                    Ok(out)
+                    Ok(Some((recorded, out)))
+                });
+                drop(records);
+                match replayed {
+                    Ok(Some((recorded, out))) => {
+                        self.set(shapes, State::Recorded(Arc::new(Mutex::new(recorded))));
+                        Ok(out)
+                    }
+                    // What is wrong with the work itself, it says again.
+                    Ok(None) | Err(_) => work(&own),
                 }
-                // What is wrong with the work itself, it says again.
-                Ok(None) | Err(_) => work(&own),
-            },
+            }
         }
     }
 

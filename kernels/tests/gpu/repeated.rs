@@ -185,6 +185,17 @@ fn work_is_recorded_at_its_second_time() {
 }
 
 #[test]
+fn a_full_device_is_an_error_that_passes() {
+    let gpu = interpreted::gpu();
+    let x = gpu.tensor(vec![1.0; LEN], [1, 1, 16, 16]).unwrap();
+    gpu.device().run_out_after(Some(1));
+    assert!(gpu.add(&x, &x).is_ok());
+    assert!(matches!(gpu.add(&x, &x), Err(Error::OutOfMemory { bytes: BYTES, .. })));
+    gpu.device().run_out_after(None);
+    assert_eq!(gpu.to_vec(&gpu.add(&x, &x).unwrap()).unwrap(), [2.0; LEN]);
+}
+
+#[test]
 fn recordings_of_all_lanes_go_where_memory_runs_out() {
     let gpu = GpuBackend::new(Small::new(1 << 20));
     let lane = gpu.lane().unwrap();
