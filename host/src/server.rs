@@ -125,7 +125,8 @@ pub async fn registry(config: Config) -> Result<Arc<Registry>, String> {
     let execution = &config.execution;
     let models_dir = Some(execution.models_dir.as_path()).filter(|dir| !dir.as_os_str().is_empty());
     let backend = backend::open(execution)?;
-    let (upscalers, warnings) = Upscalers::new(backend.clone(), models_dir, execution.tile);
+    let lane = || backend::lane(&backend).map_err(|error| format!("execution.backend: {error}"));
+    let (upscalers, warnings) = Upscalers::new(lane()?, models_dir, execution.tile);
     for warning in warnings {
         tracing::warn!("execution.models_dir: {warning}");
     }
@@ -139,12 +140,14 @@ pub async fn registry(config: Config) -> Result<Arc<Registry>, String> {
         storage_ok: AtomicBool::new(true),
         upscalers: Arc::new(upscalers),
         diffusion,
-        scoring: Scoring::new(&config, backend),
-        device: Device::default(),
+        scoring: Scoring::new(&config, lane()?),
+        device: Device::new(backend::lanes(&backend, execution)),
         metrics,
         registry: OnceLock::new(),
         config,
     });
+    let idle = Arc::downgrade(&services);
+    services.device.room.made_by(move || idle.upgrade().is_some_and(|services| services.drop_idle()));
     services.check_storage().await;
     Ok(Registry::start(engine, services).await)
 }

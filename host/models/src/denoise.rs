@@ -124,12 +124,26 @@ impl<B: Backend> Denoise<B> {
 /// this returns, the step may still be running there.
 ///
 /// # Errors
-/// [`Error::Invalid`] for none, for one that is done, and for those that do not [`Denoise::fits`]; the device's.
+/// Those of [`predict`] and [`advance`].
 pub fn step<B: Backend>(
     backend: &B,
     unet: &UNet2DConditionModel<B>,
     requests: &mut [&mut Denoise<B>],
 ) -> Result<()> {
+    let outputs = predict(backend, unet, requests)?;
+    advance(backend, &outputs, requests)
+}
+
+/// The first half of a step, which takes nearly all of its time and memory: what the UNet makes of all entries of
+/// `requests`, of which it changes nothing, so that it can be tried again.
+///
+/// # Errors
+/// [`Error::Invalid`] for none, for one that is done, and for those that do not [`Denoise::fits`]; the device's.
+pub fn predict<B: Backend>(
+    backend: &B,
+    unet: &UNet2DConditionModel<B>,
+    requests: &[&mut Denoise<B>],
+) -> Result<B::Tensor> {
     let Some(first) = requests.first() else {
         return Err(Error::Invalid("a step of no requests".into()));
     };
@@ -160,10 +174,17 @@ pub fn step<B: Backend>(
         text_embeds: pooled.as_ref(),
         time_ids: (!time_ids.is_empty()).then_some(time_ids.as_slice()),
     };
-    let outputs = unet.forward(backend, &samples, &timesteps, &hidden_states, &conditions)?;
+    unet.forward(backend, &samples, &timesteps, &hidden_states, &conditions)
+}
+
+/// The other half: guidance and the schedulers' updates, by the `outputs` of [`predict`].
+///
+/// # Errors
+/// The device's.
+pub fn advance<B: Backend>(backend: &B, outputs: &B::Tensor, requests: &mut [&mut Denoise<B>]) -> Result<()> {
     let mut entry = 0;
     for request in requests {
-        request.advance(backend, &outputs, entry)?;
+        request.advance(backend, outputs, entry)?;
         entry += request.entries();
     }
     Ok(())

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use reverie_kernels::{Backend, cpu::CpuBackend};
 use reverie_models::{
-    Adapters, LayerCache, ModelFiles, Weights,
+    Adapters, Error, LayerCache, ModelFiles, Weights,
     denoise::{self, Denoise},
     noise::Blend,
     pipeline::{Mask, Picture, Pipeline, Request},
@@ -156,6 +156,48 @@ fn a_gpu_makes_the_same_pictures_within_fp16() {
         let off = off / golden.rgb.len() as f64;
         println!("{kind}: latents {error:.1e}, picture {off:.2}/255 on average, {:?}", began.elapsed());
         assert!(error < 1e-2 && off < 1.0, "{kind}: latents differ by {error}, the picture by {off}");
+    }
+}
+
+/// What a host relies on that makes room on a full device, and then tries again.
+#[test]
+fn what_ran_out_of_memory_can_be_done_again() {
+    let gpu = interpreted::gpu();
+    let all = requests();
+    let asked = all.iter().find(|asked| asked["name"] == "sd_batch_euler_a").unwrap();
+    let files = ModelFiles::open(&fixtures().join(asked["model"].as_str().unwrap())).unwrap();
+    let full = |error: Option<Error>| {
+        matches!(error, Some(Error::Backend(reverie_kernels::Error::OutOfMemory { .. })))
+    };
+    let cache = LayerCache::default();
+    let load = || Pipeline::load(&gpu, &files, &cache, &Adapters::default());
+    gpu.device().run_out_after(Some(20));
+    assert!(full(load().err()));
+    assert!(!cache.is_empty(), "what was prepared is kept");
+    gpu.device().run_out_after(None);
+    let pipeline = load().unwrap();
+
+    let mut requests = read(asked);
+    requests.truncate(2);
+    requests[1].guidance_scale = 1.0;
+    let prepare = || requests.iter().map(|request| pipeline.prepare(&gpu, request).unwrap()).collect();
+    let step = |states: &mut Vec<Denoise>| {
+        denoise::step(&gpu, &pipeline.unet, &mut states.iter_mut().collect::<Vec<_>>())
+    };
+    let [mut undisturbed, mut states]: [Vec<Denoise>; 2] = [prepare(), prepare()];
+    let plenty = 1 << 20;
+    gpu.device().run_out_after(Some(plenty));
+    step(&mut undisturbed).unwrap();
+    let needed = plenty - gpu.device().run_out_after(None).unwrap();
+    for buffers in [0, needed / 2, needed - 1] {
+        gpu.device().run_out_after(Some(buffers));
+        assert!(full(step(&mut states).err()), "{buffers} of {needed}");
+        assert!(states.iter().all(|state| state.position() == 0), "{buffers} of {needed}");
+    }
+    gpu.device().run_out_after(None);
+    step(&mut states).unwrap();
+    for (state, undisturbed) in states.iter().zip(&undisturbed) {
+        assert_eq!(state.latents(), undisturbed.latents());
     }
 }
 

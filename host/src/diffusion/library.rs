@@ -9,7 +9,7 @@ use reverie_models::{Adapters, LayerCache, Lora, ModelFiles, pipeline::Pipeline}
 
 use crate::{
     error::Error,
-    execution::{AnyBackend, Lane},
+    execution::{AnyBackend, Lane, Room, backend, room},
 };
 
 /// Sets of adapters that one model is kept with.
@@ -20,11 +20,12 @@ pub struct Model {
     pub pipeline: Pipeline<AnyBackend>,
     /// Where its pictures meet.
     pub lane: Lane,
-    _base: Arc<Base>,
+    base: Arc<Base>,
 }
 
-/// What the variants of a model share: its files, and the layers that no adapter touches.
+/// What the variants of a model share: its lane of the device, its files, and the layers that no adapter touches.
 struct Base {
+    backend: Arc<AnyBackend>,
     path: PathBuf,
     /// In place of the model's own.
     vae: Option<PathBuf>,
@@ -73,10 +74,12 @@ impl Library {
     ///
     /// # Errors
     /// `InvalidInput` for adapters that do not fit and for models that are not supported; `Internal` for files that are
-    /// missing or broken. The message names them and what is wrong.
+    /// missing or broken; `Unavailable` where its weights do not fit on the device, not even without what is idle. The message
+    /// names them and what is wrong.
     pub fn get(
         &self,
-        backend: &AnyBackend,
+        backend: &Arc<AnyBackend>,
+        room: &Room,
         path: &Path,
         vae: Option<&Path>,
         adapters: &[Adapter],
@@ -100,7 +103,7 @@ impl Library {
             .map(|s| s.base.clone());
         let base = match base {
             Some(base) => base,
-            None => Arc::new(self.open(path, vae)?),
+            None => Arc::new(self.open(backend, path, vae)?),
         };
         let began = std::time::Instant::now();
         let loras =
@@ -112,9 +115,11 @@ impl Library {
             let count = added.unmatched().len();
             tracing::warn!(model = %path.display(), "{count} tensors of its LoRAs fit no layer and are left out, such as {first}");
         }
-        let pipeline = Pipeline::load(backend, &base.files, &base.layers, &added).map_err(error)?;
+        // What a first try has prepared is kept for the second.
+        let pipeline = room.retry(|| Pipeline::load(&*base.backend, &base.files, &base.layers, &added));
+        let pipeline = pipeline.map_err(|error| base.error(error))?;
         tracing::info!(model = %path.display(), adapters = adapters.len(), "model loaded in {:.1} s", began.elapsed().as_secs_f32());
-        let model = Arc::new(Model { pipeline, lane: Lane::default(), _base: base.clone() });
+        let model = Arc::new(Model { pipeline, lane: Lane::default(), base: base.clone() });
         let mut shelf = self.shelf.lock().unwrap();
         let used = shelf.tick();
         shelf.slots.push(Slot { base, adapters: adapters.to_vec(), model: model.clone(), used });
@@ -122,7 +127,7 @@ impl Library {
         Ok(model)
     }
 
-    fn open(&self, path: &Path, vae: Option<&Path>) -> Result<Base, Error> {
+    fn open(&self, backend: &Arc<AnyBackend>, path: &Path, vae: Option<&Path>) -> Result<Base, Error> {
         let mut files = ModelFiles::open(path).map_err(error)?;
         if let Some(vae) = vae {
             files.vae = ModelFiles::open_vae(vae).map_err(error)?;
@@ -131,7 +136,8 @@ impl Library {
         // Room is made before it is taken.
         self.shelf.lock().unwrap().make_room(self.budget.saturating_sub(bytes), 0);
         let vae = vae.map(Path::to_owned);
-        Ok(Base { path: path.to_owned(), vae, files, layers: LayerCache::default(), bytes })
+        let backend = backend::lane(backend).map_err(|e| Error::internal(e.to_string()))?;
+        Ok(Base { backend, path: path.to_owned(), vae, files, layers: LayerCache::default(), bytes })
     }
 
     fn find(&self, path: &Path, vae: Option<&Path>, adapters: &[Adapter]) -> Option<Arc<Model>> {
@@ -157,13 +163,41 @@ impl Library {
         loaded
     }
 
+    /// Drops the models that no request has; whether there were any.
+    pub fn drop_idle(&self) -> bool {
+        let mut shelf = self.shelf.lock().unwrap();
+        // Those that requests have may be taken only from the shelf: under its lock, no idle one is.
+        let idle: Vec<Slot> =
+            shelf.slots.extract_if(.., |slot| Arc::strong_count(&slot.model) == 1).collect();
+        // What is dropped waits for the device; whoever looks for a model need not.
+        drop(shelf);
+        !idle.is_empty()
+    }
+
     /// Drops all models: those whose files may have changed are read anew.
     pub fn clear(&self) {
         self.shelf.lock().unwrap().slots.clear();
     }
 }
 
+impl Model {
+    /// The model's lane of the device.
+    pub fn backend(&self) -> &AnyBackend {
+        &self.base.backend
+    }
+
+    /// An error of the model as one of the host's.
+    pub fn error(&self, error: reverie_models::Error) -> Error {
+        self.base.error(error)
+    }
+}
+
 impl Base {
+    fn error(&self, error: reverie_models::Error) -> Error {
+        let what = format!("model '{}' with {} MiB of weights", self.path.display(), self.bytes >> 20);
+        room::full(&what, &error).unwrap_or_else(|| self::error(error))
+    }
+
     fn is(&self, path: &Path, vae: Option<&Path>) -> bool {
         self.path == path && self.vae.as_deref() == vae
     }

@@ -164,6 +164,11 @@ impl Diffusion {
         self.library.loaded()
     }
 
+    /// Drops the models that no request has; whether there were any.
+    pub fn drop_idle(&self) -> bool {
+        self.library.drop_idle()
+    }
+
     /// The mode that was used last.
     pub fn current(&self) -> Option<String> {
         let used = self.current.lock().unwrap().clone();
@@ -199,7 +204,7 @@ impl Diffusion {
         };
         let adapters = self.adapters(&mode, &request)?;
         let began = Instant::now();
-        let model = self.model(&mode, &adapters)?;
+        let model = self.model(device, &mode, &adapters)?;
         *self.current.lock().unwrap() = Some(mode_name.clone());
         let loaded = Instant::now();
 
@@ -210,22 +215,25 @@ impl Diffusion {
         let scheduler = generation.scheduler.as_ref().unwrap_or(model.pipeline.scheduler()).name().as_str();
         let picture = {
             let _lease = lease(&device.ticket(), &*control).ok_or_else(Error::cancelled)?;
-            model.pipeline.prepare(&self.backend, &generation).map_err(library::error)?
+            let prepared = device.room.retry(|| model.pipeline.prepare(model.backend(), &generation));
+            prepared.map_err(|error| model.error(error))?
         };
         let encoded = Instant::now();
         control.progress(ENCODED, steps_of(&picture));
 
-        let watch = Arc::new(Steps::new(control.clone(), self.backend.clone(), model.clone()));
+        let watch = Arc::new(Steps::new(control.clone(), model.clone()));
         let step = |pictures: &mut [&mut Denoise]| {
-            denoise::step(&*self.backend, &model.pipeline.unet, pictures)?;
+            let (backend, unet) = (model.backend(), &model.pipeline.unet);
+            let outputs = device.room.retry(|| denoise::predict(backend, unet, pictures))?;
+            denoise::advance(backend, &outputs, pictures)?;
             // The device is given back after a step, and its client told of it: it has to be done by then, not just launched.
-            pictures.last().map_or(Ok(()), |picture| picture.latents(&self.backend).map(drop))
+            pictures.last().map_or(Ok(()), |picture| picture.latents(model.backend()).map(drop))
         };
         let picture =
             model.lane.run(device, picture, watch, self.settings.max_batch, &step).map_err(|ended| {
                 match ended {
                     Ended::Stopped => Error::cancelled(),
-                    Ended::Failed(error) => library::error(error),
+                    Ended::Failed(error) => model.error(error),
                     Ended::Fault => Error::internal("the model failed (a fault of the server)"),
                 }
             })?;
@@ -255,22 +263,22 @@ impl Diffusion {
     ///
     /// # Errors
     /// Those of [`Diffusion::generate`].
-    pub fn own_size(&self, mode: &str) -> Result<(u32, u32, u32), Error> {
+    pub fn own_size(&self, device: &Device, mode: &str) -> Result<(u32, u32, u32), Error> {
         let mode = self.modes.read().unwrap().get(mode)?.1.clone();
         let request = Request::default();
         let adapters = self.adapters(&mode, &request)?;
-        let model = self.model(&mode, &adapters)?;
+        let model = self.model(device, &mode, &adapters)?;
         let (width, height) = size::made_at(&mode, self.size(&mode, &request, &model)?);
         Ok((width, height, model.pipeline.factor() as u32))
     }
 
-    fn model(&self, mode: &Mode, adapters: &[Adapter]) -> Result<Arc<Model>, Error> {
+    fn model(&self, device: &Device, mode: &Mode, adapters: &[Adapter]) -> Result<Arc<Model>, Error> {
         if let Some(embedded) = &self.embedded
             && mode.model == embedded.model()
         {
             embedded.unpack()?;
         }
-        self.library.get(&self.backend, &mode.model, mode.vae.as_deref(), adapters)
+        self.library.get(&self.backend, &device.room, &mode.model, mode.vae.as_deref(), adapters)
     }
 
     fn adapters(&self, mode: &Mode, request: &Request) -> Result<Vec<Adapter>, Error> {
@@ -384,11 +392,11 @@ impl Diffusion {
                 false => Ok(()),
             }
         };
-        let decoded = model.pipeline.decode(&self.backend, picture, &mut progress);
+        let decoded = device.room.retry(|| model.pipeline.decode(model.backend(), picture, &mut progress));
         if stopped {
             return Err(Error::cancelled());
         }
-        let decoded = decoded.map_err(library::error)?;
+        let decoded = decoded.map_err(|error| model.error(error))?;
         RgbImage::from_raw(decoded.width as u32, decoded.height as u32, decoded.rgb)
             .ok_or_else(|| Error::internal("the picture has not as many pixels as it should"))
     }

@@ -41,6 +41,26 @@ pub fn open(execution: &Execution) -> Result<Arc<AnyBackend>, String> {
     Ok(Arc::new(backend))
 }
 
+/// The same device with a lane of its own, so that what one model computes may overlap with what others do. On the CPU, where
+/// each computation takes all threads, there is only the one.
+///
+/// # Errors
+/// Those of the device.
+pub fn lane(backend: &Arc<AnyBackend>) -> reverie_kernels::Result<Arc<AnyBackend>> {
+    match &**backend {
+        Either::First(_) => Ok(backend.clone()),
+        Either::Second(gpu) => Ok(Arc::new(Either::Second(gpu.lane()?))),
+    }
+}
+
+/// How many may compute on it at the same time.
+pub fn lanes(backend: &AnyBackend, execution: &Execution) -> usize {
+    match backend {
+        Either::First(_) => 1,
+        Either::Second(_) => execution.lanes,
+    }
+}
+
 /// The CPU with `threads` threads; 0: one a core.
 pub fn cpu(threads: usize) -> Arc<AnyBackend> {
     Arc::new(Either::First(CpuBackend::new(threads)))

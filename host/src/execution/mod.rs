@@ -1,11 +1,13 @@
-//! The device, shared: whoever computes holds it for one step (a tile), and the job with the highest priority, then the
-//! oldest, goes next. A running job of lower priority so gives way within one tile.
+//! The device, shared: whoever computes holds one of its lanes for one step (a tile), and the job with the highest priority, then
+//! the oldest, goes next. A running job of lower priority so gives way within one tile.
 
 pub mod backend;
 mod lane;
+pub mod room;
 
 pub use backend::AnyBackend;
 pub use lane::{Denoise, Ended, Lane, Watch};
+pub use room::Room;
 
 use std::{
     collections::BTreeMap,
@@ -17,15 +19,18 @@ use std::{
 const STOP_POLL: Duration = Duration::from_millis(20);
 
 /// One device and those who wait for it.
-#[derive(Default)]
 pub struct Device {
+    /// What to do where it is full.
+    pub room: Room,
+    lanes: usize,
     state: Mutex<State>,
     changed: Condvar,
 }
 
 #[derive(Default)]
 struct State {
-    busy: bool,
+    /// Lanes that are held.
+    busy: usize,
     /// Waiting computations by ticket, with their priorities.
     waiting: BTreeMap<u64, i64>,
     next: u64,
@@ -43,6 +48,11 @@ pub struct Lease<'a> {
 }
 
 impl Device {
+    /// One on which so many compute at the same time.
+    pub fn new(lanes: usize) -> Self {
+        Self { room: Room::default(), lanes, state: Mutex::default(), changed: Condvar::new() }
+    }
+
     pub fn ticket(&self) -> Ticket<'_> {
         let mut state = self.state.lock().unwrap();
         state.next += 1;
@@ -56,6 +66,10 @@ impl Device {
 }
 
 impl<'a> Ticket<'a> {
+    pub fn device(&self) -> &'a Device {
+        self.device
+    }
+
     /// Blocks this thread until it is this computation's turn; none when `stop` says so first. `priority` is asked while
     /// waiting, since it can change.
     pub fn lease(&self, priority: impl Fn() -> i64, stop: impl Fn() -> bool) -> Option<Lease<'a>> {
@@ -87,9 +101,11 @@ impl<'a> Ticket<'a> {
             }
             state.waiting.insert(self.number, priority());
             let first = state.waiting.iter().min_by_key(|(number, priority)| (-**priority, **number));
-            if !state.busy && first.is_some_and(|(number, _)| *number == self.number) {
+            if state.busy < device.lanes && first.is_some_and(|(number, _)| *number == self.number) {
                 state.waiting.remove(&self.number);
-                state.busy = true;
+                state.busy += 1;
+                // Another lane may be free for whoever is first now.
+                device.changed.notify_all();
                 return Some(Lease { device });
             }
             state = device.changed.wait_timeout(state, STOP_POLL).unwrap().0;
@@ -99,7 +115,7 @@ impl<'a> Ticket<'a> {
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
-        self.device.state.lock().unwrap().busy = false;
+        self.device.state.lock().unwrap().busy -= 1;
         self.device.changed.notify_all();
     }
 }
@@ -116,7 +132,7 @@ mod tests {
 
     #[test]
     fn higher_priority_goes_next_and_equals_keep_their_order() {
-        let device = Arc::new(Device::default());
+        let device = Arc::new(Device::new(1));
         let held = device.ticket();
         let lease = held.lease(|| 0, || false).unwrap();
         let (order, finished) = mpsc::channel();
@@ -144,7 +160,7 @@ mod tests {
 
     #[test]
     fn who_yields_waits_without_being_waited_for() {
-        let device = Arc::new(Device::default());
+        let device = Arc::new(Device::new(1));
         let yields = Arc::new(AtomicBool::new(true));
         let (own, told) = (device.clone(), yields.clone());
         let background = std::thread::spawn(move || {
@@ -161,8 +177,20 @@ mod tests {
     }
 
     #[test]
+    fn as_many_compute_at_once_as_there_are_lanes() {
+        let device = Device::new(2);
+        let leases = [(); 2].map(|()| device.ticket().lease(|| 0, || false).unwrap());
+        let asked = std::cell::Cell::new(0);
+        let stop = || asked.replace(asked.get() + 1) == 2;
+        assert!(device.ticket().lease(|| 9, stop).is_none(), "both are held");
+        let [first, _second] = leases;
+        drop(first);
+        assert!(device.ticket().lease(|| 0, || false).is_some());
+    }
+
+    #[test]
     fn a_stopped_wait_leaves_the_line() {
-        let device = Device::default();
+        let device = Device::new(1);
         let ticket = device.ticket();
         let _lease = ticket.lease(|| 0, || false).unwrap();
         assert!(device.ticket().lease(|| 0, || true).is_none());

@@ -26,6 +26,11 @@ pub trait Control: Sync {
     /// [`Cancelled`] when the computation shall stop.
     fn before_tile(&self) -> Result<(), Cancelled>;
 
+    /// Makes room on the device where it is full; whether there is more now, so that the tile is tried again.
+    fn make_room(&self) -> bool {
+        false
+    }
+
     /// Called after each tile. `total` counts the tiles of all passes.
     fn tile_done(&self, done: usize, total: usize);
 }

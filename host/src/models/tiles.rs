@@ -6,6 +6,7 @@ use super::{
     Control, Upscale, UpscaleError,
     samples::{Planes, Sample},
 };
+use crate::execution::room::MayBeFull;
 
 /// Counts tiles over all passes.
 pub struct Progress<'a> {
@@ -15,9 +16,17 @@ pub struct Progress<'a> {
 }
 
 impl Progress<'_> {
-    fn step<T>(&mut self, work: impl FnOnce() -> Result<T, UpscaleError>) -> Result<T, UpscaleError> {
+    /// `work`, once more where the device was full and room could be made.
+    pub fn fit<T>(&self, mut work: impl FnMut() -> Result<T, UpscaleError>) -> Result<T, UpscaleError> {
+        match work() {
+            Err(error) if error.full().is_some() && self.control.make_room() => work(),
+            made => made,
+        }
+    }
+
+    fn step<T>(&mut self, work: impl FnMut() -> Result<T, UpscaleError>) -> Result<T, UpscaleError> {
         self.control.before_tile().map_err(|_| UpscaleError::Cancelled)?;
-        let made = work();
+        let made = self.fit(work);
         if made.is_ok() {
             self.done += 1;
         }

@@ -17,7 +17,7 @@ use super::{
     samples::{self, AnyPlanes, Planes, Sample},
     tiles::{self, Progress},
 };
-use crate::execution::AnyBackend;
+use crate::execution::{AnyBackend, room::MayBeFull};
 
 /// The network when none is named.
 pub const DEFAULT: &str = "realesr-animevideov3";
@@ -88,6 +88,15 @@ impl UpscaleError {
     /// Whether the request was wrong, and not the machine.
     pub fn is_invalid_input(&self) -> bool {
         matches!(self, Self::UnknownModel { .. } | Self::Passes(_) | Self::Factor { .. } | Self::TooLarge)
+    }
+}
+
+impl MayBeFull for UpscaleError {
+    fn full(&self) -> Option<&reverie_kernels::Error> {
+        match self {
+            Self::Backend(error) | Self::Weights(WeightsError::Backend { source: error, .. }) => error.full(),
+            _ => None,
+        }
     }
 }
 
@@ -202,6 +211,16 @@ impl Upscalers {
         self.backend.name()
     }
 
+    /// Drops the weights that nobody uses at the moment; whether there were any.
+    pub fn drop_idle(&self) -> bool {
+        let idle = self.networks.values().filter(|entry| {
+            // Locked, it is being loaded.
+            let Ok(mut loaded) = entry.loaded.try_lock() else { return false };
+            loaded.take_if(|network| Arc::strong_count(network) == 1).is_some()
+        });
+        idle.count() > 0
+    }
+
     /// Networks by name, then resamplers.
     pub fn list(&self) -> Vec<NetworkInfo> {
         let networks = self.networks.iter().map(|(name, entry)| NetworkInfo {
@@ -279,7 +298,7 @@ impl Upscalers {
         for pass in passes {
             planes = match pass {
                 Pass::Network(entry, scale) => {
-                    let network = entry.network(&self.backend)?;
+                    let network = progress.fit(|| Ok(entry.network(&self.backend)?))?;
                     let network = (&*network, *scale as usize);
                     tiles::network_pass(&*self.backend, network, &planes, self.tile, progress)?
                 }

@@ -88,6 +88,12 @@ impl Services {
         table.is_some_and(|table| table.capabilities.iter().any(|c| c == capability))
     }
 
+    /// Drops all models that nobody uses at the moment; whether there were any.
+    pub fn drop_idle(&self) -> bool {
+        let dropped = [self.diffusion.drop_idle(), self.scoring.drop_idle(), self.upscalers.drop_idle()];
+        dropped.contains(&true)
+    }
+
     /// Writes and reads a small object, and remembers whether that worked.
     pub async fn check_storage(&self) {
         let checked = self.storage.check().await;

@@ -17,7 +17,7 @@ use crate::{
     diffusion,
     embedded::Embedded,
     error::{Error, ErrorKind},
-    execution::AnyBackend,
+    execution::{AnyBackend, Room, room},
 };
 
 pub use aesthetics::{Aesthetics, measure};
@@ -77,8 +77,8 @@ impl Scoring {
     /// Loads the dual encoder where it is not in memory. To be called before the device is taken.
     ///
     /// # Errors
-    /// `Unavailable` where there is none; `Internal` for files that are missing or broken.
-    pub fn load(&self) -> Result<Arc<CLIPModel<AnyBackend>>, Error> {
+    /// `Unavailable` where there is none, or no room for it; `Internal` for files that are missing or broken.
+    pub fn load(&self, room: &Room) -> Result<Arc<CLIPModel<AnyBackend>>, Error> {
         // A load that panicked has left nothing behind.
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(model) = &*loaded {
@@ -90,8 +90,10 @@ impl Scoring {
         {
             embedded.unpack()?;
         }
-        let model = CLIPModel::open(&*self.backend, &folder)
-            .map_err(|e| Error::internal(format!("scoring.model '{}': {e}", folder.display())))?;
+        let model = room.retry(|| CLIPModel::open(&*self.backend, &folder)).map_err(|error| {
+            let what = format!("scoring.model '{}'", folder.display());
+            room::full(&what, &error).unwrap_or_else(|| Error::internal(format!("{what}: {error}")))
+        })?;
         tracing::info!(model = %folder.display(), "dual encoder loaded in {:.1} s", began.elapsed().as_secs_f32());
         Ok(loaded.insert(Arc::new(model)).clone())
     }
@@ -100,8 +102,13 @@ impl Scoring {
     ///
     /// # Errors
     /// Those of the device.
-    pub fn embed_text(&self, model: &CLIPModel<AnyBackend>, text: &str) -> Result<Vec<f32>, Error> {
-        model.embed_text(&*self.backend, text).map_err(diffusion::error)
+    pub fn embed_text(
+        &self,
+        room: &Room,
+        model: &CLIPModel<AnyBackend>,
+        text: &str,
+    ) -> Result<Vec<f32>, Error> {
+        room.retry(|| model.embed_text(&*self.backend, text)).map_err(error)
     }
 
     /// A picture as a vector of length 1: its dot product with a text's is their similarity.
@@ -110,14 +117,26 @@ impl Scoring {
     /// Those of the device.
     pub fn embed_image(
         &self,
+        room: &Room,
         model: &CLIPModel<AnyBackend>,
         image: &DynamicImage,
     ) -> Result<Vec<f32>, Error> {
         let image = image.to_rgb8();
         let picture =
             Picture { width: image.width() as usize, height: image.height() as usize, rgb: image.into_raw() };
-        model.embed_picture(&*self.backend, &picture).map_err(diffusion::error)
+        room.retry(|| model.embed_picture(&*self.backend, &picture)).map_err(error)
     }
+
+    /// Drops the dual encoder where nobody uses it; whether it did.
+    pub fn drop_idle(&self) -> bool {
+        // Locked, it is being loaded.
+        let Ok(mut loaded) = self.loaded.try_lock() else { return false };
+        loaded.take_if(|model| Arc::strong_count(model) == 1).is_some()
+    }
+}
+
+fn error(error: reverie_models::Error) -> Error {
+    room::full("scoring a picture", &error).unwrap_or_else(|| diffusion::error(error))
 }
 
 /// Luma by ITU-R BT.601, 0 to 255.

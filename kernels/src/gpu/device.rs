@@ -64,6 +64,15 @@ pub trait Device: Send + Sync + 'static {
         false
     }
 
+    /// Another lane of the same device. What is launched in both may run at the same time. Buffers can be used in either: what
+    /// a lane does with one runs after all that others were asked for before and that uses it.
+    ///
+    /// # Errors
+    /// [`Error::Device`](crate::Error::Device).
+    fn lane(&self) -> crate::Result<Self>
+    where
+        Self: Sized;
+
     /// Memory with nothing written to it.
     ///
     /// # Errors

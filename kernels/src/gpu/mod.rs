@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 pub use catalogue::{Variant, variants};
 pub use device::{Arg, Device, Launch, Recording, TensorMap};
 pub use ops::{conv2d::GpuConv2d, linear::GpuLinear};
+use repeated::Recordings;
 pub use repeated::Repeated;
 
 /// Runs tensor operations on a GPU.
@@ -29,6 +30,8 @@ pub use repeated::Repeated;
 /// Values are kept in fp16: what exceeds 65504 becomes infinite.
 pub struct GpuBackend<D: Device> {
     device: D,
+    /// Those of all lanes.
+    recordings: Arc<Recordings<D>>,
 }
 
 /// fp16 values in N, H, W, C order.
@@ -69,12 +72,28 @@ impl<D: Device> GpuTensor<D> {
 impl<D: Device> GpuBackend<D> {
     /// A backend on this device.
     pub fn new(device: D) -> Self {
-        Self { device }
+        Self { device, recordings: Arc::default() }
+    }
+
+    /// A backend on another lane of the device: what both compute may overlap, and each may use the other's tensors and layers.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn lane(&self) -> Result<Self> {
+        Ok(Self { device: self.device.lane()?, recordings: self.recordings.clone() })
     }
 
     /// What it runs on.
     pub fn device(&self) -> &D {
         &self.device
+    }
+
+    /// Memory, for which recordings give theirs where there is no other.
+    fn allocate(&self, bytes: usize) -> Result<D::Buffer> {
+        match self.device.allocate(bytes) {
+            Err(Error::OutOfMemory { .. }) if self.recordings.forget() => self.device.allocate(bytes),
+            allocated => allocated,
+        }
     }
 
     /// A tensor with nothing written to it.
@@ -84,12 +103,12 @@ impl<D: Device> GpuBackend<D> {
         if values > i32::MAX as usize {
             return Err(Error::InvalidShape { shape });
         }
-        Ok(GpuTensor { buffer: Arc::new(self.device.allocate(2 * values)?), shape })
+        Ok(GpuTensor { buffer: Arc::new(self.allocate(2 * values)?), shape })
     }
 
     /// A buffer with these bytes.
     fn filled(&self, bytes: &[u8]) -> Result<D::Buffer> {
-        let buffer = self.device.allocate(bytes.len())?;
+        let buffer = self.allocate(bytes.len())?;
         self.device.upload(&buffer, bytes)?;
         Ok(buffer)
     }
@@ -122,7 +141,7 @@ impl<D: Device> Backend for GpuBackend<D> {
     }
 
     fn repeated(&self) -> Self::Repeated {
-        Repeated::default()
+        self.recordings.repeated()
     }
 
     fn repeat(

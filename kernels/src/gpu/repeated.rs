@@ -1,9 +1,15 @@
 //! Work that is done again and again, such as the steps of a sampler: recorded, it costs the host one call.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    cell::Cell,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
 
 use super::{Device, GpuBackend, GpuTensor, Recording};
-use crate::{backend::Shape, error::Result};
+use crate::{
+    backend::Shape,
+    error::{Error, Result},
+};
 
 /// Recordings that are kept, one for each combination of the inputs' shapes: each holds as much memory as its work needs.
 const KEPT: usize = 2;
@@ -14,9 +20,11 @@ const KEPT: usize = 2;
 /// A replay does what was recorded: with the same tensors other than the inputs, the same numbers, and the same uploads.
 /// Whatever changes from one time to the next must be in the inputs, and nothing but the results may outlive the work.
 pub struct Repeated<D: Device> {
-    /// The one used last comes last.
-    states: Mutex<Vec<(Vec<Shape>, State<D>)>>,
+    states: Arc<States<D>>,
 }
+
+/// By the inputs' shapes; the one used last comes last.
+type States<D> = Mutex<Vec<(Vec<Shape>, State<D>)>>;
 
 enum State<D: Device> {
     /// Done once, which compiled its kernels. The next time it is recorded.
@@ -33,14 +41,65 @@ struct Recorded<D: Device> {
     recording: Box<dyn Recording>,
 }
 
-impl<D: Device> Default for Repeated<D> {
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the lanes of a device do again and again.
+pub(super) struct Recordings<D: Device>(Mutex<Vec<Weak<States<D>>>>);
+
+impl<D: Device> Default for Recordings<D> {
     fn default() -> Self {
-        Self { states: Mutex::default() }
+        Self(Mutex::default())
     }
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+impl<D: Device> Recordings<D> {
+    /// Nothing to remember yet.
+    pub fn repeated(&self) -> Repeated<D> {
+        let states: Arc<States<D>> = Arc::default();
+        let mut all = locked(&self.0);
+        all.retain(|states| states.strong_count() > 0);
+        all.push(Arc::downgrade(&states));
+        Repeated { states }
+    }
+
+    /// Drops all recordings, to have their memory back; whether there were any. One that is being replayed goes afterwards.
+    /// Nothing is dropped for what is being recorded itself: it can be done without.
+    pub fn forget(&self) -> bool {
+        if RECORDS.get() {
+            return false;
+        }
+        let all: Vec<_> = locked(&self.0).iter().filter_map(Weak::upgrade).collect();
+        let is_recorded = |(_, state): &mut (_, State<D>)| matches!(state, State::Recorded(_));
+        // Whatever is dropped waits for the device.
+        let dropped: Vec<_> = all
+            .iter()
+            .flat_map(|states| locked(states).extract_if(.., is_recorded).collect::<Vec<_>>())
+            .collect();
+        !dropped.is_empty()
+    }
+}
+
+thread_local! {
+    /// Whether this thread is recording.
+    static RECORDS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// This thread records for as long as it lives.
+struct Records;
+
+impl Records {
+    fn new() -> Self {
+        RECORDS.set(true);
+        Self
+    }
+}
+
+impl Drop for Records {
+    fn drop(&mut self) {
+        RECORDS.set(false);
+    }
 }
 
 impl<D: Device> Recorded<D> {
@@ -91,16 +150,35 @@ impl<D: Device> Repeated<D> {
                 Ok(out)
             }
             Some(State::Plain) => work(&own),
-            Some(State::Recorded(recorded)) => locked(&recorded).replay(gpu, inputs),
-            Some(State::Warm) => match Recorded::new(gpu, &shapes, &mut work) {
-                Ok(Some(recorded)) => {
-                    let out = recorded.replay(gpu, inputs)?;
-                    self.set(shapes, State::Recorded(Arc::new(Mutex::new(recorded))));
-                    Ok(out)
+            Some(State::Recorded(recorded)) => {
+                let replayed = locked(&recorded).replay(gpu, inputs);
+                match replayed {
+                    // Where there is no room for the results, there is in the recording's memory.
+                    Err(Error::OutOfMemory { .. }) => {
+                        drop(recorded);
+                        work(&own)
+                    }
+                    replayed => replayed,
                 }
-                // What is wrong with the work itself, it says again.
-                Ok(None) | Err(_) => work(&own),
-            },
+            }
+            Some(State::Warm) => {
+                let records = Records::new();
+                let recorded = Recorded::new(gpu, &shapes, &mut work);
+                let replayed = recorded.and_then(|recorded| {
+                    let Some(recorded) = recorded else { return Ok(None) };
+                    let out = recorded.replay(gpu, inputs)?;
+                    Ok(Some((recorded, out)))
+                });
+                drop(records);
+                match replayed {
+                    Ok(Some((recorded, out))) => {
+                        self.set(shapes, State::Recorded(Arc::new(Mutex::new(recorded))));
+                        Ok(out)
+                    }
+                    // What is wrong with the work itself, it says again.
+                    Ok(None) | Err(_) => work(&own),
+                }
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use reverie_kernels::{
     Backend, Error, Result,
-    gpu::{Arg, Device, GpuBackend, GpuTensor, Launch, Repeated, cuda::Cuda, variants},
+    gpu::{Arg, Device, GpuBackend, GpuTensor, Launch, cuda::Cuda, variants},
 };
 
 use crate::{common::len, cuda, noise};
@@ -94,7 +94,7 @@ fn recorded_work_gives_what_it_gave() {
     };
     let values = |xs: &[GpuTensor<Cuda>]| xs.iter().map(|x| gpu.to_vec(x).unwrap()).collect::<Vec<_>>();
     let expected: Vec<_> = inputs.iter().map(|x| values(&work(x).unwrap())).collect();
-    let repeated = Repeated::default();
+    let repeated = gpu.repeated();
     let mut calls = 0;
     let mut run = |x: &GpuTensor<Cuda>| {
         gpu.repeat(&repeated, &[x], &mut |xs| {
@@ -122,7 +122,7 @@ fn recorded_work_gives_what_it_gave() {
 fn what_cannot_be_recorded_is_done_each_time() {
     let Some(cuda) = cuda(None) else { return };
     let gpu = GpuBackend::new(cuda);
-    let repeated = Repeated::default();
+    let repeated = gpu.repeated();
     let mut calls = 0;
     for seed in 0..4 {
         let x = gpu.tensor(noise(100, 1.0, seed), [1, 1, 10, 10]).unwrap();
@@ -136,6 +136,92 @@ fn what_cannot_be_recorded_is_done_each_time() {
         assert_eq!(gpu.to_vec(&out.unwrap()[0]).unwrap(), gpu.to_vec(&expected[0]).unwrap());
     }
     assert_eq!(calls, 5, "each time, and once in vain");
+}
+
+/// A tensor and what `rounds` of x -> 0.5 x + y make of it; long enough that other lanes' work comes in between.
+fn halved(
+    gpu: &GpuBackend<Cuda>,
+    x: &GpuTensor<Cuda>,
+    y: &GpuTensor<Cuda>,
+    rounds: usize,
+) -> GpuTensor<Cuda> {
+    (0..rounds).fold(x.clone(), |x, _| gpu.scale_add(&x, 0.5, y).unwrap())
+}
+
+#[test]
+fn two_lanes_compute_at_once() {
+    let Some(cuda) = cuda(None) else { return };
+    let gpu = GpuBackend::new(cuda.clone());
+    let shape = [1, 320, 64, 64];
+    let base = cuda.memory().used;
+    let tensor = |gpu: &GpuBackend<Cuda>, seed| gpu.tensor(noise(len(shape), 1.0, seed), shape).unwrap();
+    let expected = [1, 2].map(|seed| {
+        let [x, y] = [tensor(&gpu, seed), tensor(&gpu, seed + 10)];
+        gpu.to_vec(&halved(&gpu, &x, &y, 50)).unwrap()
+    });
+    std::thread::scope(|scope| {
+        for (seed, expected) in [1, 2].into_iter().zip(&expected) {
+            let lane = gpu.lane().unwrap();
+            scope.spawn(move || {
+                let [x, y] = [tensor(&lane, seed), tensor(&lane, seed + 10)];
+                let repeated = lane.repeated();
+                for round in 0..10 {
+                    assert!(lane.to_vec(&halved(&lane, &x, &y, 50)).unwrap() == *expected, "{round}");
+                    // From the third round on a replay of this lane's recording.
+                    let out =
+                        lane.repeat(&repeated, &[&x], &mut |xs| Ok(vec![halved(&lane, &xs[0], &y, 50)]));
+                    assert!(lane.to_vec(&out.unwrap()[0]).unwrap() == *expected, "recorded, {round}");
+                }
+            });
+        }
+    });
+    assert_eq!(cuda.memory().used, base, "lanes give back what they had");
+}
+
+#[test]
+fn a_buffer_of_one_lane_is_used_in_another() {
+    let Some(cuda) = cuda(None) else { return };
+    let [a, b] = [GpuBackend::new(cuda.clone()), GpuBackend::new(cuda.lane().unwrap())];
+    let shape = [1, 320, 64, 64];
+    let values = |seed| noise(len(shape), 1.0, seed);
+    let y = a.tensor(values(2), shape).unwrap();
+    let expected = a.to_vec(&halved(&a, &a.tensor(values(1), shape).unwrap(), &y, 200)).unwrap();
+    for round in 0..10 {
+        // Written in one lane and read in the other, with nothing that waits in between.
+        let x = a.tensor(values(1), shape).unwrap();
+        let out = halved(&b, &x, &y, 200);
+        // Its own lane takes its memory for something else, while the other may still read.
+        drop(x);
+        let other = a.tensor(values(3), shape).unwrap();
+        assert!(b.to_vec(&out).unwrap() == expected, "{round}");
+        assert!(a.to_vec(&other).unwrap() == values(3), "{round}");
+    }
+}
+
+#[test]
+fn memory_that_one_lane_freed_is_used_by_another() {
+    let shape = [1, 320, 64, 64];
+    // For three tensors and an upload of one, which is twice as large.
+    let Some(cuda) = cuda(Some(5 * 2 * len(shape) as u64)) else { return };
+    let [a, b] = [GpuBackend::new(cuda.clone()), GpuBackend::new(cuda.lane().unwrap())];
+    let values = |seed| noise(len(shape), 1.0, seed);
+    let expected = {
+        let x = a.tensor(values(1), shape).unwrap();
+        a.to_vec(&halved(&a, &x, &x, 200)).unwrap()
+    };
+    for round in 0..10 {
+        let x = a.tensor(values(1), shape).unwrap();
+        let out = halved(&a, &x, &x, 200);
+        // Its memory, and that of what came in between, while all of it may still be in use.
+        drop(x);
+        let others = [3, 4].map(|seed| b.tensor(values(seed), shape).unwrap());
+        assert!(a.to_vec(&out).unwrap() == expected, "{round}");
+        for (other, seed) in others.iter().zip([3, 4]) {
+            assert!(b.to_vec(other).unwrap() == values(seed), "{round}");
+        }
+        let memory = cuda.memory();
+        assert!(memory.held <= 5 * 2 * len(shape), "{memory:?}");
+    }
 }
 
 #[test]

@@ -26,7 +26,9 @@ pub fn hopper() -> Gpu {
 #[derive(Default)]
 pub struct Interpreted {
     memory: Arc<RwLock<ptx::Memory>>,
-    modules: Mutex<HashMap<Variant, Arc<ptx::Module>>>,
+    modules: Arc<Mutex<HashMap<Variant, Arc<ptx::Module>>>>,
+    /// Buffers that there is still memory for.
+    room: Arc<Mutex<Option<usize>>>,
     wgmma: bool,
 }
 
@@ -48,6 +50,11 @@ fn failed(what: impl ToString) -> Error {
 }
 
 impl Interpreted {
+    /// Memory runs out after so many more buffers; none: never. How many there still was memory for.
+    pub fn run_out_after(&self, buffers: Option<usize>) -> Option<usize> {
+        std::mem::replace(&mut self.room.lock().unwrap(), buffers)
+    }
+
     fn module(&self, variant: &Variant) -> Result<Arc<ptx::Module>> {
         let mut modules = self.modules.lock().unwrap();
         if let Some(module) = modules.get(variant) {
@@ -70,7 +77,17 @@ impl Device for Interpreted {
         self.wgmma
     }
 
+    // All that is launched has run when the call returns: lanes are in order anyway.
+    fn lane(&self) -> Result<Self> {
+        let (memory, modules, room) = (self.memory.clone(), self.modules.clone(), self.room.clone());
+        Ok(Self { memory, modules, room, wgmma: self.wgmma })
+    }
+
     fn allocate(&self, bytes: usize) -> Result<Buffer> {
+        if let Some(room) = &mut *self.room.lock().unwrap() {
+            let full = || Error::OutOfMemory { device: self.name().into(), bytes, budget: 0 };
+            *room = room.checked_sub(1).ok_or_else(full)?;
+        }
         Ok(Buffer { memory: self.memory.clone(), buffer: self.memory.write().unwrap().allocate(bytes) })
     }
 

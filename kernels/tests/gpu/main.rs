@@ -15,6 +15,7 @@ mod layout;
 mod linear;
 mod norm;
 mod pixel_shuffle;
+mod repeated;
 mod resize;
 
 use common::{Plain, assert_close};

@@ -33,8 +33,9 @@ impl wit::Host for CallState {
     }
 
     async fn size(&mut self, mode: String) -> wasmtime::Result<Result<(u32, u32, u32), types::Error>> {
-        let diffusion = self.services.diffusion.clone();
-        let size = tokio::task::spawn_blocking(move || diffusion.own_size(&mode)).await;
+        let services = self.services.clone();
+        let size =
+            tokio::task::spawn_blocking(move || services.diffusion.own_size(&services.device, &mode)).await;
         let size = size.unwrap_or_else(|_| Err(Error::internal("the model failed (a fault of the server)")));
         Ok(size.map_err(Into::into))
     }

@@ -25,8 +25,8 @@ impl wit::Host for CallState {
 
     async fn embed_text(&mut self, text: String) -> Answer<Vec<f32>> {
         self.on_device(
-            |services| services.scoring.load(),
-            move |services, model| services.scoring.embed_text(&model, &text),
+            |services| services.scoring.load(&services.device.room),
+            move |services, model| services.scoring.embed_text(&services.device.room, &model, &text),
         )
         .await
     }
@@ -34,8 +34,8 @@ impl wit::Host for CallState {
     async fn embed_image(&mut self, image: Resource<Picture>) -> Answer<Vec<f32>> {
         let image = self.table.get(&image)?.0.clone();
         self.on_device(
-            |services| services.scoring.load(),
-            move |services, model| services.scoring.embed_image(&model, &image),
+            |services| services.scoring.load(&services.device.room),
+            move |services, model| services.scoring.embed_image(&services.device.room, &model, &image),
         )
         .await
     }

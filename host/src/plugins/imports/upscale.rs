@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     error::Error,
-    execution::{Lease, Ticket},
+    execution::{Lease, Ticket, room},
     models::{Cancelled, Control, Scale, UpscaleError, UpscaleRequest},
     pictures,
 };
@@ -84,6 +84,10 @@ impl Control for OnDevice<'_> {
         Ok(())
     }
 
+    fn make_room(&self) -> bool {
+        self.ticket.device().room.make()
+    }
+
     fn tile_done(&self, done: usize, total: usize) {
         *self.lease.lock().unwrap() = None;
         if let Some(job) = &self.steps.turn.job {
@@ -98,6 +102,8 @@ fn error(error: UpscaleError) -> Error {
     match error {
         UpscaleError::Cancelled => Error::cancelled(),
         error if error.is_invalid_input() => Error::invalid(error.to_string()),
-        error => Error::internal(error.to_string()),
+        error => {
+            room::full("enlarging a picture", &error).unwrap_or_else(|| Error::internal(error.to_string()))
+        }
     }
 }

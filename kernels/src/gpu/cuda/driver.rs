@@ -256,6 +256,15 @@ impl Stream {
         self.raw
     }
 
+    /// Has what is put into it from now on run after all that is in `earlier`, of the same context, so far.
+    pub fn follow(&self, earlier: &Stream) -> Result<()> {
+        let mark = Event::new(self.context.clone())?;
+        mark.record(earlier)?;
+        // SAFETY: both exist, in the same context. The driver keeps what it needs of the event.
+        let code = unsafe { sys::cuStreamWaitEvent(self.raw, mark.raw, 0) };
+        self.context.check(code, "waiting for another stream")
+    }
+
     /// Waits until all that is in it has run.
     pub fn synchronise(&self) -> Result<()> {
         self.context.enter()?;

@@ -9,7 +9,7 @@
 //!   only with the graph, since each replay writes it again,
 //! * pinned copies of what was uploaded in between, which each replay uploads again.
 //!
-//! Replays go into the device's one stream, so that they are in order with everything else.
+//! Replays go into the stream of the lane that recorded, so that they are in order with everything else there.
 
 use std::{
     cell::RefCell,
@@ -20,7 +20,7 @@ use std::{
 use cudarc::driver::sys;
 
 use super::{
-    CudaBuffer, Gpu, Held, Home,
+    CudaBuffer, Held, Home, Lane,
     allocator::{Block, size_class},
     driver::Stream,
     staging::Pinned,
@@ -29,14 +29,14 @@ use crate::{error::Result, gpu::Recording};
 
 /// The memory of a graph.
 pub struct Private {
-    gpu: Arc<Gpu>,
+    lane: Arc<Lane>,
     /// By size.
     free: Mutex<BTreeMap<usize, Vec<Block>>>,
 }
 
 impl Private {
-    pub fn gpu(&self) -> &Arc<Gpu> {
-        &self.gpu
+    pub fn lane(&self) -> &Arc<Lane> {
+        &self.lane
     }
 
     /// A block of at least so many bytes: one that the graph is done with, or a new one.
@@ -45,7 +45,7 @@ impl Private {
         let found = size_class(bytes).and_then(|size| free.get_mut(&size)).and_then(Vec::pop);
         match found {
             Some(block) => Ok(Some(block)),
-            None => self.gpu.pool.allocate(bytes),
+            None => self.lane.share.allocate(bytes),
         }
     }
 
@@ -60,7 +60,7 @@ impl Drop for Private {
     fn drop(&mut self) {
         // The graph and all of its buffers are gone. What it launched last comes before whatever uses the blocks next.
         let free = std::mem::take(self.free.get_mut().unwrap_or_else(PoisonError::into_inner));
-        free.into_values().flatten().for_each(|block| self.gpu.pool.free(block));
+        free.into_values().flatten().for_each(|block| self.lane.share.free(block));
     }
 }
 
@@ -81,27 +81,31 @@ thread_local! {
     static CURRENT: RefCell<Option<Capture>> = const { RefCell::new(None) };
 }
 
-/// Calls `f` with what this thread is recording on this device.
-pub fn with<R>(gpu: &Arc<Gpu>, f: impl FnOnce(Option<&mut Capture>) -> R) -> R {
+/// Calls `f` with what this thread is recording in this lane.
+pub fn with<R>(lane: &Arc<Lane>, f: impl FnOnce(Option<&mut Capture>) -> R) -> R {
     CURRENT.with_borrow_mut(|current| {
-        f(current.as_mut().filter(|capture| Arc::ptr_eq(capture.keeps.private.gpu(), gpu)))
+        f(current.as_mut().filter(|capture| Arc::ptr_eq(capture.keeps.private.lane(), lane)))
     })
 }
 
-/// The memory for what this thread is recording on this device.
-pub fn private(gpu: &Arc<Gpu>) -> Option<Arc<Private>> {
-    with(gpu, |capture| capture.map(|capture| capture.keeps.private.clone()))
+/// The memory for what this thread is recording in this lane.
+pub fn private(lane: &Arc<Lane>) -> Option<Arc<Private>> {
+    with(lane, |capture| capture.map(|capture| capture.keeps.private.clone()))
 }
 
-/// The stream for work on these buffers.
+/// The stream for work on these buffers. What other lanes do with them comes first: now, or for what is recorded at each
+/// replay.
 pub fn target<'a>(
     capture: Option<&'a mut Capture>,
-    gpu: &'a Arc<Gpu>,
+    lane: &'a Arc<Lane>,
     buffers: &[&CudaBuffer],
-) -> &'a Stream {
-    let Some(capture) = capture else { return &gpu.stream };
+) -> Result<&'a Stream> {
+    let Some(capture) = capture else {
+        lane.join(buffers.iter().map(|buffer| &buffer.0))?;
+        return Ok(&lane.stream);
+    };
     buffers.iter().for_each(|buffer| capture.keep(buffer));
-    &capture.stream
+    Ok(&capture.stream)
 }
 
 impl Capture {
@@ -161,25 +165,28 @@ impl Drop for Ended {
 }
 
 /// Records what `work` asks for; none, without calling it, where this thread is recording already.
-pub fn record(gpu: &Arc<Gpu>, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Graph>> {
+pub fn record(lane: &Arc<Lane>, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Graph>> {
     if CURRENT.with_borrow(Option::is_some) {
         return Ok(None);
     }
-    let context = &gpu.stream.context;
+    let context = &lane.stream.context;
     let stream = Stream::new(context.clone())?;
     // Relaxed: allocations from the driver are allowed in between, and no other thread is concerned.
     let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
     // SAFETY: the stream exists, and nothing is in it.
     context.check(unsafe { sys::cuStreamBeginCapture_v2(stream.raw(), mode) }, "a recording")?;
-    let private = Arc::new(Private { gpu: gpu.clone(), free: Mutex::default() });
+    let private = Arc::new(Private { lane: lane.clone(), free: Mutex::default() });
     let keeps = Keeps { buffers: Vec::new(), pinned: Vec::new(), private };
     CURRENT.set(Some(Capture { stream, keeps }));
     let ended = Ended;
     let done = work();
     let recorded = end();
     drop(ended);
-    let Some((recorded, keeps)) = recorded else { return Ok(None) };
+    let Some((recorded, mut keeps)) = recorded else { return Ok(None) };
     done?;
+    // Each once, though it was used many times.
+    keeps.buffers.sort_by_key(Arc::as_ptr);
+    keeps.buffers.dedup_by(|a, b| Arc::ptr_eq(a, b));
     let recorded = recorded?;
     context.enter()?;
     let mut raw = std::ptr::null_mut();
@@ -201,8 +208,10 @@ unsafe impl Sync for Graph {}
 
 impl Recording for Graph {
     fn replay(&self) -> Result<()> {
-        let stream = &self.keeps.private.gpu().stream;
+        let lane = self.keeps.private.lane();
+        let stream = &lane.stream;
         stream.context.enter()?;
+        lane.join(&self.keeps.buffers)?;
         // SAFETY: the graph and all that it uses exist.
         stream.context.check(unsafe { sys::cuGraphLaunch(self.raw, stream.raw()) }, "a replay")
     }
@@ -211,7 +220,7 @@ impl Recording for Graph {
 impl Drop for Graph {
     fn drop(&mut self) {
         // Replays may still be reading the pinned memory. Where this fails, the device is lost.
-        if self.keeps.private.gpu().stream.synchronise().is_ok() {
+        if self.keeps.private.lane().stream.synchronise().is_ok() {
             // SAFETY: made in `record`, and no replay runs any more.
             let _ = unsafe { sys::cuGraphExecDestroy(self.raw) };
         }

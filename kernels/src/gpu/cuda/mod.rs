@@ -1,6 +1,10 @@
 //! An NVIDIA GPU, through the CUDA driver, which is looked for at run time.
 //!
-//! All that is asked of a [`Cuda`] goes into one stream and runs in that order, whatever thread asks.
+//! All that is asked of a [`Cuda`] goes into one stream and runs in that order, whatever thread asks. [`Cuda::lane`] makes
+//! another one with a stream of its own: what is asked of the two may run at the same time. Lanes share the context, the compiled
+//! kernels and the budget; pinned memory and recordings are each lane's own. A buffer belongs to the lane that allocated it. Others
+//! may use it: whoever does waits for all that the buffer's other users have launched, so lanes that share buffers often run
+//! one after the other.
 #![allow(unsafe_code)] // The driver is a C library. Nowhere else in the GPU backend is anything unsafe.
 
 mod allocator;
@@ -10,13 +14,16 @@ mod modules;
 mod staging;
 mod tensor_map;
 
-use std::{ffi::c_void, sync::Arc};
+use std::{
+    ffi::c_void,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use cudarc::driver::sys;
 use sys::CUresult;
 
 use self::{
-    allocator::{Block, Pool, Source},
+    allocator::{Block, Pool, Share, Source},
     driver::{Context, Event, Stream},
     graph::Private,
     modules::Modules,
@@ -30,21 +37,28 @@ pub use allocator::MemoryUse;
 /// The most parameters that a kernel may have.
 const PARAMETERS: usize = 32;
 
-/// An NVIDIA GPU of compute capability 8.0 or more. Clones share it.
+/// A lane of an NVIDIA GPU of compute capability 8.0 or more. Clones share the lane.
 #[derive(Clone)]
-pub struct Cuda(Arc<Gpu>);
+pub struct Cuda(Arc<Lane>);
 
-/// Fields are dropped in this order: memory before the stream that it waits for.
-struct Gpu {
-    pool: Pool<Memory>,
+/// What is launched in order. Fields are dropped in this order: memory before the stream that it waits for.
+struct Lane {
+    share: Share<Memory>,
     staging: Staging,
+    stream: Arc<Stream>,
+    gpu: Arc<Gpu>,
+}
+
+/// What all lanes of a GPU share.
+struct Gpu {
+    pool: Arc<Pool<Memory>>,
     modules: Modules,
     /// Whether attention is to use it.
     wgmma: bool,
-    stream: Arc<Stream>,
+    context: Arc<Context>,
 }
 
-impl Drop for Gpu {
+impl Drop for Lane {
     fn drop(&mut self) {
         // The pinned memory and the modules may still be in use. Where this fails, the device is lost.
         let _ = self.stream.synchronise();
@@ -53,37 +67,42 @@ impl Drop for Gpu {
 
 /// The driver's memory.
 struct Memory {
-    stream: Arc<Stream>,
+    context: Arc<Context>,
 }
 
 impl Source for Memory {
+    type Lane = Arc<Stream>;
+
     fn allocate(&self, bytes: usize) -> Result<Option<u64>> {
-        let context = &self.stream.context;
-        context.enter()?;
+        self.context.enter()?;
         let mut address = 0;
         // SAFETY: the context is current; the pointer is to a local.
         match unsafe { sys::cuMemAlloc_v2(&mut address, bytes) } {
             CUresult::CUDA_ERROR_OUT_OF_MEMORY => Ok(None),
-            code => context.check(code, &format!("{bytes} bytes of memory")).map(|()| Some(address)),
+            code => self.context.check(code, &format!("{bytes} bytes of memory")).map(|()| Some(address)),
         }
     }
 
     fn free(&self, address: u64) {
-        if self.stream.context.enter().is_ok() {
+        if self.context.enter().is_ok() {
             // SAFETY: allocated above; nothing that was launched uses it any more.
             let _ = unsafe { sys::cuMemFree_v2(address) };
         }
     }
 
-    fn settle(&self) -> Result<()> {
-        self.stream.synchronise()
+    fn settle(&self, lane: &Arc<Stream>) -> Result<()> {
+        lane.synchronise()
+    }
+
+    fn follow(&self, lane: &Arc<Stream>, earlier: &Arc<Stream>) -> Result<()> {
+        lane.follow(earlier)
     }
 }
 
 /// Where a buffer's memory goes.
 enum Home {
-    /// To whoever needs it next.
-    Pool(Arc<Gpu>),
+    /// To whatever its lane needs next.
+    Lane(Arc<Lane>),
     /// To the graph that writes it at every replay.
     Graph(Arc<Private>),
 }
@@ -94,16 +113,55 @@ struct Held {
     block: Option<Block>,
     /// What was asked for.
     bytes: usize,
+    /// Lanes other than its own that ever used it.
+    guests: Mutex<Vec<Arc<Lane>>>,
+}
+
+impl Held {
+    fn lane(&self) -> &Arc<Lane> {
+        match &self.home {
+            Home::Lane(lane) => lane,
+            Home::Graph(private) => private.lane(),
+        }
+    }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if let Some(block) = self.block.take() {
-            match &self.home {
-                Home::Pool(gpu) => gpu.pool.free(block),
-                Home::Graph(private) => private.free(block),
+        let Some(block) = self.block.take() else { return };
+        let guests = std::mem::take(self.guests.get_mut().unwrap_or_else(PoisonError::into_inner));
+        for guest in guests {
+            // What uses the block next comes after what the guest did with it. Where neither goes, the device is lost.
+            if self.lane().stream.follow(&guest.stream).is_err() {
+                let _ = guest.stream.synchronise();
             }
         }
+        match &self.home {
+            Home::Lane(lane) => lane.share.free(block),
+            Home::Graph(private) => private.free(block),
+        }
+    }
+}
+
+impl Lane {
+    /// Has what it launches from now on run after what other lanes launched so far that use these buffers.
+    fn join<'a>(self: &Arc<Self>, buffers: impl IntoIterator<Item = &'a Arc<Held>>) -> Result<()> {
+        let among =
+            |lanes: &[Arc<Lane>], lane: &Arc<Lane>| lanes.iter().any(|other| Arc::ptr_eq(other, lane));
+        let mut others: Vec<Arc<Lane>> = Vec::new();
+        for buffer in buffers {
+            let own = buffer.lane();
+            let mut guests = buffer.guests.lock().unwrap_or_else(PoisonError::into_inner);
+            if !Arc::ptr_eq(own, self) && !among(&guests, self) {
+                guests.push(self.clone());
+            }
+            for lane in guests.iter().chain([own]) {
+                if !Arc::ptr_eq(lane, self) && !among(&others, lane) {
+                    others.push(lane.clone());
+                }
+            }
+        }
+        others.iter().try_for_each(|other| self.stream.follow(&other.stream))
     }
 }
 
@@ -113,13 +171,6 @@ pub struct CudaBuffer(Arc<Held>);
 impl CudaBuffer {
     fn address(&self) -> u64 {
         self.0.block.as_ref().map_or(0, |block| block.address)
-    }
-
-    fn gpu(&self) -> &Arc<Gpu> {
-        match &self.0.home {
-            Home::Pool(gpu) => gpu,
-            Home::Graph(private) => private.gpu(),
-        }
     }
 }
 
@@ -146,31 +197,30 @@ impl Cuda {
             Some(bytes) => usize::try_from(bytes).unwrap_or(usize::MAX),
             None => context.free()? / 10 * 9,
         };
-        let stream = Arc::new(Stream::new(context)?);
-        let pool = Pool::new(Memory { stream: stream.clone() }, budget);
-        Ok(Self(Arc::new(Gpu {
-            pool,
-            staging: Staging::default(),
-            modules: Modules::default(),
-            wgmma,
-            stream,
-        })))
+        let pool = Pool::new(Memory { context: context.clone() }, budget);
+        Self::open(Arc::new(Gpu { pool, modules: Modules::default(), wgmma, context }))
     }
 
-    /// Memory in use, and what is kept for later.
+    fn open(gpu: Arc<Gpu>) -> Result<Self> {
+        let stream = Arc::new(Stream::new(gpu.context.clone())?);
+        let share = gpu.pool.share(stream.clone());
+        Ok(Self(Arc::new(Lane { share, staging: Staging::default(), stream, gpu })))
+    }
+
+    /// Memory in use in all lanes, and what is kept for later.
     pub fn memory(&self) -> MemoryUse {
-        self.0.pool.usage()
+        self.0.gpu.pool.usage()
     }
 
-    /// Gives the memory that is kept for later back to the driver. Waits for the device.
+    /// Gives the memory that all lanes keep for later back to the driver. Waits for them.
     ///
     /// # Errors
     /// [`Error::Device`].
     pub fn trim(&self) -> Result<()> {
-        self.0.pool.trim()
+        self.0.gpu.pool.trim()
     }
 
-    /// Waits until all that was launched has run.
+    /// Waits until all that was launched in this lane has run.
     ///
     /// # Errors
     /// [`Error::Device`], also for what was launched.
@@ -194,8 +244,8 @@ impl Cuda {
 
     /// Refuses transfers past a buffer's end, and buffers of another device.
     fn check(&self, buffer: &CudaBuffer, bytes: usize) -> Result<()> {
-        let context = &self.0.stream.context;
-        if !Arc::ptr_eq(&self.0, buffer.gpu()) {
+        let Gpu { context, .. } = &*self.0.gpu;
+        if !Arc::ptr_eq(&self.0.gpu, &buffer.0.lane().gpu) {
             return Err(context.error("a buffer of another device".into()));
         }
         if bytes > buffer.0.bytes {
@@ -209,43 +259,51 @@ impl Device for Cuda {
     type Buffer = CudaBuffer;
 
     fn name(&self) -> &str {
-        &self.0.stream.context.name
+        &self.0.gpu.context.name
+    }
+
+    fn lane(&self) -> Result<Self> {
+        Self::open(self.0.gpu.clone())
     }
 
     fn wgmma(&self) -> bool {
-        self.0.wgmma
+        self.0.gpu.wgmma
     }
 
     fn allocate(&self, bytes: usize) -> Result<CudaBuffer> {
-        let Gpu { pool, stream, .. } = &*self.0;
-        stream.context.enter()?;
+        let Gpu { pool, context, .. } = &*self.0.gpu;
+        context.enter()?;
         let full = || Error::OutOfMemory { device: self.name().to_owned(), bytes, budget: pool.budget() };
         let (home, block) = match graph::private(&self.0) {
             Some(private) => (Home::Graph(private.clone()), private.allocate(bytes)?),
-            None => (Home::Pool(self.0.clone()), pool.allocate(bytes)?),
+            None => (Home::Lane(self.0.clone()), self.0.share.allocate(bytes)?),
         };
         let block = block.ok_or_else(full)?;
-        Ok(CudaBuffer(Arc::new(Held { home, block: Some(block), bytes })))
+        Ok(CudaBuffer(Arc::new(Held { home, block: Some(block), bytes, guests: Mutex::default() })))
     }
 
     fn upload(&self, buffer: &CudaBuffer, bytes: &[u8]) -> Result<()> {
         self.check(buffer, bytes.len())?;
-        let Gpu { staging, stream, .. } = &*self.0;
+        let Lane { staging, stream, .. } = &*self.0;
         stream.context.enter()?;
         graph::with(&self.0, |capture| match capture {
             Some(capture) => capture.upload(bytes, buffer),
-            // SAFETY: the buffer is as large; dropped, its memory goes to nothing but later work of the same stream.
-            None => unsafe { staging.upload(bytes, buffer.address(), stream) },
+            None => {
+                self.0.join([&buffer.0])?;
+                // SAFETY: the buffer is as large; dropped, its memory goes to nothing but later work.
+                unsafe { staging.upload(bytes, buffer.address(), stream) }
+            }
         })
     }
 
     fn download(&self, buffer: &CudaBuffer, bytes: &mut [u8]) -> Result<()> {
         self.check(buffer, bytes.len())?;
-        let Gpu { staging, stream, .. } = &*self.0;
+        let Lane { staging, stream, .. } = &*self.0;
         stream.context.enter()?;
         if graph::private(&self.0).is_some() {
             return Err(stream.context.error("what is being recorded has no values to read yet".into()));
         }
+        self.0.join([&buffer.0])?;
         // SAFETY: the buffer is as large.
         unsafe { staging.download(buffer.address(), bytes, stream) }
     }
@@ -253,13 +311,14 @@ impl Device for Cuda {
     fn copy(&self, from: &CudaBuffer, to: &CudaBuffer, bytes: usize) -> Result<()> {
         self.check(from, bytes)?;
         self.check(to, bytes)?;
-        self.0.stream.context.enter()?;
+        let Gpu { context, .. } = &*self.0.gpu;
+        context.enter()?;
         graph::with(&self.0, |capture| {
-            let stream = graph::target(capture, &self.0, &[from, to]);
+            let stream = graph::target(capture, &self.0, &[from, to])?;
             // SAFETY: both buffers are as large, and live at least until whatever is freed later is used again.
             let code =
                 unsafe { sys::cuMemcpyDtoDAsync_v2(to.address(), from.address(), bytes, stream.raw()) };
-            stream.context.check(code, "a copy")
+            context.check(code, "a copy")
         })
     }
 
@@ -275,9 +334,9 @@ impl Device for Cuda {
         launch: Launch,
         args: &[Arg<'_, CudaBuffer>],
     ) -> Result<()> {
-        let context = &self.0.stream.context;
+        let Gpu { modules, context, .. } = &*self.0.gpu;
         context.enter()?;
-        let module = self.0.modules.get(context, variant)?;
+        let module = modules.get(context, variant)?;
         let function = module.function(entry).filter(|function| function.takes(args));
         let function = function.filter(|_| args.len() <= PARAMETERS).ok_or_else(|| {
             context.error(format!("{entry} of {variant:?} does not take {} such parameters", args.len()))
@@ -310,18 +369,18 @@ impl Device for Cuda {
             *pointer = std::ptr::from_mut(value).cast();
         }
         let Launch { grid: [x, y, z], block, shared } = launch;
-        let code = graph::with(&self.0, |capture| {
-            let stream = graph::target(capture, &self.0, &buffers).raw();
+        graph::with(&self.0, |capture| {
+            let stream = graph::target(capture, &self.0, &buffers)?.raw();
             let (pointers, extra) = (pointers.as_mut_ptr(), std::ptr::null_mut());
             // SAFETY: the function is loaded and has just these parameters, which the driver copies. That it stays within
             // its buffers is what the tests in the interpreter are for.
-            unsafe {
+            let code = unsafe {
                 sys::cuLaunchKernel(function.raw(), x, y, z, block, 1, 1, shared, stream, pointers, extra)
+            };
+            match code {
+                CUresult::CUDA_SUCCESS => Ok(()),
+                code => context.check(code, &format!("launching {entry} of {variant:?} as {launch:?}")),
             }
-        });
-        match code {
-            CUresult::CUDA_SUCCESS => Ok(()),
-            code => context.check(code, &format!("launching {entry} of {variant:?} as {launch:?}")),
-        }
+        })
     }
 }

@@ -102,7 +102,7 @@ impl Area {
     }
 }
 
-/// The pinned memory of a device.
+/// The pinned memory of a lane.
 #[derive(Default)]
 pub struct Staging {
     up: Mutex<Area>,
@@ -113,7 +113,7 @@ impl Staging {
     /// Copies `bytes` to the device's address, when what is in the stream has run. Returns when they are in pinned memory.
     ///
     /// # Safety
-    /// The device has so many bytes there until the copy is done, and there is only this one stream.
+    /// The device has so many bytes there until the copy is done, and the stream is the same at each call.
     pub unsafe fn upload(&self, bytes: &[u8], to: u64, stream: &Stream) -> Result<()> {
         let mut area = self.up.lock().unwrap_or_else(PoisonError::into_inner);
         let mut to = to;

@@ -199,7 +199,7 @@ impl<D: Device> Matrix<D> {
             Plan { tile: NARROW, steps: self.depth.div_ceil(STEP), splits: 1 }
         };
         let split = plan.splits > 1;
-        let parts = if split { Some(gpu.device.allocate(4 * plan.splits * out.len())?) } else { None };
+        let parts = if split { Some(gpu.allocate(4 * plan.splits * out.len())?) } else { None };
 
         let number = |value: usize| Arg::U32(value as u32);
         let (alpha, residual) =

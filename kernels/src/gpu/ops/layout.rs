@@ -44,7 +44,7 @@ pub(in crate::gpu) fn from_planes<D: Device>(
 
 /// A buffer of fp32 values in N, C, H, W order.
 pub(in crate::gpu) fn to_planes<D: Device>(gpu: &GpuBackend<D>, x: &GpuTensor<D>) -> Result<D::Buffer> {
-    let planes = gpu.device.allocate(4 * x.len())?;
+    let planes = gpu.allocate(4 * x.len())?;
     launch(gpu, "to_planes", &planes, x)?;
     Ok(planes)
 }

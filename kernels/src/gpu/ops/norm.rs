@@ -127,7 +127,7 @@ fn large_group_norm<D: Device>(
     // 8 pixels are a few times the work of adding a block's sums up.
     let slices = Slices::new(x.shape, span * width / values, groups.div_ceil(span), 8, 6 * 132);
     let [count, each] = [slices.count, slices.pixels].map(|value| Arg::U32(value as u32));
-    let partials = gpu.device.allocate(8 * n * groups * slices.count)?;
+    let partials = gpu.allocate(8 * n * groups * slices.count)?;
     let args = [
         x.arg(),
         Arg::Buffer(&partials),
@@ -141,7 +141,7 @@ fn large_group_norm<D: Device>(
     ];
     gpu.device.launch(&variant, "partial", slices.launch, &args)?;
 
-    let statistics = gpu.device.allocate(8 * n * groups)?;
+    let statistics = gpu.allocate(8 * n * groups)?;
     let launch = Launch { grid: [blocks(n * groups, 8), 1, 1], block: 256, shared: 0 };
     let args = [
         Arg::Buffer(&partials),
