@@ -51,7 +51,7 @@ pub trait Recording: Send + Sync {
     fn replay(&self) -> crate::Result<()>;
 }
 
-/// A device that runs PTX: its memory, and kernels in the order in which they are launched.
+/// A lane of a device that runs PTX: its memory, and kernels in the order in which they are launched.
 pub trait Device: Send + Sync + 'static {
     /// Memory of the device; dropped, it is free again once what was launched before has run.
     type Buffer: Send + Sync + 'static;

@@ -179,6 +179,41 @@ fn two_lanes_compute_at_once() {
 }
 
 #[test]
+fn transfers_of_lanes_keep_their_order() {
+    const LEN: usize = 1 << 20;
+    // For three buffers, so that lanes must take one another's.
+    let Some(a) = cuda(Some(3 << 20)) else { return };
+    let b = a.lane().unwrap();
+    for round in 0..20 {
+        let content = [1, 2].map(|seed| bytes(LEN, 2 * round + seed));
+        let [x, y] = [&a, &b].map(|lane| lane.allocate(LEN).unwrap());
+        a.upload(&x, &content[0]).unwrap();
+        b.copy(&x, &y, LEN).unwrap();
+        // Its own lane takes its memory for something else, while the other may still read.
+        drop(x);
+        let z = a.allocate(LEN).unwrap();
+        a.upload(&z, &content[1]).unwrap();
+        // Once in its own lane, and once in a buffer of which the other has just freed the memory.
+        let copies = [(&b, &y), (&b, &z)].map(|(lane, from)| {
+            let copy = lane.allocate(LEN).unwrap();
+            lane.copy(from, &copy, LEN).unwrap();
+            let mut back = vec![0; LEN];
+            lane.download(&copy, &mut back).unwrap();
+            back
+        });
+        assert!(copies == content, "{round}");
+        drop(y);
+        let w = a.allocate(LEN).unwrap();
+        a.upload(&w, &content[0]).unwrap();
+        let mut back = vec![0; LEN];
+        b.download(&w, &mut back).unwrap();
+        assert!(back == content[0], "{round}");
+        assert!(a.memory().held <= 3 << 20);
+    }
+    assert_eq!(a.memory().used, 0);
+}
+
+#[test]
 fn a_buffer_of_one_lane_is_used_in_another() {
     let Some(cuda) = cuda(None) else { return };
     let [a, b] = [GpuBackend::new(cuda.clone()), GpuBackend::new(cuda.lane().unwrap())];

@@ -19,6 +19,7 @@ pub fn gpu() -> Gpu {
 }
 
 /// One that stands for a device of compute capability 9.0.
+#[allow(dead_code, reason = "the models' tests, which include this file too, do without")]
 pub fn hopper() -> Gpu {
     GpuBackend::new(Interpreted { wgmma: true, ..Interpreted::default() })
 }
@@ -51,6 +52,7 @@ fn failed(what: impl ToString) -> Error {
 
 impl Interpreted {
     /// Memory runs out after so many more buffers; none: never. How many there still was memory for.
+    #[allow(dead_code, reason = "as above")]
     pub fn run_out_after(&self, buffers: Option<usize>) -> Option<usize> {
         std::mem::replace(&mut self.room.lock().unwrap(), buffers)
     }

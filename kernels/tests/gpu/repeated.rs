@@ -80,10 +80,11 @@ impl Small {
     }
 
     fn ask(&self, command: Command) -> Result<()> {
-        match &mut *self.tape.lock().unwrap() {
-            Some(tape) => Ok(tape.push(command)),
-            None => command.run(&self.device),
+        if let Some(tape) = &mut *self.tape.lock().unwrap() {
+            tape.push(command);
+            return Ok(());
         }
+        command.run(&self.device)
     }
 }
 
