@@ -235,3 +235,31 @@ pub fn error(error: reverie_models::Error) -> Error {
         e => Error::internal(e.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::{embedded::Embedded, error::ErrorKind};
+
+    use super::*;
+
+    #[test]
+    fn idle_models_make_room_and_those_in_use_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let embedded = Embedded::new(folder.path());
+        embedded.unpack().unwrap();
+        let (backend, library) = (backend::cpu(2), Library::new(u64::MAX));
+        let get = || library.get(&backend, &Room::default(), &embedded.model(), None, &[]).unwrap();
+        let model = get();
+        assert!(!library.drop_idle() && library.loaded().len() == 1);
+        assert!(Arc::ptr_eq(&model, &get()));
+        let full = reverie_kernels::Error::OutOfMemory { device: "a GPU".into(), bytes: 77, budget: 100 };
+        let error = model.error(full.into());
+        assert_eq!(error.kind, ErrorKind::Unavailable);
+        for part in ["emoji", "MiB of weights", "a GPU", "77 bytes", "execution.vram_budget_mb"] {
+            assert!(error.message.contains(part), "{}", error.message);
+        }
+        drop(model);
+        assert!(library.drop_idle() && library.loaded().is_empty());
+        assert!(!library.drop_idle());
+    }
+}
