@@ -250,7 +250,7 @@ pub fn resize(x: &Plain, h: usize, w: usize, filter: Filter) -> Plain {
     })
 }
 
-/// Sinusoids of numbers, and the angles of which they are: a row for each number.
+/// Sinusoids of numbers, each with the size of its number.
 pub fn timestep_embedding(values: &[f32], timesteps: Timesteps) -> Vec<(f64, f64)> {
     let Timesteps { num_channels, flip_sin_to_cos, downscale_freq_shift } = timesteps;
     let half = num_channels / 2;
@@ -261,8 +261,8 @@ pub fn timestep_embedding(values: &[f32], timesteps: Timesteps) -> Vec<(f64, f64
             let angle = value * (step * (c % half.max(1)) as f64).exp();
             match (c / half.max(1), flip_sin_to_cos) {
                 _ if c >= 2 * half => (0.0, 0.0),
-                (0, false) | (1, true) => (angle.sin(), angle),
-                _ => (angle.cos(), angle),
+                (0, false) | (1, true) => (angle.sin(), value.abs()),
+                _ => (angle.cos(), value.abs()),
             }
         })
     };

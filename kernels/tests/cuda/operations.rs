@@ -178,11 +178,11 @@ fn sinusoids() {
     let gpu = &pair.0[1];
     for timesteps in TIMESTEPS {
         let out = gpu.to_vec(&gpu.timestep_embedding(&NUMBERS, 1, timesteps).unwrap()).unwrap();
-        for (out, (expected, angle)) in out.iter().zip(timestep_embedding(&NUMBERS, timesteps)) {
+        for (out, (expected, number)) in out.iter().zip(timestep_embedding(&NUMBERS, timesteps)) {
             // The kernel's error as its head has it, and fp16's.
-            let allowed = 3e-7 * angle.abs() + 8e-7 + 2.5e-4;
+            let allowed = 3e-7 * number + 8e-7 + 2.5e-4;
             let error = (f64::from(*out) - expected).abs();
-            assert!(error <= allowed, "{timesteps:?} of an angle of {angle} is {out}, not {expected}");
+            assert!(error <= allowed, "{timesteps:?} of {number} is {out}, not {expected}");
         }
     }
 }
