@@ -1,5 +1,7 @@
 //! The contract between the models and the devices that run them.
 
+use std::sync::Arc;
+
 use crate::error::{Error, Result};
 
 /// The axes of a tensor: batch, channels, rows, columns.
@@ -154,6 +156,31 @@ pub enum Mask {
     Causal,
 }
 
+/// Sinusoids of numbers (Ho et al. 2020, "Denoising Diffusion Probabilistic Models", after Vaswani et al. 2017): diffusers'
+/// `Timesteps`. With h = `num_channels` / 2, sin(t f) and cos(t f) for the h frequencies
+/// f = 10000^(-i / (h - `downscale_freq_shift`)).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Timesteps {
+    /// Features of each number's embedding. Where it is odd, the last is zero.
+    pub num_channels: usize,
+    /// Whether the cosines come first.
+    pub flip_sin_to_cos: bool,
+    /// What is taken off the number of frequencies where they are spaced.
+    pub downscale_freq_shift: f32,
+}
+
+/// The values that the 256 steps of a pixel's channel stand for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PixelRange {
+    /// 0 to 1. Towards pixels halves are rounded up.
+    Unit,
+    /// -1 to 1. Towards pixels halves are rounded to even, as numpy does for diffusers.
+    Signed,
+}
+
+/// The rows of a table by their numbers, read when they are asked for.
+pub type Rows = Arc<dyn Fn(usize) -> Vec<f32> + Send + Sync>;
+
 /// From tensors to tensors.
 pub type Work<'a, T> = &'a mut dyn FnMut(&[T]) -> Result<Vec<T>>;
 
@@ -170,6 +197,8 @@ pub trait Backend: Send + Sync + 'static {
     type Conv2d: Send + Sync + 'static;
     /// A matrix with its weights laid out for the device.
     type Linear: Send + Sync + 'static;
+    /// A table of which rows are looked up.
+    type Embedding: Send + Sync + 'static;
     /// What is remembered of work that is done again and again.
     type Repeated: Send + Sync + 'static;
 
@@ -454,4 +483,44 @@ pub trait Backend: Send + Sync + 'static {
     /// # Errors
     /// [`Error::ShapeMismatch`] where the batch has fewer.
     fn images(&self, x: &Self::Tensor, first: usize, count: usize) -> Result<Self::Tensor>;
+
+    /// The sinusoids of `values`, which are as many for each entry of a batch of `batch`: (batch, 1, 1, C), where C is
+    /// `num_channels` times that number. Values are up to some 10^5: of larger ones, `f32` has too few digits.
+    ///
+    /// # Errors
+    /// [`Error::InvalidShape`] where there is nothing; [`Error::DataLength`] where `batch` does not divide the values.
+    fn timestep_embedding(&self, values: &[f32], batch: usize, timesteps: Timesteps) -> Result<Self::Tensor>;
+
+    /// Prepares a table of `count` rows of `features` values, once, to be looked up many times. A device reads all rows now;
+    /// the CPU keeps `rows` and reads those that are looked up.
+    ///
+    /// # Errors
+    /// [`Error::InvalidShape`]; [`Error::ParameterLength`] for a row of another length, here or when it is looked up.
+    fn prepare_embedding(&self, count: usize, features: usize, rows: Rows) -> Result<Self::Embedding>;
+
+    /// `torch.nn.Embedding` plus that of the positions: for N `sequences` of T ids each, the rows that the ids name, each plus
+    /// the row of `positions`, (1, 1, at least T, C), that its place in the sequence names: (N, 1, T, C).
+    ///
+    /// # Errors
+    /// [`Error::InvalidShape`] where there are no ids; [`Error::DataLength`] for sequences of different lengths;
+    /// [`Error::Row`] for an id past the table's end; [`Error::ShapeMismatch`] where the positions do not fit.
+    fn embedding(
+        &self,
+        sequences: &[&[u32]],
+        table: &Self::Embedding,
+        positions: &Self::Tensor,
+    ) -> Result<Self::Tensor>;
+
+    /// Brings pictures to the device: `pixels` are N pictures of H rows of W pixels of 3 bytes, `shape` is (N, 3, H, W).
+    ///
+    /// # Errors
+    /// [`Error::InvalidShape`], [`Error::DataLength`]; [`Error::ShapeMismatch`] for other than 3 channels.
+    #[expect(clippy::wrong_self_convention, reason = "the counterpart of `to_pixels`")]
+    fn from_pixels(&self, pixels: &[u8], shape: Shape, range: PixelRange) -> Result<Self::Tensor>;
+
+    /// The inverse of [`Backend::from_pixels`]. Values out of range are clamped. Waits for the device.
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] for other than 3 channels.
+    fn to_pixels(&self, x: &Self::Tensor, range: PixelRange) -> Result<Vec<u8>>;
 }

@@ -1,6 +1,6 @@
 //! Whether operands fit together, and the shape of what comes out: the same on every device.
 
-use crate::backend::{Shape, check_shape};
+use crate::backend::{Shape, check_len, check_shape};
 use crate::error::{Error, Result};
 
 pub(crate) fn same_shape(operation: &'static str, left: Shape, right: Shape) -> Result<()> {
@@ -116,4 +116,57 @@ pub(crate) fn linear(operation: &'static str, x: Shape, inputs: usize, outputs: 
     let shape = [n, c, h, outputs];
     check_shape(shape)?;
     Ok(shape)
+}
+
+/// Shape of the embeddings of so many numbers.
+pub(crate) fn timestep_embedding(values: usize, batch: usize, num_channels: usize) -> Result<Shape> {
+    let each = values.checked_div(batch).unwrap_or(0);
+    let shape = [batch, 1, 1, each.saturating_mul(num_channels)];
+    check_shape(shape)?;
+    match each * batch == values {
+        true => Ok(shape),
+        false => Err(Error::DataLength { shape, expected: each * batch, actual: values }),
+    }
+}
+
+/// Shape of the rows that `sequences` name in a table of `count` rows of `features`.
+pub(crate) fn embedding(
+    sequences: &[&[u32]],
+    count: usize,
+    features: usize,
+    positions: Shape,
+) -> Result<Shape> {
+    let tokens = sequences.first().map_or(0, |sequence| sequence.len());
+    let shape = [sequences.len(), 1, tokens, features];
+    check_shape(shape)?;
+    if let Some(other) = sequences.iter().find(|sequence| sequence.len() != tokens) {
+        return Err(Error::DataLength { shape: [1, 1, 1, tokens], expected: tokens, actual: other.len() });
+    }
+    same_shape("embedding: positions", [1, 1, positions[2].max(tokens), features], positions)?;
+    let ids = sequences.iter().copied().flatten();
+    match ids.map(|&id| id as usize).find(|&id| id >= count) {
+        None => Ok(shape),
+        Some(index) => Err(Error::Row { index, count }),
+    }
+}
+
+/// That a row has as many values as the table has features.
+pub(crate) fn row(row: &[f32], features: usize) -> Result<()> {
+    check_len("row of an embedding", features, row.len())
+}
+
+/// That pictures have three channels.
+pub(crate) fn pixels(operation: &'static str, shape: Shape) -> Result<()> {
+    let [n, _, h, w] = shape;
+    same_shape(operation, [n, 3, h, w], shape)
+}
+
+/// That so many bytes are pictures of `shape`.
+pub(crate) fn from_pixels(bytes: usize, shape: Shape) -> Result<()> {
+    let expected = check_shape(shape)?;
+    pixels("from_pixels", shape)?;
+    match bytes == expected {
+        true => Ok(()),
+        false => Err(Error::DataLength { shape, expected, actual: bytes }),
+    }
 }

@@ -1,6 +1,8 @@
 //! One of two backends, chosen at run time.
 
-use crate::backend::{Activation, Backend, Conv2dDesc, Filter, Mask, Shape, Unary, Work};
+use crate::backend::{
+    Activation, Backend, Conv2dDesc, Filter, Mask, PixelRange, Rows, Shape, Timesteps, Unary, Work,
+};
 use crate::error::{Error, Result};
 
 /// What belongs to one of two backends: the backend itself, its tensors, its layers.
@@ -65,6 +67,7 @@ impl<A: Backend, B: Backend> Backend for Either<A, B> {
     type Tensor = Either<A::Tensor, B::Tensor>;
     type Conv2d = Either<A::Conv2d, B::Conv2d>;
     type Linear = Either<A::Linear, B::Linear>;
+    type Embedding = Either<A::Embedding, B::Embedding>;
     type Repeated = Either<A::Repeated, B::Repeated>;
 
     fn name(&self) -> &str {
@@ -301,5 +304,43 @@ impl<A: Backend, B: Backend> Backend for Either<A, B> {
 
     fn images(&self, x: &Self::Tensor, first: usize, count: usize) -> Result<Self::Tensor> {
         on!(self, x => |backend| backend.images(x, first, count))
+    }
+
+    fn timestep_embedding(&self, values: &[f32], batch: usize, timesteps: Timesteps) -> Result<Self::Tensor> {
+        match self {
+            First(backend) => backend.timestep_embedding(values, batch, timesteps).map(First),
+            Second(backend) => backend.timestep_embedding(values, batch, timesteps).map(Second),
+        }
+    }
+
+    fn prepare_embedding(&self, count: usize, features: usize, rows: Rows) -> Result<Self::Embedding> {
+        match self {
+            First(backend) => backend.prepare_embedding(count, features, rows).map(First),
+            Second(backend) => backend.prepare_embedding(count, features, rows).map(Second),
+        }
+    }
+
+    fn embedding(
+        &self,
+        sequences: &[&[u32]],
+        table: &Self::Embedding,
+        positions: &Self::Tensor,
+    ) -> Result<Self::Tensor> {
+        on!(self, table, positions => |backend| backend.embedding(sequences, table, positions))
+    }
+
+    fn from_pixels(&self, pixels: &[u8], shape: Shape, range: PixelRange) -> Result<Self::Tensor> {
+        match self {
+            First(backend) => backend.from_pixels(pixels, shape, range).map(First),
+            Second(backend) => backend.from_pixels(pixels, shape, range).map(Second),
+        }
+    }
+
+    fn to_pixels(&self, x: &Self::Tensor, range: PixelRange) -> Result<Vec<u8>> {
+        match (self, x) {
+            (First(backend), First(x)) => backend.to_pixels(x, range),
+            (Second(backend), Second(x)) => backend.to_pixels(x, range),
+            _ => Err(Error::OtherDevice),
+        }
     }
 }

@@ -99,6 +99,14 @@ pub enum Error {
         /// The input's shape.
         shape: Shape,
     },
+    /// A row past the end of a table.
+    #[error("row {index} of a table of {count} rows")]
+    Row {
+        /// The row that was asked for.
+        index: usize,
+        /// How many there are.
+        count: usize,
+    },
     /// A tensor or a layer of another backend.
     #[error("a tensor or a layer belongs to another device")]
     OtherDevice,

@@ -30,6 +30,8 @@ pub mod gpu;
 pub mod nvml;
 mod taps;
 
-pub use backend::{Activation, Backend, Conv2dDesc, Filter, Mask, Shape, Unary, Work};
+pub use backend::{
+    Activation, Backend, Conv2dDesc, Filter, Mask, PixelRange, Rows, Shape, Timesteps, Unary, Work,
+};
 pub use either::Either;
 pub use error::{Error, Result};

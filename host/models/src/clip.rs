@@ -14,22 +14,18 @@ use crate::{
     config::CLIPTextConfig,
     error::{Error, Result},
     loader::Loader,
-    weights::Weights,
 };
 use encoder::{CLIPEncoderLayer, LayerNorm, Shape};
 pub use model::CLIPModel;
 pub use preprocess::Preprocessor;
 pub use vision::CLIPVisionModel;
 
-const TOKEN_EMBEDDING: &str = "token_embedding.weight";
-
 /// A text encoder. The tensors' names begin with `text_model`, but for `text_projection.weight`.
 pub struct CLIPTextModel<B: Backend> {
     config: CLIPTextConfig,
-    /// A row for each token is read from the file when it is used: a prompt uses few of them.
-    embeddings: Weights,
-    /// max_position_embeddings rows of hidden_size values.
-    position_embedding: Vec<f32>,
+    token_embedding: Arc<B::Embedding>,
+    /// (1, 1, max_position_embeddings, hidden_size).
+    position_embedding: B::Tensor,
     layers: Vec<CLIPEncoderLayer<B>>,
     final_layer_norm: LayerNorm<B>,
     text_projection: Option<Arc<B::Linear>>,
@@ -79,14 +75,17 @@ impl<B: Backend> CLIPTextModel<B> {
             mask: Mask::Causal,
         };
         let model = loader.sub("text_model");
-        let embeddings = model.weights.sub("embeddings");
-        embeddings.check(TOKEN_EMBEDDING, &[config.vocab_size, hidden_size])?;
+        let tokens = "embeddings.token_embedding.weight";
+        let token_embedding = model.embedding(tokens, config.vocab_size, hidden_size)?;
         let positions = "embeddings.position_embedding.weight";
+        let positions = model.weights.tensor(positions, &[max_position_embeddings, hidden_size])?;
+        let position_embedding =
+            loader.backend.tensor(positions, [1, 1, max_position_embeddings, hidden_size])?;
         let layer = |i: usize| CLIPEncoderLayer::load(&model.sub(&format!("encoder.layers.{i}")), &shape);
         let projection = || loader.linear("text_projection", hidden_size, projection_dim);
         Ok(Self {
-            embeddings,
-            position_embedding: model.weights.tensor(positions, &[max_position_embeddings, hidden_size])?,
+            token_embedding,
+            position_embedding,
             layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_>>()?,
             final_layer_norm: LayerNorm::load(&model, "final_layer_norm", &shape)?,
             text_projection: loader.has("text_projection.weight").then(projection).transpose()?,
@@ -141,25 +140,20 @@ impl<B: Backend> CLIPTextModel<B> {
 
     /// Each token's embedding plus that of its position: (N, 1, T, C).
     fn embed(&self, backend: &B, sequences: &[&[u32]]) -> Result<B::Tensor> {
-        let CLIPTextConfig { hidden_size, max_position_embeddings, vocab_size, .. } = self.config;
+        let CLIPTextConfig { max_position_embeddings, vocab_size, .. } = self.config;
         let tokens = sequences.first().map_or(0, |sequence| sequence.len());
         if tokens == 0 || tokens > max_position_embeddings || sequences.iter().any(|s| s.len() != tokens) {
             return Err(Error::Invalid(format!(
                 "the text encoder takes sequences of equal length, 1 to {max_position_embeddings} tokens"
             )));
         }
-        let mut values = Vec::with_capacity(sequences.len() * tokens * hidden_size);
-        for sequence in sequences {
-            for (&token, position) in sequence.iter().zip(self.position_embedding.chunks_exact(hidden_size)) {
-                let row = self.embeddings.row(TOKEN_EMBEDDING, token as usize)?.ok_or_else(|| {
-                    Error::Invalid(format!(
-                        "token {token} is not in the text encoder's vocabulary of {vocab_size}"
-                    ))
-                })?;
-                values.extend(row.iter().zip(position).map(|(token, position)| token + position));
-            }
+        let unknown = sequences.iter().copied().flatten().find(|&&token| token as usize >= vocab_size);
+        if let Some(token) = unknown {
+            return Err(Error::Invalid(format!(
+                "token {token} is not in the text encoder's vocabulary of {vocab_size}"
+            )));
         }
-        Ok(backend.tensor(values, [sequences.len(), 1, tokens, hidden_size])?)
+        Ok(backend.embedding(sequences, &self.token_embedding, &self.position_embedding)?)
     }
 
     /// The state at the first end-of-text token of each sequence; where there is none at the first token, as transformers.

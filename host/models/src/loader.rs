@@ -35,6 +35,7 @@ enum Layer<B: Backend> {
     Conv2d(Kept<B::Conv2d>),
     Linear(Kept<B::Linear>),
     Vector(B::Tensor),
+    Embedding(Arc<B::Embedding>),
 }
 
 /// A layer, for as long as it is worth its memory.
@@ -70,7 +71,8 @@ impl<B: Backend> Default for LayerCache<B> {
 }
 
 impl<B: Backend> LayerCache<B> {
-    /// How many layers it holds: weights of linear layers and convolutions, and weights and biases of normalisations.
+    /// How many layers it holds: weights of linear layers and convolutions, weights and biases of
+    /// normalisations, and tables.
     pub fn len(&self) -> usize {
         self.forget_unused();
         self.lock().len()
@@ -86,7 +88,7 @@ impl<B: Backend> LayerCache<B> {
         self.lock().retain(|_, layer| match layer {
             Layer::Conv2d(layer) => layer.is_used(),
             Layer::Linear(layer) => layer.is_used(),
-            Layer::Vector(_) => true,
+            Layer::Vector(_) | Layer::Embedding(_) => true,
         });
     }
 
@@ -179,6 +181,24 @@ impl<'a, B: Backend> Loader<'a, B> {
             let values = self.weights.tensor(name, &[len])?;
             let layer = self.backend.tensor(values, [1, 1, 1, len])?;
             Ok((layer.clone(), Layer::Vector(layer)))
+        })
+    }
+
+    /// The table `name` of shape (count, features), whose rows the CPU leaves in the file.
+    ///
+    /// # Errors
+    /// [`crate::Error::Missing`], [`crate::Error::Shape`], [`crate::Error::Dtype`].
+    pub fn embedding(&self, name: &str, count: usize, features: usize) -> Result<Arc<B::Embedding>> {
+        let found =
+            |layer: &Layer<B>| if let Layer::Embedding(layer) = layer { Some(layer.clone()) } else { None };
+        self.cached(name, found, |_| {
+            self.weights.check(name, &[count, features])?;
+            // All rows are as the first: what cannot be read is reported here.
+            self.weights.row(name, 0)?;
+            let (weights, row) = (self.weights.clone(), name.to_owned());
+            let rows = move |index| weights.row(&row, index).ok().flatten().unwrap_or_default();
+            let layer = Arc::new(self.backend.prepare_embedding(count, features, Arc::new(rows))?);
+            Ok((layer.clone(), Layer::Embedding(layer)))
         })
     }
 

@@ -249,14 +249,14 @@ impl<B: Backend> Pipeline<B> {
             return Ok((pure_noise(&first_noise(request, generator, len))?, None));
         };
         let Some(mask) = &request.mask else {
-            let original = upload(self.encode(backend, &image.values(), image, generator)?)?;
+            let original = upload(self.encode(backend, &image.tensor(backend)?, generator)?)?;
             let noise = upload(first_noise(request, generator, len))?;
             return Ok((scheduler.add_noise(backend, &original, &noise)?, None));
         };
         let from_noise = request.strength >= 1.0;
         let blended = !self.is_inpainting();
         let original = match blended || !from_noise {
-            true => Some(upload(self.encode(backend, &image.values(), image, generator)?)?),
+            true => Some(upload(self.encode(backend, &image.tensor(backend)?, generator)?)?),
             false => None,
         };
         let values = first_noise(request, generator, len);
@@ -273,7 +273,7 @@ impl<B: Backend> Pipeline<B> {
                 Inpaint::Blend { mask: upload(small_mask.repeat(channels))?, original, noise }
             }
             _ => {
-                let masked = self.encode(backend, &mask.cut_out(image), image, generator)?;
+                let masked = self.encode(backend, &mask.cut_out(backend, image)?, generator)?;
                 let channels = small_mask.into_iter().chain(masked).collect();
                 Inpaint::Channels(backend.tensor(channels, [1, 1 + shape[0], h, w])?)
             }
@@ -281,28 +281,22 @@ impl<B: Backend> Pipeline<B> {
         Ok((latents, Some(inpaint)))
     }
 
-    /// The latents of a picture, at the scale of the UNet. `values` are channels of rows, in -1..1.
-    fn encode(
-        &self,
-        backend: &B,
-        values: &[f32],
-        size: &Picture,
-        generator: &mut Generator,
-    ) -> Result<Vec<f32>> {
-        let x = backend.tensor(values.to_vec(), [1, 3, size.height, size.width])?;
+    /// The latents of a picture, (1, 3, H, W) in -1..1, at the scale of the UNet.
+    fn encode(&self, backend: &B, x: &B::Tensor, generator: &mut Generator) -> Result<Vec<f32>> {
         match &self.vae {
             Vae::Kl { vae, scaling_factor, shift_factor } => {
-                let small = size.height * size.width <= UNTILED_LATENTS * self.factor * self.factor;
+                let [.., height, width] = backend.shape(x);
+                let small = height * width <= UNTILED_LATENTS * self.factor * self.factor;
                 let posterior = match small {
-                    true => vae.encode(backend, &x)?,
-                    false => vae.tiled_encode(backend, &x, &vae.default_tiling(), &mut |_, _| Ok(()))?,
+                    true => vae.encode(backend, x)?,
+                    false => vae.tiled_encode(backend, x, &vae.default_tiling(), &mut |_, _| Ok(()))?,
                 };
                 let noise = generator.randn(posterior.mode().len());
                 let sample = posterior.sample(&noise)?;
                 Ok(sample.into_iter().map(|x| (x - shift_factor) * scaling_factor).collect())
             }
             Vae::Tiny { vae, scaling_factor, shift_factor } => {
-                let latents = backend.to_vec(&vae.encode(backend, &x)?)?;
+                let latents = backend.to_vec(&vae.encode(backend, x)?)?;
                 Ok(latents.into_iter().map(|x| (x - shift_factor) * scaling_factor).collect())
             }
         }
@@ -339,7 +333,7 @@ impl<B: Backend> Pipeline<B> {
                 vae.decode(backend, &unscaled(*scaling_factor, *shift_factor)?)?
             }
         };
-        Picture::from_values(backend, &picture)
+        Picture::from_tensor(backend, &picture)
     }
 
     /// A picture of latents on their way, a pixel for each, by a linear projection of their channels: cheap enough for every

@@ -181,23 +181,23 @@ fn what_ran_out_of_memory_can_be_done_again() {
     requests.truncate(2);
     requests[1].guidance_scale = 1.0;
     let prepare = || requests.iter().map(|request| pipeline.prepare(&gpu, request).unwrap()).collect();
-    let step = |states: &mut Vec<Denoise>| {
-        denoise::step(&gpu, &pipeline.unet, &mut states.iter_mut().collect::<Vec<_>>())
-    };
-    let [mut undisturbed, mut states]: [Vec<Denoise>; 2] = [prepare(), prepare()];
-    let plenty = 1 << 20;
-    gpu.device().run_out_after(Some(plenty));
-    step(&mut undisturbed).unwrap();
-    let needed = plenty - gpu.device().run_out_after(None).unwrap();
-    for buffers in [0, needed / 2, needed - 1] {
+    type State = Denoise<interpreted::Gpu>;
+    let [mut undisturbed, mut states]: [Vec<State>; 2] = [prepare(), prepare()];
+    let step = |states: &mut Vec<State>, buffers: usize| {
+        let mut states: Vec<_> = states.iter_mut().collect();
         gpu.device().run_out_after(Some(buffers));
-        assert!(full(step(&mut states).err()), "{buffers} of {needed}");
+        let outputs = denoise::predict(&gpu, &pipeline.unet, &states);
+        let left = gpu.device().run_out_after(None).unwrap();
+        denoise::advance(&gpu, &outputs?, &mut states).map(|()| buffers - left)
+    };
+    let needed = step(&mut undisturbed, 1 << 20).unwrap();
+    for buffers in [0, needed / 2, needed - 1] {
+        assert!(full(step(&mut states, buffers).err()), "{buffers} of {needed}");
         assert!(states.iter().all(|state| state.position() == 0), "{buffers} of {needed}");
     }
-    gpu.device().run_out_after(None);
-    step(&mut states).unwrap();
+    step(&mut states, needed).unwrap();
     for (state, undisturbed) in states.iter().zip(&undisturbed) {
-        assert_eq!(state.latents(), undisturbed.latents());
+        assert_eq!(state.latents(&gpu).unwrap(), undisturbed.latents(&gpu).unwrap());
     }
 }
 

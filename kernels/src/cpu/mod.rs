@@ -14,6 +14,7 @@ mod deep;
 mod direct;
 #[allow(unsafe_code)]
 mod elementwise;
+mod embedding;
 mod epilogue;
 #[allow(unsafe_code)]
 mod gemm;
@@ -23,6 +24,7 @@ mod group_norm;
 mod linear;
 #[allow(unsafe_code)]
 mod packed;
+mod pixels;
 mod resize;
 #[allow(unsafe_code)]
 mod rows;
@@ -31,12 +33,14 @@ mod shuffle;
 #[allow(unsafe_code)]
 mod simd;
 mod tensor;
+mod timesteps;
 mod tokens;
 #[allow(unsafe_code)]
 mod winograd;
 
 use crate::backend::{
-    Activation, Backend, Conv2dDesc, Filter, Mask, Shape, Unary, Work, check_len, check_shape, check_slope,
+    Activation, Backend, Conv2dDesc, Filter, Mask, PixelRange, Rows, Shape, Timesteps, Unary, Work,
+    check_len, check_shape, check_slope,
 };
 use crate::checks::{self, same_shape};
 use crate::error::{Error, Result};
@@ -46,6 +50,7 @@ use std::sync::Arc;
 use tensor::Data;
 
 pub use conv::CpuConv2d;
+pub use embedding::CpuEmbedding;
 pub use linear::CpuLinear;
 pub use simd::Level;
 pub use tensor::CpuTensor;
@@ -129,6 +134,7 @@ impl Backend for CpuBackend {
     type Tensor = CpuTensor;
     type Conv2d = CpuConv2d;
     type Linear = CpuLinear;
+    type Embedding = CpuEmbedding;
     type Repeated = ();
 
     fn name(&self) -> &str {
@@ -323,6 +329,36 @@ impl Backend for CpuBackend {
     fn images(&self, x: &CpuTensor, first: usize, count: usize) -> Result<CpuTensor> {
         let shape = checks::images(x.shape, first, count)?;
         Ok(self.install(|| tokens::images(&self.pool, x, first, shape)))
+    }
+
+    fn timestep_embedding(&self, values: &[f32], batch: usize, timesteps: Timesteps) -> Result<CpuTensor> {
+        let shape = checks::timestep_embedding(values.len(), batch, timesteps.num_channels)?;
+        self.tensor(timesteps::embed(values, timesteps), shape)
+    }
+
+    fn prepare_embedding(&self, count: usize, features: usize, rows: Rows) -> Result<CpuEmbedding> {
+        check_shape([1, 1, count, features])?;
+        Ok(CpuEmbedding { count, features, rows })
+    }
+
+    fn embedding(
+        &self,
+        sequences: &[&[u32]],
+        table: &CpuEmbedding,
+        positions: &CpuTensor,
+    ) -> Result<CpuTensor> {
+        let shape = checks::embedding(sequences, table.count, table.features, positions.shape)?;
+        self.install(|| table.look_up(&self.pool, sequences, positions, shape))
+    }
+
+    fn from_pixels(&self, pixels: &[u8], shape: Shape, range: PixelRange) -> Result<CpuTensor> {
+        checks::from_pixels(pixels.len(), shape)?;
+        Ok(self.install(|| pixels::from_pixels(&self.pool, pixels, shape, range)))
+    }
+
+    fn to_pixels(&self, x: &CpuTensor, range: PixelRange) -> Result<Vec<u8>> {
+        checks::pixels("to_pixels", x.shape)?;
+        Ok(self.install(|| pixels::to_pixels(&self.pool, x, range)))
     }
 }
 

@@ -57,6 +57,7 @@ const SOURCES: &[(&str, &str)] = sources![
     "combine",
     "copies",
     "elementwise",
+    "embedding",
     "gemm",
     "gemm_columns",
     "gemm_fetch",
@@ -69,8 +70,10 @@ const SOURCES: &[(&str, &str)] = sources![
     "layout",
     "load_halves",
     "pixel_shuffle",
+    "pixels",
     "resize",
     "store_halves",
+    "timesteps",
     "warp_sum",
 ];
 
@@ -82,11 +85,14 @@ pub fn variants() -> Vec<Variant> {
         ops::conv2d::variants(),
         ops::copies::variants(),
         ops::elementwise::variants(),
+        ops::embedding::variants(),
         ops::layout::variants(),
         ops::linear::variants(),
         ops::norm::variants(),
         ops::pixel_shuffle::variants(),
+        ops::pixels::variants(),
         ops::resize::variants(),
+        ops::timesteps::variants(),
     ]
     .concat()
 }

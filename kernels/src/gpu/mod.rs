@@ -14,14 +14,15 @@ mod template;
 use std::sync::Arc;
 
 use crate::backend::{
-    Activation, Backend, Conv2dDesc, Filter, Mask, Shape, Unary, Work, check_len, check_shape, check_slope,
+    Activation, Backend, Conv2dDesc, Filter, Mask, PixelRange, Rows, Shape, Timesteps, Unary, Work,
+    check_len, check_shape, check_slope,
 };
 use crate::checks::{self, same_shape};
 use crate::error::{Error, Result};
 
 pub use catalogue::{Variant, variants};
 pub use device::{Arg, Device, Launch, Recording, TensorMap};
-pub use ops::{conv2d::GpuConv2d, linear::GpuLinear};
+pub use ops::{conv2d::GpuConv2d, embedding::GpuEmbedding, linear::GpuLinear};
 use repeated::Recordings;
 pub use repeated::Repeated;
 
@@ -134,6 +135,7 @@ impl<D: Device> Backend for GpuBackend<D> {
     type Tensor = GpuTensor<D>;
     type Conv2d = GpuConv2d<D>;
     type Linear = GpuLinear<D>;
+    type Embedding = GpuEmbedding<D>;
     type Repeated = Repeated<D>;
 
     fn name(&self) -> &str {
@@ -350,5 +352,34 @@ impl<D: Device> Backend for GpuBackend<D> {
 
     fn images(&self, x: &Self::Tensor, first: usize, count: usize) -> Result<Self::Tensor> {
         ops::copies::images(self, x, first, checks::images(x.shape, first, count)?)
+    }
+
+    fn timestep_embedding(&self, values: &[f32], batch: usize, timesteps: Timesteps) -> Result<Self::Tensor> {
+        let shape = checks::timestep_embedding(values.len(), batch, timesteps.num_channels)?;
+        ops::timesteps::timestep_embedding(self, values, timesteps, shape)
+    }
+
+    fn prepare_embedding(&self, count: usize, features: usize, rows: Rows) -> Result<Self::Embedding> {
+        GpuEmbedding::new(self, count, features, &rows)
+    }
+
+    fn embedding(
+        &self,
+        sequences: &[&[u32]],
+        table: &Self::Embedding,
+        positions: &Self::Tensor,
+    ) -> Result<Self::Tensor> {
+        let shape = checks::embedding(sequences, table.count, table.features, positions.shape)?;
+        table.look_up(self, sequences, positions, shape)
+    }
+
+    fn from_pixels(&self, pixels: &[u8], shape: Shape, range: PixelRange) -> Result<Self::Tensor> {
+        checks::from_pixels(pixels.len(), shape)?;
+        ops::pixels::from_pixels(self, pixels, shape, range)
+    }
+
+    fn to_pixels(&self, x: &Self::Tensor, range: PixelRange) -> Result<Vec<u8>> {
+        checks::pixels("to_pixels", x.shape)?;
+        ops::pixels::to_pixels(self, x, range)
     }
 }

@@ -1,6 +1,11 @@
-use reverie_kernels::{Activation, Backend, Conv2dDesc, Filter, Mask, Unary};
+use std::sync::Arc;
 
-use crate::{noise, pair, pair_with_wgmma};
+use reverie_kernels::{Activation, Backend, Conv2dDesc, Filter, Mask, PixelRange, Unary};
+
+use crate::{
+    common::{NUMBERS, TIMESTEPS, timestep_embedding},
+    noise, pair, pair_with_wgmma,
+};
 
 #[test]
 fn convolutions() {
@@ -191,4 +196,51 @@ fn pictures() {
             24,
         )
     });
+}
+
+#[test]
+fn sinusoids() {
+    let Some(pair) = pair() else { return };
+    let gpu = &pair.0[1];
+    for timesteps in TIMESTEPS {
+        let out = gpu.to_vec(&gpu.timestep_embedding(&NUMBERS, 1, timesteps).unwrap()).unwrap();
+        for (out, (expected, number)) in out.iter().zip(timestep_embedding(&NUMBERS, timesteps)) {
+            // The kernel's error as its head has it, and fp16's.
+            let allowed = 3e-7 * number + 8e-7 + 2.5e-4;
+            let error = (f64::from(*out) - expected).abs();
+            assert!(error <= allowed, "{timesteps:?} of {number} is {out}, not {expected}");
+        }
+    }
+}
+
+#[test]
+fn lookups() {
+    let Some(pair) = pair() else { return };
+    for [count, features, tokens] in [[49408, 768, 77], [1000, 1280, 77], [100, 33, 5]] {
+        let ids: Vec<u32> = (0..3 * tokens as u32).map(|i| i * 7919 % count as u32).collect();
+        let sequences: Vec<&[u32]> = ids.chunks_exact(tokens).collect();
+        pair.compare(&format!("{count} rows of {features}"), &[[1, 1, tokens, features]], 1e-3, |b, xs| {
+            let rows = Arc::new(move |row| noise(features, 1.0, row as u64));
+            b.embedding(&sequences, &b.prepare_embedding(count, features, rows)?, xs[0])
+        });
+    }
+}
+
+#[test]
+fn pixels() {
+    let Some(pair) = pair() else { return };
+    for [n, h, w] in [[1, 512, 512], [2, 101, 75], [1, 1, 1]] {
+        let pixels: Vec<u8> = (0..n * h * w * 3).map(|i| (i * i / 7 % 256) as u8).collect();
+        for range in [PixelRange::Unit, PixelRange::Signed] {
+            let what = format!("{n} {h}x{w} {range:?}");
+            pair.compare(&what, &[], 5e-4, |backend, _| backend.from_pixels(&pixels, [n, 3, h, w], range));
+            // Values past both ends of the range, and the same bytes from the same halves.
+            let values = noise(pixels.len(), 1.5, 1);
+            let [cpu, gpu] = pair.0.each_ref().map(|backend| {
+                let x = backend.tensor(values.clone(), [n, 3, h, w]).unwrap();
+                backend.to_pixels(&x, range).unwrap()
+            });
+            assert!(cpu == gpu, "{what}");
+        }
+    }
 }

@@ -9,14 +9,17 @@ mod common;
 mod conv2d;
 mod copies;
 mod elementwise;
+mod embedding;
 mod gemm;
 mod interpreted;
 mod layout;
 mod linear;
 mod norm;
 mod pixel_shuffle;
+mod pixels;
 mod repeated;
 mod resize;
+mod timesteps;
 
 use common::{Plain, assert_close};
 use interpreted::{Gpu, gpu, hopper};

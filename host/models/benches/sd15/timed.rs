@@ -6,7 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use reverie_kernels::{Activation, Backend, Conv2dDesc, Filter, Mask, Result, Shape, Unary, Work};
+use reverie_kernels::{
+    Activation, Backend, Conv2dDesc, Filter, Mask, PixelRange, Result, Rows, Shape, Timesteps, Unary, Work,
+};
 
 /// What the operations of one kind have cost.
 #[derive(Debug, Clone, Copy, Default)]
@@ -63,6 +65,7 @@ impl<B: Backend> Backend for Timed<B> {
     type Tensor = B::Tensor;
     type Conv2d = Layer<B::Conv2d, Conv2dDesc>;
     type Linear = Layer<B::Linear, (usize, usize)>;
+    type Embedding = B::Embedding;
     type Repeated = ();
 
     fn name(&self) -> &str {
@@ -240,5 +243,30 @@ impl<B: Backend> Backend for Timed<B> {
 
     fn images(&self, x: &B::Tensor, first: usize, count: usize) -> Result<B::Tensor> {
         self.timed("images", 0.0, |b| b.images(x, first, count))
+    }
+
+    fn timestep_embedding(&self, values: &[f32], batch: usize, timesteps: Timesteps) -> Result<B::Tensor> {
+        self.timed("timestep embedding", 0.0, |b| b.timestep_embedding(values, batch, timesteps))
+    }
+
+    fn prepare_embedding(&self, count: usize, features: usize, rows: Rows) -> Result<B::Embedding> {
+        self.timed("prepare embedding", 0.0, |b| b.prepare_embedding(count, features, rows))
+    }
+
+    fn embedding(
+        &self,
+        sequences: &[&[u32]],
+        table: &B::Embedding,
+        positions: &B::Tensor,
+    ) -> Result<B::Tensor> {
+        self.timed("embedding", 0.0, |b| b.embedding(sequences, table, positions))
+    }
+
+    fn from_pixels(&self, pixels: &[u8], shape: Shape, range: PixelRange) -> Result<B::Tensor> {
+        self.timed("copy in", 0.0, |b| b.from_pixels(pixels, shape, range))
+    }
+
+    fn to_pixels(&self, x: &B::Tensor, range: PixelRange) -> Result<Vec<u8>> {
+        self.timed("copy out", 0.0, |b| b.to_pixels(x, range))
     }
 }

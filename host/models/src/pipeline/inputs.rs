@@ -1,6 +1,6 @@
 //! Pictures and masks between bytes and the values that models take.
 
-use reverie_kernels::Backend;
+use reverie_kernels::{Backend, PixelRange};
 
 use crate::error::{Error, Result};
 
@@ -27,23 +27,18 @@ pub struct Mask {
 }
 
 impl Picture {
-    /// The channels one after the other, in -1..1.
-    pub(crate) fn values(&self) -> Vec<f32> {
-        let channel =
-            |c: usize| self.rgb.iter().skip(c).step_by(3).map(|&x| 2.0 * (f32::from(x) / 255.0) - 1.0);
-        (0..3).flat_map(channel).collect()
+    /// (1, 3, H, W) in -1..1.
+    pub(crate) fn tensor<B: Backend>(&self, backend: &B) -> Result<B::Tensor> {
+        Ok(backend.from_pixels(&self.rgb, [1, 3, self.height, self.width], PixelRange::Signed)?)
     }
 
-    /// The first picture of a tensor of (N, 3, H, W) in -1..1.
-    pub(crate) fn from_values<B: Backend>(backend: &B, x: &B::Tensor) -> Result<Self> {
+    /// The picture of a tensor of (1, 3, H, W) in -1..1.
+    pub(crate) fn from_tensor<B: Backend>(backend: &B, x: &B::Tensor) -> Result<Self> {
         let [_, channels, height, width] = backend.shape(x);
         if channels != 3 {
             return Err(Error::Unsupported(format!("the VAE makes {channels} channels; accepted are 3")));
         }
-        let values = backend.to_vec(x)?;
-        let area = height * width;
-        let rgb = (0..area).flat_map(|i| [0, 1, 2].map(|c| byte(values[c * area + i]))).collect();
-        Ok(Self { width, height, rgb })
+        Ok(Self { width, height, rgb: backend.to_pixels(x, PixelRange::Signed)? })
     }
 }
 
@@ -58,17 +53,17 @@ impl Mask {
         (0..h * w).map(|i| f32::from(self.is_set(source(i / w, i % w)))).collect()
     }
 
-    /// The values of `picture` with 0, a middle grey, where it is made anew.
-    pub(crate) fn cut_out(&self, picture: &Picture) -> Vec<f32> {
-        let mut values = picture.values();
-        for channel in values.chunks_exact_mut(self.grey.len()) {
-            for (i, value) in channel.iter_mut().enumerate() {
-                if self.is_set(i) {
-                    *value = 0.0;
-                }
-            }
+    /// `picture` as [`Picture::tensor`] has it, with 0 where it is made anew: a middle grey, between two pixels' values.
+    pub(crate) fn cut_out<B: Backend>(&self, backend: &B, picture: &Picture) -> Result<B::Tensor> {
+        let (mut kept, mut made) = (picture.clone(), picture.clone());
+        for (i, (kept, made)) in kept.rgb.iter_mut().zip(&mut made.rgb).enumerate() {
+            *made = if self.is_set(i / 3) { u8::MAX } else { 0 };
+            *kept &= !*made;
         }
-        values
+        // Black, which is -1, plus 1; elsewhere plus 0: exact.
+        let shape = [1, 3, self.height, self.width];
+        let made = backend.from_pixels(&made.rgb, shape, PixelRange::Unit)?;
+        Ok(backend.add(&kept.tensor(backend)?, &made)?)
     }
 }
 

@@ -10,11 +10,10 @@ mod resnet;
 
 use std::sync::Arc;
 
-use reverie_kernels::{Activation, Backend, Conv2dDesc, Unary};
+use reverie_kernels::{Activation, Backend, Conv2dDesc, Timesteps, Unary};
 
 pub use attention::{Transformer2DModel, TransformerConfig};
 pub use blocks::{BlockConfig, Context, DownBlock2D, UNetMidBlock2DCrossAttn, UpBlock2D};
-pub use embeddings::Timesteps;
 pub use resnet::{ResnetBlock2D, ResnetConfig};
 
 use crate::{
@@ -166,8 +165,7 @@ impl<B: Backend> UNet2DConditionModel<B> {
 
     /// The time embedding with all that is added to it, (N, 1, 1, time_embed_dim).
     fn embed(&self, backend: &B, timesteps: &[f32], conditions: &Conditions<B>) -> Result<B::Tensor> {
-        let sinusoids = self.time_proj.embed(timesteps);
-        let sinusoids = backend.tensor(sinusoids, [timesteps.len(), 1, 1, self.time_proj.num_channels])?;
+        let sinusoids = backend.timestep_embedding(timesteps, timesteps.len(), self.time_proj)?;
         let emb = self.time_embedding.forward(backend, &sinusoids, conditions.timestep_cond)?;
         match &self.add_embedding {
             Some(add) => Ok(backend.add(&emb, &add.forward(backend, timesteps.len(), conditions)?)?),
@@ -261,7 +259,8 @@ impl<B: Backend> AddEmbedding<B> {
         }
         // Features are joined as channels of an image of one pixel.
         let pooled = backend.from_tokens(text_embeds, 1, 1)?;
-        let sinusoids = backend.tensor(self.add_time_proj.embed(time_ids), [batch, times, 1, 1])?;
+        let sinusoids = backend.timestep_embedding(time_ids, batch, self.add_time_proj)?;
+        let sinusoids = backend.from_tokens(&sinusoids, 1, 1)?;
         let joined = backend.to_tokens(&backend.concat(&[&pooled, &sinusoids])?)?;
         self.add_embedding.forward(backend, &joined, None)
     }

@@ -5,12 +5,15 @@ pub(super) mod combine;
 pub(super) mod conv2d;
 pub(super) mod copies;
 pub(super) mod elementwise;
+pub(super) mod embedding;
 mod gemm;
 pub(super) mod layout;
 pub(super) mod linear;
 pub(super) mod norm;
 pub(super) mod pixel_shuffle;
+pub(super) mod pixels;
 pub(super) mod resize;
+pub(super) mod timesteps;
 
 /// Blocks that `count` values need where a block does `each`.
 fn blocks(count: usize, each: usize) -> u32 {
