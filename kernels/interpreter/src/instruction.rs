@@ -176,7 +176,8 @@ pub enum Op {
     CvtF16x2,
     Ld(Space, Type),
     St(Space, Type),
-    Bra,
+    /// Whether all threads that are there must agree: `bra.uni`.
+    Bra(bool),
     Ret,
     /// Of the whole block.
     Barrier,

@@ -100,6 +100,22 @@ fn barriers_must_be_reached_by_all() {
 }
 
 #[test]
+fn branches_are_uniform_where_they_say_so() {
+    let branch = |first: u32| {
+        format!("setp.lt.u32 %p, %i, {first}; @%p bra.uni A; mov.u32 %v, 1; A: st.global.u32 [%to], %i;")
+    };
+    let run = |first: u32| {
+        let module = module(".param .u64 out", &format!("{ADDRESS}{}\nret;", branch(first)));
+        let mut memory = Memory::default();
+        let out = memory.allocate(4 * 64);
+        run(&module, 64, &memory, &[out.into()])
+    };
+    assert!(fault(run(33)).contains("does not take a bra.uni"));
+    // Warps may differ.
+    run(32).unwrap();
+}
+
+#[test]
 fn copies_must_be_waited_for() {
     let body = |wait: &str| {
         format!(

@@ -76,7 +76,7 @@ impl Warp {
                 Ok(())
             }
             Op::SetMaxNReg => self.together(step),
-            Op::Bra | Op::Ret | Op::Barrier | Op::NamedBarrier | Op::WarpBarrier => {
+            Op::Bra(_) | Op::Ret | Op::Barrier | Op::NamedBarrier | Op::WarpBarrier => {
                 unreachable!("the warp does these itself")
             }
         }

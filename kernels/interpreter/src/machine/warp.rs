@@ -221,7 +221,11 @@ impl Warp {
             }
         };
         match instruction.op {
-            Op::Bra => {
+            Op::Bra(uniform) => {
+                if uniform && active != 0 && active != here {
+                    let lane = (here & !active).trailing_zeros() as usize;
+                    return Err((lane, "does not take a bra.uni that others take".into()));
+                }
                 let Some(Operand::Label(target)) = instruction.operands.first() else {
                     return Err((here.trailing_zeros() as usize, "a branch to no label".into()));
                 };

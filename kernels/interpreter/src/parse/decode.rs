@@ -80,7 +80,7 @@ pub fn decode(name: &str, operands: &[Operand]) -> Result<Op, String> {
         }
         "ld" | "ldu" => Ok(Op::Ld(space()?, first()?)),
         "st" => Ok(Op::St(space()?, first()?)),
-        "bra" => Ok(Op::Bra),
+        "bra" => Ok(Op::Bra(has("uni"))),
         "ret" | "exit" => Ok(Op::Ret),
         "bar" | "barrier" if has("warp") => Ok(Op::WarpBarrier),
         "bar" | "barrier" if has("sync") => match operands {
