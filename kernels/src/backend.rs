@@ -342,8 +342,8 @@ pub trait Backend: Send + Sync + 'static {
     /// [`Error::ShapeMismatch`].
     fn scale_add(&self, x: &Self::Tensor, alpha: f32, y: &Self::Tensor) -> Result<Self::Tensor>;
 
-    /// `Σ factor · x` over `terms` of equal shapes, as many as there may be: the updates of a sampler. Summed in fp32 and in
-    /// the order of the terms; where the device holds less, what comes out is rounded once for every 6 of them.
+    /// `Σ factor · x` over one or more `terms` of equal shapes: guidance, and the updates of a sampler. Summed in fp32 in the
+    /// order of the terms. Of 6 terms or fewer it is one pass, and what comes out is rounded once.
     ///
     /// # Errors
     /// [`Error::NothingToCombine`], [`Error::ShapeMismatch`].
