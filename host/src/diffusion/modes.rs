@@ -114,7 +114,7 @@ fn emoji(embedded: &Embedded) -> Mode {
         model: embedded.model(),
         native_size: Some("128x128".into()),
         num_inference_steps: Some(4),
-        guidance_scale: Some(3.0),
+        guidance_scale: Some(1.5),
         ..Mode::default()
     }
 }

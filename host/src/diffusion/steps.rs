@@ -9,7 +9,7 @@ use image::RgbImage;
 use serde_json::{Map, Value, json};
 
 use super::{Control, library::Model};
-use crate::execution::{AnyBackend, Denoise, Watch};
+use crate::execution::{Denoise, Watch};
 
 /// Shares of the progress: encoding, then the steps, then decoding.
 pub const ENCODED: f32 = 0.03;
@@ -18,15 +18,14 @@ pub const DENOISED: f32 = 0.92;
 /// Tells a request's client of its steps.
 pub struct Steps {
     control: Arc<dyn Control>,
-    backend: Arc<AnyBackend>,
     model: Arc<Model>,
     /// When its first step ended: what the time left is reckoned from.
     began: Mutex<Option<Instant>>,
 }
 
 impl Steps {
-    pub fn new(control: Arc<dyn Control>, backend: Arc<AnyBackend>, model: Arc<Model>) -> Self {
-        Self { control, backend, model, began: Mutex::default() }
+    pub fn new(control: Arc<dyn Control>, model: Arc<Model>) -> Self {
+        Self { control, model, began: Mutex::default() }
     }
 }
 
@@ -60,7 +59,7 @@ impl Watch for Steps {
         if self.control.wants_previews() && done < steps {
             // Cheap enough for the leader of a batch: a projection of the latents. One that fails is missed by nobody; the next
             // step says what is wrong with the device.
-            if let Ok(Some(small)) = self.model.pipeline.preview(&self.backend, picture)
+            if let Ok(Some(small)) = self.model.pipeline.preview(self.model.backend(), picture)
                 && let Some(small) = RgbImage::from_raw(small.width as u32, small.height as u32, small.rgb)
             {
                 self.control.preview(done, small);

