@@ -12,7 +12,7 @@
 All make pictures from the same noise and prompt in four steps (no guidance, so one call of the UNet a step, at LCM's
 timesteps) and decode them. Loading and the text encoder are not timed. For each size and batch they are started anew, so
 that none holds what an earlier one needed. They take turns within a round, so that whatever else the machine does hits all
-alike; what comes before warms up, and the first pictures are compared. The figures are medians. The number in parentheses is a
+alike; a batch before, three on a GPU, warms up, and its pictures are compared. The figures are medians. The number in parentheses is a
 peer's figure over Reverie's: above 1, Reverie is faster or smaller.
 
 On the CPU all have the same number of threads; Reverie and diffusers compute in fp32. Times on a machine that is busy with other
@@ -50,7 +50,7 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 PAUSE_S = 0.3
-# Batches before the measured ones, the compared one included. PyTorch compiles in the first, records in the second.
+# Batches before the measured ones; the last of them is compared. PyTorch compiles in the first, records in the second.
 WARM_UP = {"cpu": 1, "cuda": 3}
 
 
@@ -100,47 +100,49 @@ def build_reverie():
     return [m["executable"] for m in messages if m.get("executable") and m["target"]["name"] == "sd15"][-1]
 
 
-def start(args, batch):
-    """Those that can take part. Without Reverie there is nothing to compare with: it may raise `Skipped`."""
-    folder = str(args.folder.resolve())
-    threads = str(args.threads)
-    device = ["--device", args.device]
+def start_reverie(args):
+    """Without it there is nothing to compare with: where it can't take part, that is an exception."""
+    command = [build_reverie(), "--serve", "--device", args.device]
+    return Contender("Reverie", command, str(args.threads), {"REVERIE_FULL_SIZE": str(args.folder.resolve())})
 
-    def peer(name, script, *options):
-        command = [sys.executable, HERE / script, folder, *options]
+
+def start_peers(args, batch):
+    """Those that can take part."""
+    if args.device != "cpu":
+        on_gpu = ["peer_diffusers.py", "--device", args.device]
+        commands = {"diffusers": on_gpu, "diffusers, compiled": [*on_gpu, "--compile", args.compile]}
+    else:
+        commands = {"diffusers": ["peer_diffusers.py"]}
+        if batch > 1:
+            print("- stable-diffusion.cpp: left out: it makes one picture at a time")
+        elif importlib.util.find_spec("stable_diffusion_cpp") is None:
+            print("- stable-diffusion.cpp: left out: the package stable-diffusion-cpp-python is not installed")
+        else:
+            for variant in args.sdcpp or ["f32+direct", "f16+direct"]:
+                commands[f"sd.cpp {variant}"] = ["peer_sdcpp.py", "--variant", variant]
+    for name, (script, *options) in commands.items():
+        command = [sys.executable, HERE / script, args.folder.resolve(), *options]
         try:
-            return [Contender(name, command, threads, {})]
+            yield Contender(name, command, str(args.threads), {})
         except (Skipped, Ended) as reason:
             print(f"- {name}: left out: {reason}", flush=True)
-            return []
-
-    reverie = [build_reverie(), "--serve", *device]
-    contenders = [Contender("Reverie", reverie, threads, {"REVERIE_FULL_SIZE": folder})]
-    contenders += peer("diffusers", "peer_diffusers.py", *device)
-    if args.device != "cpu":
-        return contenders + peer("diffusers, compiled", "peer_diffusers.py", *device, "--compile", args.compile)
-    if batch > 1 or importlib.util.find_spec("stable_diffusion_cpp") is None:
-        reason = "one picture at a time" if batch > 1 else "stable-diffusion-cpp-python is not installed"
-        print(f"SKIPPED: stable-diffusion.cpp: {reason}", file=sys.stderr)
-        return contenders
-    for variant in args.sdcpp or ["f32+direct", "f16+direct"]:
-        contenders += peer(f"sd.cpp {variant}", "peer_sdcpp.py", "--variant", variant)
-    return contenders
 
 
-def compare(contenders, size, batch):
-    """The first warm-up: how far each peer's pictures are from Reverie's. Those that got through it."""
+def warm_up(contenders, size, batch, times):
+    """Says how far each peer's pictures are from Reverie's; gives those that got through."""
     import numpy as np
 
     ours, *peers = contenders
     with tempfile.TemporaryDirectory() as folder:
         file = pathlib.Path(folder) / "pictures"
-        ours.ask(size, batch, file)
+        for _ in range(times):
+            ours.ask(size, batch, file)
         expected = np.fromfile(file, np.float32)
         through = [ours]
         for peer in peers:
             try:
-                peer.ask(size, batch, file)
+                for _ in range(times):
+                    peer.ask(size, batch, file)
             except Ended as reason:
                 print(f"- {peer.name}: left out: {reason}", flush=True)
                 continue
@@ -206,9 +208,10 @@ def measure(contenders, size, batch, rounds, kind):
 def run(args, size, batch):
     kind = args.device.split(":")[0]
     rounds = args.rounds or {"cpu": 3, "cuda": 15}[kind]
-    contenders = start(args, batch)
+    reverie = start_reverie(args)
     where = args.device if kind == "cuda" else f"{args.threads} threads"
-    print(f"\n{size}x{size}, batch {batch}, {where}, median of {rounds}\n")
+    print(f"\n{size}x{size}, batch {batch}, {where}, median of {rounds}\n", flush=True)
+    contenders = [reverie, *start_peers(args, batch)]
     for contender in contenders:
         about = contender.about
         print(
@@ -216,10 +219,7 @@ def run(args, size, batch):
             f"then {about['loaded_mb']} MB",
             flush=True,
         )
-    remaining = compare(contenders, size, batch)
-    for _ in range(1, WARM_UP[kind]):
-        for contender in remaining:
-            contender.ask(size, batch)
+    remaining = warm_up(contenders, size, batch, WARM_UP[kind])
     measure(remaining, size, batch, rounds, kind)
     for contender in remaining:
         contender.close()
@@ -250,6 +250,8 @@ def main():
             except Skipped as reason:
                 print(f"skipped: {reason}")
                 return
+            except Ended as reason:
+                sys.exit(str(reason))
 
 
 main()
