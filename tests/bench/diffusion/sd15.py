@@ -12,8 +12,8 @@
 All make pictures from the same noise and prompt in four steps (no guidance, so one call of the UNet a step, at LCM's
 timesteps) and decode them. Loading and the text encoder are not timed. For each size and batch they are started anew, so
 that none holds what an earlier one needed. They take turns within a round, so that whatever else the machine does hits all
-alike; a batch before, three on a GPU, warms up, and its pictures are compared. The figures are medians. The number in parentheses is a
-peer's figure over Reverie's: above 1, Reverie is faster or smaller.
+alike; a batch before, three on a GPU, warms up, and its pictures are compared. The figures are medians. The number in
+parentheses is a peer's figure over Reverie's: above 1, Reverie is faster or smaller.
 
 On the CPU all have the same number of threads; Reverie and diffusers compute in fp32. Times on a machine that is busy with other
 things say little, and PyTorch's threads wait for each other by spinning: there, compare the CPU time with `--threads 1`. CPU
