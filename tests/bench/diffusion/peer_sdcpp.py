@@ -82,7 +82,8 @@ def main():
     load_s = time.perf_counter() - start
     sigmas = load_file(args.folder / "picture.safetensors")["sigmas"].tolist()
 
-    def make(size):
+    def make(size, batch):
+        assert batch == 1, "it makes one picture after the other"
         messages.steps = []
         images = model.generate_image(
             prompt="",

@@ -1,14 +1,18 @@
 """What the contenders of `sd15.py` are asked and answer: the same as `host/models/benches/sd15 --serve`.
 
-A contender says first, as a line of JSON, what it is and what loading took. Then each line on its input, `SIDE [FILE]`, is
-a picture to make, answered with a line of JSON; the picture's values go to the file, as float32 in (channel, row, column).
+A contender says first, as a line of JSON, what it is and what loading took, or why it ends at once (`skipped`). Then each line
+on its input, `SIDE BATCH [FILE]`, is a batch of pictures to make, answered with a line of JSON; the pictures' values go to the
+file, as float32 in (picture, channel, row, column).
+
+`steps_s` are the times from one step's call to the next; the last step's ends when the device is done with all of them. On
+a GPU only their sum means something.
 """
 
 import json
 import pathlib
 import sys
 
-# Of the noise that the picture is made of.
+# Of the noise that the pictures are made of.
 SEED = 7
 
 
@@ -24,13 +28,18 @@ def memory_mb(key):
     return 0
 
 
+def skip(reason):
+    """Says why there is nothing to ask."""
+    print(json.dumps({"skipped": reason}), flush=True)
+
+
 def serve(name, load_s, make, out=sys.stdout, **about):
-    """Answers each line with what `make(side)` returns, a picture and its costs."""
+    """Answers each line with what `make(side, batch)` returns, pictures and their costs."""
     about |= {"name": name, "load_s": load_s, "load_peak_mb": memory_mb("VmHWM"), "loaded_mb": memory_mb("VmRSS")}
     print(json.dumps(about), flush=True, file=out)
     for line in sys.stdin:
-        size, *file = line.split()
-        picture, answer = make(int(size))
+        size, batch, *file = line.split()
+        pictures, answer = make(int(size), int(batch))
         if file:
-            picture.tofile(file[0])
+            pictures.tofile(file[0])
         print(json.dumps(answer), flush=True, file=out)

@@ -3,8 +3,8 @@
     cargo bench -p reverie-kernels --bench gpu | tee ours.txt
     python tests/bench/gpu/torch_peer.py ours.txt
 
-reads the names from the first program's output and prints both medians in milliseconds and PyTorch's over ours: above 1,
-Reverie is faster. (`run.sh` does both.) Whatever PyTorch can do to be faster is tried, and its fastest way counts and is
+reads the names from the first program's output and prints a Markdown table: both medians in milliseconds and PyTorch's over
+ours: above 1, Reverie is faster. (`run.sh` does both.) Whatever PyTorch can do to be faster is tried, and its fastest way counts and is
 named: each of the attention kernels, channels last and first, cuDNN's search for the fastest convolution. Lanczos is not in
 PyTorch.
 """
@@ -120,21 +120,19 @@ def main():
     parser.add_argument("ours", help="the output of the Rust benchmark")
     args = parser.parse_args()
     torch.backends.cudnn.benchmark = True
-    print(f"# PyTorch {torch.__version__}, {torch.cuda.get_device_name()}; ms")
-    print(f"{'':<36} {'ours':>9} {'torch':>9} {'ratio':>6}")
+    print("| operation | Reverie, ms | rate | PyTorch, ms | ratio | its fastest way |\n|---|---|---|---|---|---|")
     with open(args.ours) as lines, torch.inference_mode():
         for line in lines:
             if line.startswith("#") or "\t" not in line:
                 continue
-            name, ours = line.split("\t")[:2]
-            name, ours = name.strip(), float(ours)
+            name, ours, rate = (column.strip() for column in line.split("\t"))
             kind, *sizes = name.split()
             found = fastest(OPERATIONS[kind](*sizes))
             if found:
                 theirs, variant = found
-                print(f"{name:<36} {ours:>9.4f} {theirs:>9.4f} {theirs / ours:>6.2f}  {variant}")
+                print(f"| {name} | {ours} | {rate} | {theirs:.4f} | {theirs / float(ours):.2f} | {variant} |")
             else:
-                print(f"{name:<36} {ours:>9.4f} {'-':>9} {'-':>6}")
+                print(f"| {name} | {ours} | {rate} | | | |")
             sys.stdout.flush()
 
 

@@ -5,13 +5,17 @@
 //! python tests/oracles/diffusion/make_single_file.py FOLDER           and an encoded prompt for them
 //! export REVERIE_FULL_SIZE=FOLDER
 //! cargo bench -p reverie-models --bench sd15 -- --size 256 --size 512
+//! cargo bench -p reverie-models --bench sd15 -- --device cuda:0 --batch 8 --size 512 [--wgmma]
 //! cargo bench -p reverie-models --bench sd15 -- --serve               driven by tests/bench/diffusion/sd15.py
 //! ```
 //!
-//! It prints the time of each part, the operations by their share, and the peak memory. With `--serve` it says that it is
-//! ready, then for each line on its standard input (the picture's side, and optionally a file for the picture's values)
-//! makes one picture and answers with a JSON object.
+//! It prints the time of each part and the peak memory; on the CPU the operations by their share, too, and the time of each
+//! step. With `--serve` it says that it is ready, then for each line on its standard input (the pictures' side and how many,
+//! and optionally a file for their values) makes them in one batch and answers with a JSON object. Without the device that is
+//! asked for it says that it was skipped.
 
+mod machine;
+mod picture;
 mod timed;
 
 use std::{
@@ -20,41 +24,41 @@ use std::{
     time::{Duration, Instant},
 };
 
-use reverie_kernels::{Backend, cpu::CpuBackend};
-use reverie_models::{
-    AutoencoderKLConfig, LayerCache, Loader, Result, Weights,
-    random::Generator,
-    unet::{Conditions, UNet2DConditionModel},
-    vae::AutoencoderKL,
+use machine::{Machine, memory_mb};
+use picture::{Models, Pictures};
+use reverie_kernels::{
+    cpu::CpuBackend,
+    gpu::{GpuBackend, cuda::Cuda},
 };
-use serde::de::DeserializeOwned;
+use reverie_models::Result;
 use timed::Timed;
-
-type Device = Timed<CpuBackend>;
-
-/// Of the noise that the picture is made of; the driver's peers take the same.
-const SEED: u64 = 7;
-/// Pixels in a row of a latent.
-const FACTOR: usize = 8;
 
 struct Arguments {
     sizes: Vec<usize>,
+    batch: usize,
     threads: usize,
+    /// The GPU's number; none: the CPU.
+    gpu: Option<usize>,
+    /// Attention by these instructions.
+    wgmma: bool,
     serve: bool,
 }
 
 fn main() {
-    let mut arguments = Arguments { sizes: Vec::new(), threads: 2, serve: false };
+    let mut arguments = Arguments { sizes: Vec::new(), batch: 1, threads: 2, gpu: None, wgmma: false, serve: false };
     let mut bench = false;
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
-        let mut number =
-            || words.next().and_then(|word| word.parse().ok()).expect("a number after the option");
+        let mut value = || words.next().expect("a value after the option");
+        let number = |word: String| word.parse().expect("a number after the option");
         match word.as_str() {
             "--bench" => bench = true,
+            "--wgmma" => arguments.wgmma = true,
             "--serve" => arguments.serve = true,
-            "--size" => arguments.sizes.push(number()),
-            "--threads" => arguments.threads = number(),
+            "--size" => arguments.sizes.push(number(value())),
+            "--batch" => arguments.batch = number(value()),
+            "--threads" => arguments.threads = number(value()),
+            "--device" => arguments.gpu = gpu_number(&value()),
             other => panic!("unknown argument {other}"),
         }
     }
@@ -62,17 +66,40 @@ fn main() {
     if !bench && !arguments.serve {
         return;
     }
-    match std::env::var_os("REVERIE_FULL_SIZE") {
-        Some(folder) => {
-            run(&PathBuf::from(folder), &arguments).expect("a folder made by make_single_file.py")
+    let Some(folder) = std::env::var_os("REVERIE_FULL_SIZE").map(PathBuf::from) else {
+        eprintln!("SKIPPED: REVERIE_FULL_SIZE names no folder made by make_single_file.py");
+        return;
+    };
+    let result = match arguments.gpu.map(|number| Cuda::new(number, None, arguments.wgmma)) {
+        None => run(Timed::new(CpuBackend::new(arguments.threads)), &folder, &arguments),
+        Some(Ok(cuda)) => run(GpuBackend::new(cuda), &folder, &arguments),
+        Some(Err(error)) if arguments.serve => {
+            println!("{}", serde_json::json!({ "skipped": error.to_string() }));
+            return;
         }
-        None => eprintln!("SKIPPED: REVERIE_FULL_SIZE names no folder made by make_single_file.py"),
+        Some(Err(error)) => {
+            println!("skipped: {error}");
+            return;
+        }
+    };
+    result.expect("a folder made by make_single_file.py, and memory for so many pictures");
+}
+
+/// Of `cpu`, `cuda` or `cuda:N`.
+fn gpu_number(device: &str) -> Option<usize> {
+    match device.strip_prefix("cuda") {
+        None if device == "cpu" => None,
+        Some("") => Some(0),
+        other => {
+            let number = other.and_then(|rest| rest.strip_prefix(':')?.parse().ok());
+            Some(number.unwrap_or_else(|| panic!("unknown device {device}; known are cpu, cuda, cuda:N")))
+        }
     }
 }
 
-fn run(folder: &Path, arguments: &Arguments) -> Result<()> {
+fn run<M: Machine>(backend: M, folder: &Path, arguments: &Arguments) -> Result<()> {
     let start = Instant::now();
-    let models = Models::load(folder, arguments.threads)?;
+    let models = Models::load(backend, folder)?;
     let load_s = start.elapsed().as_secs_f64();
     if arguments.serve {
         let about = serde_json::json!({
@@ -89,149 +116,58 @@ fn run(folder: &Path, arguments: &Arguments) -> Result<()> {
     print_operations(&models.backend);
     let sizes = if arguments.sizes.is_empty() { &[256, 512] } else { &arguments.sizes[..] };
     for &size in sizes {
-        // Twice: the first fills the memory pool.
-        models.picture(size)?;
-        models.backend.take();
-        let picture = models.picture(size)?;
-        let steps: Vec<String> =
-            picture.steps.iter().map(|step| format!("{:.2}", step.as_secs_f64())).collect();
-        println!("\n{size}x{size}: steps {} s, VAE {:.2} s", steps.join(" "), picture.vae.as_secs_f64());
-        println!("peak memory {} MB", picture.peak_mb);
-        print_operations(&models.backend);
+        report(&models, size, arguments.batch)?;
     }
     Ok(())
+}
+
+fn report<M: Machine>(models: &Models<M>, size: usize, batch: usize) -> Result<()> {
+    // Twice: the first fills the memory pool, and has the device record its steps.
+    models.pictures(size, batch)?;
+    models.backend.operations();
+    let Pictures { steps, vae, peak_mb, .. } = models.pictures(size, batch)?;
+    let all: Duration = steps.iter().sum();
+    print!("\n{size}x{size}, batch {batch}: ");
+    if let Some(memory) = models.backend.memory() {
+        // When a step but the last ends on the device is not known here.
+        println!("steps together {:.4} s, VAE {:.4} s", all.as_secs_f64(), vae.as_secs_f64());
+        println!("on the device {} MB in tensors, {} MB held", memory.peak >> 20, memory.held >> 20);
+    } else {
+        let steps: Vec<String> = steps.iter().map(|step| format!("{:.2}", step.as_secs_f64())).collect();
+        println!("steps {} s, VAE {:.2} s", steps.join(" "), vae.as_secs_f64());
+    }
+    println!("peak memory {peak_mb} MB");
+    print_operations(&models.backend);
+    Ok(())
+}
+
+fn print_operations<M: Machine>(backend: &M) {
+    backend.operations().iter().for_each(|line| println!("  {line}"));
 }
 
 /// Answers the driver's lines.
-fn serve(models: &Models) -> Result<()> {
+fn serve<M: Machine>(models: &Models<M>) -> Result<()> {
     for line in std::io::stdin().lock().lines().map_while(std::result::Result::ok) {
         let mut words = line.split_whitespace();
-        let size = words.next().and_then(|word| word.parse().ok()).expect("a side in pixels");
-        let picture = models.picture(size)?;
+        let mut number = || words.next().and_then(|word| word.parse().ok()).expect("a side and a batch");
+        let (size, batch) = (number(), number());
+        let pictures = models.pictures(size, batch)?;
         if let Some(file) = words.next() {
-            let bytes: Vec<u8> = picture.values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            let bytes: Vec<u8> = pictures.values.iter().flat_map(|value| value.to_le_bytes()).collect();
             std::fs::write(file, bytes).expect("a file that can be written");
         }
-        let steps: Vec<f64> = picture.steps.iter().map(Duration::as_secs_f64).collect();
-        let vae = picture.vae.as_secs_f64();
-        let answer = serde_json::json!({
-            "steps_s": steps, "vae_s": vae, "cpu_s": picture.cpu_s, "peak_mb": picture.peak_mb,
+        let steps: Vec<f64> = pictures.steps.iter().map(Duration::as_secs_f64).collect();
+        let mut answer = serde_json::json!({
+            "steps_s": steps,
+            "vae_s": pictures.vae.as_secs_f64(),
+            "cpu_s": pictures.cpu_s,
+            "peak_mb": pictures.peak_mb,
         });
+        if let Some(memory) = models.backend.memory() {
+            answer["tensors_mb"] = (memory.peak >> 20).into();
+            answer["held_mb"] = (memory.held >> 20).into();
+        }
         println!("{answer}");
     }
     Ok(())
-}
-
-struct Models {
-    backend: Device,
-    unet: UNet2DConditionModel<Device>,
-    vae: AutoencoderKL<Device>,
-    /// Of the latents as the VAE takes them.
-    scaling_factor: f32,
-    /// Prompt, timesteps and noise levels, shared with the peers.
-    inputs: Weights,
-}
-
-struct Picture {
-    values: Vec<f32>,
-    steps: Vec<Duration>,
-    vae: Duration,
-    /// Of all threads together.
-    cpu_s: f64,
-    peak_mb: u64,
-}
-
-impl Models {
-    fn load(folder: &Path, threads: usize) -> Result<Self> {
-        let backend = Timed::new(CpuBackend::new(threads));
-        let cache = LayerCache::default();
-        let (config, weights) = open(&folder.join("unet"))?;
-        let unet = UNet2DConditionModel::load(&Loader::new(&backend, weights, &cache), &config)?;
-        let cache = LayerCache::default();
-        let (config, weights) = open::<AutoencoderKLConfig>(&folder.join("vae"))?;
-        let scaling_factor = config.scaling_factor;
-        let vae = AutoencoderKL::load_decoder(&Loader::new(&backend, weights, &cache), &config)?;
-        let inputs = Weights::open(&[folder.join("picture.safetensors")])?;
-        Ok(Self { backend, unet, vae, scaling_factor, inputs })
-    }
-
-    /// Four steps and the decoding of a picture of `size` by `size` pixels.
-    fn picture(&self, size: usize) -> Result<Picture> {
-        reset_peak();
-        let cpu = cpu_seconds();
-        let backend = &self.backend;
-        let side = size / FACTOR;
-        let shape = [1, 4, side, side];
-        let prompt = backend.tensor(self.inputs.values("prompt")?, [1, 1, 77, 768])?;
-        let timesteps = self.inputs.values("timesteps")?;
-        let sigmas = self.inputs.values("sigmas")?;
-        let mut latents = Generator::new(SEED).randn(shape.iter().product());
-        latents.iter_mut().for_each(|x| *x *= sigmas[0]);
-        let mut steps = Vec::new();
-        // Euler's steps, with those timesteps and noise levels: the calls of the network are LCM's, and the picture does not
-        // hang on how each program draws the noise that LCM adds.
-        for (timestep, levels) in timesteps.iter().zip(sigmas.windows(2)) {
-            let start = Instant::now();
-            let (sigma, next) = (levels[0], levels[1]);
-            let scale = 1.0 / (sigma * sigma + 1.0).sqrt();
-            let input = backend.tensor(latents.iter().map(|x| x * scale).collect(), shape)?;
-            let noise = self.unet.forward(backend, &input, &[*timestep], &prompt, &Conditions::default())?;
-            let noise = backend.to_vec(&noise)?;
-            latents.iter_mut().zip(noise).for_each(|(x, noise)| *x += noise * (next - sigma));
-            steps.push(start.elapsed());
-        }
-        let start = Instant::now();
-        latents.iter_mut().for_each(|x| *x /= self.scaling_factor);
-        let values = backend.to_vec(&self.vae.decode(backend, &backend.tensor(latents, shape)?)?)?;
-        let (vae, cpu_s) = (start.elapsed(), cpu_seconds() - cpu);
-        Ok(Picture { values, steps, vae, cpu_s, peak_mb: memory_mb("VmHWM") })
-    }
-}
-
-fn open<C: DeserializeOwned>(folder: &Path) -> Result<(C, Weights)> {
-    let config = std::fs::read(folder.join("config.json")).expect("a config.json");
-    let config = serde_json::from_slice(&config).expect("a configuration of diffusers");
-    Ok((config, Weights::open(&[folder.join("diffusion_pytorch_model.safetensors")])?))
-}
-
-fn print_operations(backend: &Device) {
-    let mut costs: Vec<_> = backend.take().into_iter().collect();
-    costs.sort_by_key(|(_, cost)| std::cmp::Reverse(cost.time));
-    let total: f64 = costs.iter().map(|(_, cost)| cost.time.as_secs_f64()).sum();
-    for (what, cost) in costs {
-        let seconds = cost.time.as_secs_f64();
-        let rate = if cost.flops > 0.0 {
-            format!("{:6.0} GFLOP/s", cost.flops / seconds / 1e9)
-        } else {
-            String::new()
-        };
-        println!(
-            "  {what:18} {:5} calls {seconds:8.3} s {:5.1} % {rate}",
-            cost.calls,
-            100.0 * seconds / total
-        );
-    }
-}
-
-/// Has the kernel take the highest memory use from now on.
-fn reset_peak() {
-    // Where that is not possible, the peak is that of the whole process.
-    let _ = std::fs::write("/proc/self/clear_refs", "5");
-}
-
-/// What the process has used of the processors; 0 where that can't be told.
-fn cpu_seconds() -> f64 {
-    /// Of Linux' accounting, on every architecture.
-    const TICKS_PER_SECOND: f64 = 100.0;
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The name before the closing parenthesis may hold spaces; user and system time are the 12th and 13th field after.
-    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
-    fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / TICKS_PER_SECOND
-}
-
-/// A line of `/proc/self/status` in megabytes; 0 where there is none.
-fn memory_mb(key: &str) -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
-    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).map_or(0, |kb| kb / 1024)
 }
