@@ -4,14 +4,14 @@
 //! it shows as a dark or bright rim around whatever was cut out. So before anything is enlarged, hidden pixels near
 //! visible ones take their colour.
 
-use super::samples::{Planes, Sample};
+use super::samples::{Pixels, Sample};
 
 /// How far, in pixels, colour is carried: further than any visible output pixel can notice.
 const REACH: usize = 32;
 
 /// Spreads the colour of visible pixels into the fully transparent ones around them; alpha is not touched. In time
 /// proportional to the pixels.
-pub fn spread_colour<T: Sample>(picture: &mut Planes<T>) {
+pub fn spread_colour<T: Sample>(picture: &mut Pixels<T>) {
     let Some(alpha) = &picture.alpha else { return };
     let (width, height) = (picture.width, picture.height);
     let mut known: Vec<bool> = alpha.iter().map(|alpha| alpha.to_unit() > 0.0).collect();
@@ -32,14 +32,14 @@ pub fn spread_colour<T: Sample>(picture: &mut Planes<T>) {
                 let mut sum = [0.0; 3];
                 let mut count = 0.0;
                 for n in neighbours(i, width, height).filter(|&n| known[n]) {
-                    (0..3).for_each(|c| sum[c] += picture.color[c][n].to_unit());
+                    (0..3).for_each(|c| sum[c] += picture.color[n][c].to_unit());
                     count += 1.0;
                 }
                 sum.map(|sum| T::from_unit(sum / count))
             })
             .collect();
         for (&i, colour) in next.iter().zip(colours) {
-            (0..3).for_each(|c| picture.color[c][i] = colour[c]);
+            picture.color[i] = colour;
             known[i] = true;
         }
         if next.is_empty() {
@@ -66,30 +66,23 @@ mod tests {
     #[test]
     fn hidden_pixels_take_the_colour_nearby_and_visible_ones_keep_theirs() {
         // A row of 40: one visible red pixel, then hidden green ones.
-        let plane = |first: u8, other: u8| std::iter::once(first).chain([other; 39]).collect::<Vec<_>>();
-        let mut picture = Planes {
-            width: 40,
-            height: 1,
-            color: [plane(200, 0), plane(10, 255), plane(20, 0)],
-            alpha: Some(plane(1, 0)),
-        };
+        fn row<T: Clone>(first: T, other: T) -> Vec<T> {
+            [vec![first], vec![other; 39]].concat()
+        }
+        let mut picture =
+            Pixels { width: 40, height: 1, color: row([200u8, 10, 20], [0, 255, 0]), alpha: Some(row(1, 0)) };
         spread_colour(&mut picture);
         for i in 0..40 {
-            let colour = [0, 1, 2].map(|c| picture.color[c][i]);
-            assert_eq!(colour, if i <= REACH { [200, 10, 20] } else { [0, 255, 0] }, "pixel {i}");
+            assert_eq!(picture.color[i], if i <= REACH { [200, 10, 20] } else { [0, 255, 0] }, "pixel {i}");
         }
-        assert_eq!(picture.alpha, Some(plane(1, 0)));
+        assert_eq!(picture.alpha, Some(row(1, 0)));
     }
 
     #[test]
     fn a_wholly_transparent_picture_stays_as_it_is() {
-        let mut picture = Planes {
-            width: 2,
-            height: 1,
-            color: [vec![1u8, 2], vec![3, 4], vec![5, 6]],
-            alpha: Some(vec![0, 0]),
-        };
+        let mut picture =
+            Pixels { width: 2, height: 1, color: vec![[1u8, 3, 5], [2, 4, 6]], alpha: Some(vec![0, 0]) };
         spread_colour(&mut picture);
-        assert_eq!(picture.color, [vec![1, 2], vec![3, 4], vec![5, 6]]);
+        assert_eq!(picture.color, [[1, 3, 5], [2, 4, 6]]);
     }
 }

@@ -4,7 +4,7 @@ use reverie_kernels::{Backend, Filter};
 
 use super::{
     Control, Upscale, UpscaleError,
-    samples::{Planes, Sample},
+    samples::{Pixels, Sample},
 };
 use crate::execution::room::MayBeFull;
 
@@ -56,34 +56,26 @@ fn widen(from: usize, to: usize, overlap: usize, grid: usize, length: usize) -> 
 pub fn network_pass<B: Backend, T: Sample>(
     backend: &B,
     (network, scale): (&dyn Upscale<B>, usize),
-    picture: &Planes<T>,
+    picture: &Pixels<T>,
     tile: usize,
     progress: &mut Progress<'_>,
-) -> Result<Planes<T>, UpscaleError> {
+) -> Result<Pixels<T>, UpscaleError> {
     let (overlap, grid) = (network.overlap(), network.grid());
     let (width, height) = (picture.width, picture.height);
     let (out_width, out_height) = (width * scale, height * scale);
-    let mut color = [(); 3].map(|()| vec![T::from_unit(0.0); out_width * out_height]);
+    let mut color = vec![[T::from_unit(0.0); 3]; out_width * out_height];
     for (top, bottom) in spans(height, tile) {
         for (left, right) in spans(width, tile) {
             progress.step(|| {
                 let (x0, x1) = widen(left, right, overlap, grid, width);
                 let (y0, y1) = widen(top, bottom, overlap, grid, height);
-                let mut values = Vec::with_capacity(3 * (x1 - x0) * (y1 - y0));
-                for plane in &picture.color {
-                    for y in y0..y1 {
-                        values.extend(plane[y * width + x0..y * width + x1].iter().map(|v| v.to_unit()));
-                    }
-                }
-                let input = backend.tensor(values, [1, 3, y1 - y0, x1 - x0])?;
-                let made = backend.to_vec(&network.forward(backend, &input, scale)?)?;
-                let (made_width, made_height) = ((x1 - x0) * scale, (y1 - y0) * scale);
-                for (plane, made) in color.iter_mut().zip(made.chunks_exact(made_width * made_height)) {
-                    for y in top * scale..bottom * scale {
-                        let from = &made[(y - y0 * scale) * made_width + (left - x0) * scale..];
-                        let to = &mut plane[y * out_width + left * scale..y * out_width + right * scale];
-                        to.iter_mut().zip(from).for_each(|(to, from)| *to = T::from_unit(*from));
-                    }
+                let rows = (y0..y1).map(|y| &picture.color[y * width + x0..y * width + x1]);
+                let input = T::upload(backend, &rows.collect::<Vec<_>>().concat(), (x1 - x0, y1 - y0))?;
+                let made = T::download(backend, &network.forward(backend, &input, scale)?)?;
+                let kept = (right - left) * scale;
+                for y in top * scale..bottom * scale {
+                    let from = (y - y0 * scale) * (x1 - x0) * scale + (left - x0) * scale;
+                    color[y * out_width + left * scale..][..kept].copy_from_slice(&made[from..][..kept]);
                 }
                 Ok(())
             })?;
@@ -95,26 +87,27 @@ pub fn network_pass<B: Backend, T: Sample>(
         }
         None => None,
     };
-    Ok(Planes { width: out_width, height: out_height, color, alpha })
+    Ok(Pixels { width: out_width, height: out_height, color, alpha })
 }
 
-/// One pass of a resampler, plane by plane: each counts as a tile.
+/// One pass of a resampler, which counts as a tile.
 pub fn resampler_pass<B: Backend, T: Sample>(
     backend: &B,
     filter: Filter,
-    picture: &Planes<T>,
+    picture: &Pixels<T>,
     (width, height): (usize, usize),
     progress: &mut Progress<'_>,
-) -> Result<Planes<T>, UpscaleError> {
+) -> Result<Pixels<T>, UpscaleError> {
     let from = (picture.width, picture.height);
-    let mut enlarge = |plane: &[T]| progress.step(|| resize(backend, plane, from, (width, height), filter));
-    let [r, g, b] = &picture.color;
-    let color = [enlarge(r)?, enlarge(g)?, enlarge(b)?];
+    let color = progress.step(|| {
+        let x = T::upload(backend, &picture.color, from)?;
+        Ok(T::download(backend, &backend.resize(&x, height, width, filter)?)?)
+    })?;
     let alpha = match &picture.alpha {
         Some(alpha) => Some(resize(backend, alpha, from, (width, height), filter)?),
         None => None,
     };
-    Ok(Planes { width, height, color, alpha })
+    Ok(Pixels { width, height, color, alpha })
 }
 
 fn resize<B: Backend, T: Sample>(

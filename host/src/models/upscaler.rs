@@ -14,7 +14,7 @@ use super::{
     Control, Upscale, Weights, WeightsError,
     architecture::{self, Description},
     hidden,
-    samples::{self, AnyPlanes, Planes, Sample},
+    samples::{self, AnyPixels, Pixels, Sample},
     tiles::{self, Progress},
 };
 use crate::execution::{AnyBackend, room::MayBeFull};
@@ -273,15 +273,15 @@ impl Upscalers {
         for pass in &passes {
             total += match pass {
                 Pass::Network(..) => tiles::count(size.0, size.1, self.tile),
-                Pass::Resampler(..) => 3,
+                Pass::Resampler(..) => 1,
             };
             size = pass.size(size).ok_or(UpscaleError::TooLarge)?;
         }
         let mut progress = Progress { control, done: 0, total };
-        let (planes, kind) = samples::split(picture);
-        let made = match planes {
-            AnyPlanes::Bits8(planes) => AnyPlanes::Bits8(self.run(&passes, planes, &mut progress)?),
-            AnyPlanes::Bits16(planes) => AnyPlanes::Bits16(self.run(&passes, planes, &mut progress)?),
+        let (pixels, kind) = samples::split(picture);
+        let made = match pixels {
+            AnyPixels::Bits8(pixels) => AnyPixels::Bits8(self.run(&passes, pixels, &mut progress)?),
+            AnyPixels::Bits16(pixels) => AnyPixels::Bits16(self.run(&passes, pixels, &mut progress)?),
         };
         Ok(samples::join(&made, kind))
     }
@@ -289,26 +289,26 @@ impl Upscalers {
     fn run<T: Sample>(
         &self,
         passes: &[Pass<'_>],
-        mut planes: Planes<T>,
+        mut pixels: Pixels<T>,
         progress: &mut Progress<'_>,
-    ) -> Result<Planes<T>, UpscaleError> {
+    ) -> Result<Pixels<T>, UpscaleError> {
         if passes.iter().any(|pass| !matches!(pass, Pass::Resampler(Filter::Nearest, _))) {
-            hidden::spread_colour(&mut planes);
+            hidden::spread_colour(&mut pixels);
         }
         for pass in passes {
-            planes = match pass {
+            pixels = match pass {
                 Pass::Network(entry, scale) => {
                     let network = progress.fit(|| Ok(entry.network(&self.backend)?))?;
                     let network = (&*network, *scale as usize);
-                    tiles::network_pass(&*self.backend, network, &planes, self.tile, progress)?
+                    tiles::network_pass(&*self.backend, network, &pixels, self.tile, progress)?
                 }
                 Pass::Resampler(filter, _) => {
-                    let size = pass.size((planes.width, planes.height)).ok_or(UpscaleError::TooLarge)?;
-                    tiles::resampler_pass(&*self.backend, *filter, &planes, size, progress)?
+                    let size = pass.size((pixels.width, pixels.height)).ok_or(UpscaleError::TooLarge)?;
+                    tiles::resampler_pass(&*self.backend, *filter, &pixels, size, progress)?
                 }
             };
         }
-        Ok(planes)
+        Ok(pixels)
     }
 
     fn passes(&self, request: &UpscaleRequest) -> Result<Vec<Pass<'_>>, UpscaleError> {

@@ -102,7 +102,7 @@ def build_reverie():
 
 def start_reverie(args):
     """Without it there is nothing to compare with: where it can't take part, that is an exception."""
-    command = [build_reverie(), "--serve", "--device", args.device]
+    command = [build_reverie(), "--serve", "--device", args.device, *["--wgmma"] * args.wgmma]
     return Contender("Reverie", command, str(args.threads), {"REVERIE_FULL_SIZE": str(args.folder.resolve())})
 
 
@@ -237,6 +237,7 @@ def main():
     parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--size", type=int, action="append", help="the pictures' side (default 256, 512; on a GPU 512)")
     parser.add_argument("--batch", type=int, action="append", help="pictures at a time (default 1; on a GPU 1, 8)")
+    parser.add_argument("--wgmma", action="store_true", help="Reverie's attention by these instructions, on a GPU")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, help="default 3; on a GPU 15")
     parser.add_argument("--compile", default="max-autotune", metavar="MODE", help="torch.compile's, on a GPU")

@@ -45,7 +45,8 @@ struct Arguments {
 }
 
 fn main() {
-    let mut arguments = Arguments { sizes: Vec::new(), batch: 1, threads: 2, gpu: None, wgmma: false, serve: false };
+    let mut arguments =
+        Arguments { sizes: Vec::new(), batch: 1, threads: 2, gpu: None, wgmma: false, serve: false };
     let mut bench = false;
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {

@@ -1,4 +1,4 @@
-"""From many steps with guidance to a few without: `python distil.py train RUN MINUTES`, then `mean RUN`.
+"""From many steps with guidance to a few without: `python distil.py train RUN MINUTES`.
 
 Latent consistency distillation (Luo et al. 2023): the student learns to say from anywhere on the teacher's way to a
 picture where that way ends. The guidance scale is one of its inputs (`time_cond_proj_dim`). The text encoder stays.
@@ -98,15 +98,6 @@ def train(run, minutes):
     training.save()
 
 
-def mean(run):
-    """Replaces the student by the mean of itself and its teacher, which is less noisy where distillation was short."""
-    teacher = torch.load(run / "diffusion.pt", weights_only=True)["models"]["average"]
-    student = torch.load(run / "distilled.pt", weights_only=True)["models"]["average"]
-    teacher["model.unet.time_embedding.cond_proj.weight"].zero_()
-    both = {name: torch.lerp(teacher[name], value, 0.5) for name, value in student.items() if name[0] != "_"}
-    torch.save({"models": {"average": both}}, run / "distilled.pt")
-
-
 def scheduler():
     return LCMScheduler(**SCHEDULE, set_alpha_to_one=True, original_inference_steps=50, timestep_scaling=SCALING)
 
@@ -122,7 +113,7 @@ def shipped(run):
 
 
 @torch.no_grad()
-def sample(model, tokens, steps=4, guidance=3.0, seed=0):
+def sample(model, tokens, steps=4, guidance=1.5, seed=0):
     """Latents in a few steps."""
     noise = scheduler()
     noise.set_timesteps(steps)
@@ -154,4 +145,4 @@ def sheet(run):
 
 if __name__ == "__main__":
     task, folder, *rest = sys.argv[1:]
-    {"train": train, "mean": mean, "sheet": sheet}[task](Path(folder), *map(float, rest))
+    {"train": train, "sheet": sheet}[task](Path(folder), *map(float, rest))
