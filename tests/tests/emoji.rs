@@ -30,7 +30,7 @@ fn it_serves_when_nothing_else_does() {
     let meta = &complete["meta"];
     assert_eq!(
         (&meta["mode"], &meta["model"], &meta["num_inference_steps"], &meta["guidance_scale"]),
-        (&json!("emoji"), &json!("emoji"), &json!(4), &json!(3.0)),
+        (&json!("emoji"), &json!("emoji"), &json!(4), &json!(1.5)),
         "{complete}"
     );
     let picture = read(&server.get(complete["outputs"][0]["url"].as_str().unwrap()).body);
