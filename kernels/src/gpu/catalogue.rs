@@ -72,6 +72,7 @@ const SOURCES: &[(&str, &str)] = sources![
     "pixel_shuffle",
     "pixels",
     "resize",
+    "resize_planes",
     "store_halves",
     "timesteps",
     "warp_sum",

@@ -15,7 +15,12 @@ pub(in crate::gpu) fn variants() -> Vec<Variant> {
         let wide = variant(Filter::Nearest, values, true);
         filters.map(|filter| variant(filter, values, false)).into_iter().chain([wide])
     };
-    [1, 8].into_iter().flat_map(variants).collect()
+    let planes = filters.into_iter().flat_map(|filter| [2, 8].map(|values| planes_variant(filter, values)));
+    [1, 8].into_iter().flat_map(variants).chain(planes).collect()
+}
+
+fn planes_variant(filter: Filter, values: i64) -> Variant {
+    Variant::new("resize_planes", &[("TAPS", width(filter) as i64), ("VALUES", values)])
 }
 
 fn variant(filter: Filter, values: i64, wide: bool) -> Variant {
@@ -38,6 +43,9 @@ pub(in crate::gpu) fn resize<D: Device>(
     let out = gpu.empty(shape)?;
     let [n, channels, old_h, old_w] = x.shape;
     let [_, _, h, w] = shape;
+    if channels == 1 && w.is_multiple_of(2) {
+        return planes(gpu, x, out, filter);
+    }
     let values = if channels.is_multiple_of(8) { 8 } else { 1 };
     let too_large = |old: usize, new: usize| old * new > u32::MAX as usize;
     let wide = filter == Filter::Nearest && (too_large(old_h, h) || too_large(old_w, w));
@@ -62,6 +70,26 @@ pub(in crate::gpu) fn resize<D: Device>(
     ];
     let launch = Launch { grid: [blocks(count, 256), 1, 1], block: 256, shared: 0 };
     gpu.device.launch(&variant(filter, values as i64, wide), "resize", launch, &args)?;
+    Ok(out)
+}
+
+/// Of images of one channel: neighbouring columns are neighbours in memory.
+fn planes<D: Device>(
+    gpu: &GpuBackend<D>,
+    x: &GpuTensor<D>,
+    out: GpuTensor<D>,
+    filter: Filter,
+) -> Result<GpuTensor<D>> {
+    let [n, _, old_h, old_w] = x.shape;
+    let [_, _, h, w] = out.shape;
+    let values = if w.is_multiple_of(8) { 8 } else { 2 };
+    let rows = entries(&Taps::new(old_h, h, filter), old_w);
+    let taps = gpu.filled(&[rows, entries(&Taps::new(old_w, w, filter), 1)].concat())?;
+    let count = n * h * w / values;
+    let sizes = [old_h * old_w, h, w, count].map(|size| Arg::U32(size as u32));
+    let args: Vec<_> = [x.arg(), out.arg(), Arg::Buffer(&taps)].into_iter().chain(sizes).collect();
+    let launch = Launch { grid: [blocks(count, 256), 1, 1], block: 256, shared: 0 };
+    gpu.device.launch(&planes_variant(filter, values as i64), "resize", launch, &args)?;
     Ok(out)
 }
 
