@@ -3,6 +3,7 @@
 use prometheus::{
     Encoder, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
 };
+use reverie_kernels::nvml;
 
 /// Every figure the server keeps. Durations are in seconds.
 pub struct Metrics {
@@ -19,6 +20,10 @@ pub struct Metrics {
     pub plugin_call_seconds: HistogramVec,
     pub plugin_reloads: IntCounterVec,
     pub upload_bytes: IntGauge,
+    gpu_memory_free: IntGaugeVec,
+    gpu_memory: IntGaugeVec,
+    gpu_utilization: IntGaugeVec,
+    gpu_temperature: IntGaugeVec,
 }
 
 impl Metrics {
@@ -46,9 +51,11 @@ impl Metrics {
             registry.register(Box::new(histogram.clone())).expect("registered once");
             histogram
         };
-        let jobs = IntGaugeVec::new(prometheus::Opts::new("reverie_jobs", "Jobs by state."), &["state"]);
-        let jobs = jobs.expect("valid name");
-        registry.register(Box::new(jobs.clone())).expect("registered once");
+        let gauges = |name: &str, help: &str, label: &str| {
+            let gauges = IntGaugeVec::new(prometheus::Opts::new(name, help), &[label]).expect("valid name");
+            registry.register(Box::new(gauges.clone())).expect("registered once");
+            gauges
+        };
         Self {
             ws_clients: gauge("reverie_ws_clients", "Open WebSocket connections."),
             ws_received: counter("reverie_ws_messages_received_total", "Messages from WebSocket clients."),
@@ -61,7 +68,7 @@ impl Metrics {
                 "reverie_ws_slow_closed_total",
                 "Clients dropped because they did not read.",
             ),
-            jobs,
+            jobs: gauges("reverie_jobs", "Jobs by state.", "state"),
             jobs_finished: counters("reverie_jobs_finished_total", "Ended jobs.", &["type", "state"]),
             job_seconds: histogram(
                 "reverie_job_seconds",
@@ -86,7 +93,34 @@ impl Metrics {
                 &["plugin", "result"],
             ),
             upload_bytes: gauge("reverie_upload_bytes", "Bytes of uploads in memory."),
+            gpu_memory_free: gauges(
+                "reverie_gpu_memory_free_bytes",
+                "The GPU's memory that is free.",
+                "device",
+            ),
+            gpu_memory: gauges("reverie_gpu_memory_bytes", "The GPU's memory.", "device"),
+            gpu_utilization: gauges(
+                "reverie_gpu_utilization_percent",
+                "Part of the time in which a kernel ran.",
+                "device",
+            ),
+            gpu_temperature: gauges("reverie_gpu_temperature_celsius", "The GPU's temperature.", "device"),
             registry,
+        }
+    }
+
+    /// Sets what is known of the GPU.
+    pub fn gpu(&self, device: &str, status: &nvml::Status) {
+        let nvml::Memory { free_mb, total_mb } = status.memory;
+        for (gauges, value) in [
+            (&self.gpu_memory_free, Some((free_mb << 20) as i64)),
+            (&self.gpu_memory, Some((total_mb << 20) as i64)),
+            (&self.gpu_utilization, status.utilisation.map(i64::from)),
+            (&self.gpu_temperature, status.temperature.map(i64::from)),
+        ] {
+            if let Some(value) = value {
+                gauges.with_label_values(&[device]).set(value);
+            }
         }
     }
 

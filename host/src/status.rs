@@ -2,7 +2,8 @@
 
 use std::{sync::Arc, time::Instant};
 
-use serde_json::{Value, json};
+use reverie_kernels::nvml;
+use serde_json::{Map, Value, json};
 
 use crate::{config::seconds, hub::Frame, jobs, plugins::Registry};
 
@@ -31,11 +32,19 @@ pub fn message(registry: &Registry) -> Value {
         "uploads": {"files": files, "bytes": bytes},
         "plugins": plugins,
     });
-    if let Some(memory) = reverie_kernels::nvml::memory(0) {
-        let vram = json!({"free_mb": memory.free_mb, "total_mb": memory.total_mb});
-        message.as_object_mut().expect("an object").insert("vram".into(), vram);
+    if let (Some(gpu), Some(message)) = (services.diffusion.gpu(), message.as_object_mut()) {
+        message.extend(figures(&gpu));
     }
     message
+}
+
+/// `vram` and `gpu` as clients read them.
+pub fn figures(gpu: &nvml::Status) -> Map<String, Value> {
+    let nvml::Memory { free_mb, total_mb } = gpu.memory;
+    Map::from_iter([
+        ("vram".to_owned(), json!({"free_mb": free_mb, "total_mb": total_mb})),
+        ("gpu".to_owned(), json!({"utilization": gpu.utilisation, "temperature": gpu.temperature})),
+    ])
 }
 
 /// Sends it every `hub.status_interval_s` while clients are connected, until the registry is gone.

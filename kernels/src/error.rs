@@ -110,14 +110,14 @@ pub enum Error {
     /// A tensor or a layer of another backend.
     #[error("a tensor or a layer belongs to another device")]
     OtherDevice,
-    /// The device has no room for a buffer, even after what is kept for later was given back.
-    #[error("{device}: no {bytes} bytes of memory left (the budget is {budget} bytes)")]
+    /// The device has no room, even after what is kept for later was given back.
+    #[error("{device}: no memory left for {what} (the budget is {budget} bytes)")]
     OutOfMemory {
         /// The device in words.
         device: String,
-        /// Bytes that were asked for.
-        bytes: usize,
-        /// Bytes that this process may hold there.
+        /// What was asked for: so many bytes, or something that the driver keeps there beside what the budget counts.
+        what: String,
+        /// Bytes that this process may hold there in buffers.
         budget: usize,
     },
     /// The device or its driver failed.

@@ -4,7 +4,7 @@
 //! Signatures and structures are those of NVIDIA's `nvml.h`.
 
 use libloading::Library;
-use std::ffi::{c_int, c_uint, c_void};
+use std::ffi::{CString, c_char, c_int, c_uint, c_void};
 use std::sync::OnceLock;
 
 /// Memory of a GPU, in MiB.
@@ -27,18 +27,19 @@ pub struct Status {
     pub temperature: Option<u32>,
 }
 
-/// The memory of GPU `index`; `None` without an NVIDIA driver or without such a GPU.
-///
-/// NVML counts GPUs in the order of their PCI addresses, and does not heed `CUDA_VISIBLE_DEVICES`.
-pub fn memory(index: u32) -> Option<Memory> {
-    let nvml = nvml()?;
-    nvml.memory(nvml.device(index)?)
+/// Which GPU. NVML counts in an order of its own, and does not heed `CUDA_VISIBLE_DEVICES`: CUDA's numbers are not its.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gpu<'a> {
+    /// The one in the slot of the lowest address.
+    First,
+    /// The one in this slot, such as `0000:65:00.0`.
+    PciBusId(&'a str),
 }
 
-/// All figures of GPU `index`; `None` where [`memory`] is.
-pub fn status(index: u32) -> Option<Status> {
+/// A GPU's figures; `None` without an NVIDIA driver or without such a GPU.
+pub fn status(gpu: Gpu<'_>) -> Option<Status> {
     let nvml = nvml()?;
-    let device = nvml.device(index)?;
+    let device = nvml.device(gpu)?;
     Some(Status {
         memory: nvml.memory(device)?,
         utilisation: nvml.utilisation(device),
@@ -72,6 +73,7 @@ const SENSOR_GPU: c_int = 0;
 
 struct Nvml {
     device_by_index: unsafe extern "C" fn(c_uint, *mut Device) -> Code,
+    device_by_pci_bus_id: unsafe extern "C" fn(*const c_char, *mut Device) -> Code,
     memory_info: unsafe extern "C" fn(Device, *mut RawMemory) -> Code,
     utilisation_rates: Option<unsafe extern "C" fn(Device, *mut RawUtilisation) -> Code>,
     temperature: Option<unsafe extern "C" fn(Device, c_int, *mut c_uint) -> Code>,
@@ -99,6 +101,7 @@ impl Nvml {
             }
             Some(Self {
                 device_by_index: *library.get(b"nvmlDeviceGetHandleByIndex_v2\0").ok()?,
+                device_by_pci_bus_id: *library.get(b"nvmlDeviceGetHandleByPciBusId_v2\0").ok()?,
                 memory_info: *library.get(b"nvmlDeviceGetMemoryInfo\0").ok()?,
                 utilisation_rates: library.get(b"nvmlDeviceGetUtilizationRates\0").ok().map(|f| *f),
                 temperature: library.get(b"nvmlDeviceGetTemperature\0").ok().map(|f| *f),
@@ -107,10 +110,18 @@ impl Nvml {
         }
     }
 
-    fn device(&self, index: u32) -> Option<Device> {
+    fn device(&self, gpu: Gpu<'_>) -> Option<Device> {
         let mut device = std::ptr::null_mut();
-        // SAFETY: the library is initialised; the pointer is to a local.
-        (unsafe { (self.device_by_index)(index, &mut device) } == 0).then_some(device)
+        let code = match gpu {
+            // SAFETY: the library is initialised; the pointer is to a local.
+            Gpu::First => unsafe { (self.device_by_index)(0, &mut device) },
+            Gpu::PciBusId(id) => {
+                let id = CString::new(id).ok()?;
+                // SAFETY: as above; the text ends in a zero.
+                unsafe { (self.device_by_pci_bus_id)(id.as_ptr(), &mut device) }
+            }
+        };
+        (code == 0).then_some(device)
     }
 
     fn memory(&self, device: Device) -> Option<Memory> {
@@ -141,10 +152,7 @@ mod tests {
 
     #[test]
     fn figures_are_plausible_or_absent() {
-        let Some(status) = status(0) else {
-            assert_eq!(memory(0), None);
-            return;
-        };
+        let Some(status) = status(Gpu::First) else { return };
         assert!(status.memory.total_mb > 0 && status.memory.free_mb <= status.memory.total_mb);
         assert!(status.utilisation.is_none_or(|percent| percent <= 100));
         assert!(status.temperature.is_none_or(|celsius| celsius < 150));
@@ -152,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_gpu_that_does_not_exist_has_no_figures() {
-        assert_eq!(memory(u32::MAX), None);
-        assert_eq!(status(u32::MAX), None);
+        assert_eq!(status(Gpu::PciBusId("ffff:ff:1f.7")), None);
+        assert_eq!(status(Gpu::PciBusId("no\0address")), None);
     }
 }

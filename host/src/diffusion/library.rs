@@ -57,6 +57,7 @@ struct Slot {
 
 /// All models in memory.
 pub struct Library {
+    /// What is dropped waits for the device: never under this lock, which others take to see what is loaded.
     shelf: Mutex<Shelf>,
     /// One model is loaded at a time.
     loading: Mutex<()>,
@@ -123,7 +124,9 @@ impl Library {
         let mut shelf = self.shelf.lock().unwrap();
         let used = shelf.tick();
         shelf.slots.push(Slot { base, adapters: adapters.to_vec(), model: model.clone(), used });
-        shelf.make_room(self.budget, 1);
+        let dropped = shelf.make_room(self.budget, 1);
+        drop(shelf);
+        drop(dropped);
         Ok(model)
     }
 
@@ -134,7 +137,8 @@ impl Library {
         }
         let bytes = files.resident_bytes();
         // Room is made before it is taken.
-        self.shelf.lock().unwrap().make_room(self.budget.saturating_sub(bytes), 0);
+        let dropped = self.shelf.lock().unwrap().make_room(self.budget.saturating_sub(bytes), 0);
+        drop(dropped);
         let vae = vae.map(Path::to_owned);
         let backend = backend::lane(backend).map_err(|e| Error::internal(e.to_string()))?;
         Ok(Base { backend, path: path.to_owned(), vae, files, layers: LayerCache::default(), bytes })
@@ -169,14 +173,14 @@ impl Library {
         // Those that requests have may be taken only from the shelf: under its lock, no idle one is.
         let idle: Vec<Slot> =
             shelf.slots.extract_if(.., |slot| Arc::strong_count(&slot.model) == 1).collect();
-        // What is dropped waits for the device; whoever looks for a model need not.
         drop(shelf);
         !idle.is_empty()
     }
 
     /// Drops all models: those whose files may have changed are read anew.
     pub fn clear(&self) {
-        self.shelf.lock().unwrap().slots.clear();
+        let dropped = std::mem::take(&mut self.shelf.lock().unwrap().slots);
+        drop(dropped);
     }
 }
 
@@ -209,11 +213,11 @@ impl Shelf {
         self.clock
     }
 
-    /// Drops what was used longest ago until `budget` is kept and no model has more than `VARIANTS`. The `least` last used
-    /// stay in any case.
-    fn make_room(&mut self, budget: u64, least: usize) {
+    /// Takes what was used longest ago from the shelf until `budget` is kept and no model has more than `VARIANTS`, for the caller
+    /// to drop. The `least` last used stay in any case.
+    fn make_room(&mut self, budget: u64, least: usize) -> Vec<Slot> {
         self.slots.sort_by_key(|slot| std::cmp::Reverse(slot.used));
-        let mut kept: Vec<Slot> = Vec::new();
+        let (mut kept, mut excess): (Vec<Slot>, Vec<Slot>) = Default::default();
         let mut bytes = 0;
         for slot in self.slots.drain(..) {
             let variants = kept.iter().filter(|other| Arc::ptr_eq(&other.base, &slot.base)).count();
@@ -221,9 +225,12 @@ impl Shelf {
             if kept.len() < least || variants < VARIANTS && bytes + more <= budget {
                 bytes += more;
                 kept.push(slot);
+            } else {
+                excess.push(slot);
             }
         }
         self.slots = kept;
+        excess
     }
 }
 
@@ -252,7 +259,11 @@ mod tests {
         let model = get();
         assert!(!library.drop_idle() && library.loaded().len() == 1);
         assert!(Arc::ptr_eq(&model, &get()));
-        let full = reverie_kernels::Error::OutOfMemory { device: "a GPU".into(), bytes: 77, budget: 100 };
+        let full = reverie_kernels::Error::OutOfMemory {
+            device: "a GPU".into(),
+            what: "77 bytes".into(),
+            budget: 100,
+        };
         let error = model.error(full.into());
         assert_eq!(error.kind, ErrorKind::Unavailable);
         for part in ["emoji", "MiB of weights", "a GPU", "77 bytes", "execution.vram_budget_mb"] {

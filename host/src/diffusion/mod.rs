@@ -14,7 +14,7 @@ use std::{
 };
 
 use image::{DynamicImage, RgbImage, imageops::FilterType};
-use reverie_kernels::Backend;
+use reverie_kernels::{Backend, nvml};
 use reverie_models::{
     denoise,
     noise::Blend,
@@ -26,7 +26,7 @@ use crate::{
     config::{self, Config, Mode},
     embedded::Embedded,
     error::Error,
-    execution::{AnyBackend, Denoise, Device, Ended},
+    execution::{AnyBackend, Denoise, Device, Ended, backend},
 };
 pub use control::Control;
 use control::lease;
@@ -124,6 +124,11 @@ impl Diffusion {
     /// The device in words.
     pub fn backend(&self) -> &str {
         self.backend.name()
+    }
+
+    /// Figures of its GPU, where there is one.
+    pub fn gpu(&self) -> Option<nvml::Status> {
+        backend::status(&self.backend)
     }
 
     /// The modes as they are now.

@@ -6,6 +6,7 @@ use reverie_kernels::{
     Backend as _, Either,
     cpu::CpuBackend,
     gpu::{GpuBackend, cuda::Cuda},
+    nvml,
 };
 
 use crate::config::{Attention, Backend, Execution};
@@ -59,6 +60,15 @@ pub fn lanes(backend: &AnyBackend, execution: &Execution) -> usize {
         Either::First(_) => 1,
         Either::Second(_) => execution.lanes,
     }
+}
+
+/// How full, busy and warm the GPU is that computes, or on the CPU the machine's first one; none where there is none, or
+/// NVIDIA's driver does not say.
+pub fn status(backend: &AnyBackend) -> Option<nvml::Status> {
+    nvml::status(match backend {
+        Either::First(_) => nvml::Gpu::First,
+        Either::Second(gpu) => nvml::Gpu::PciBusId(gpu.device().pci_bus_id()?),
+    })
 }
 
 /// The CPU with `threads` threads; 0: one a core.

@@ -80,8 +80,11 @@ mod tests {
 
     /// Of so many bytes, as an error of a device with this many.
     fn take(bytes: usize, left: &AtomicUsize) -> Result<usize> {
-        let full =
-            |budget| reverie_kernels::Error::OutOfMemory { device: "a small one".into(), bytes, budget };
+        let full = |budget| reverie_kernels::Error::OutOfMemory {
+            device: "a small one".into(),
+            what: format!("{bytes} bytes"),
+            budget,
+        };
         left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(bytes)).map_err(full)
     }
 

@@ -14,6 +14,9 @@ pub fn routes(registry: &Arc<Registry>) -> Route {
         .map(|registry: Arc<Registry>| {
             let services = &registry.services;
             services.metrics.upload_bytes.set(services.uploads.figures().1 as i64);
+            if let Some(gpu) = services.diffusion.gpu() {
+                services.metrics.gpu(services.diffusion.backend(), &gpu);
+            }
             let text = services.metrics.render();
             warp::reply::with_header(text, header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")
                 .into_response()

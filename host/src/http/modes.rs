@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use warp::{Filter, Reply};
 
 use super::{Route, body, error::or_error, with};
-use crate::{error::Error, plugins::Registry};
+use crate::{error::Error, plugins::Registry, status};
 
 pub fn routes(registry: &Arc<Registry>) -> Route {
     let list = warp::path!("api" / "modes")
@@ -71,7 +71,10 @@ fn memory(registry: &Registry) -> Value {
     let loaded = registry.services.diffusion.loaded().into_iter();
     let models: Vec<Value> =
         loaded.map(|(path, bytes)| json!({"model": path, "memory_mb": bytes >> 20})).collect();
-    let vram = reverie_kernels::nvml::memory(0);
-    let vram = vram.map(|memory| json!({"free_mb": memory.free_mb, "total_mb": memory.total_mb}));
-    json!({"backend": registry.services.diffusion.backend(), "vram": vram, "models": models})
+    let diffusion = &registry.services.diffusion;
+    let mut answer = json!({"backend": diffusion.backend(), "vram": null, "models": models});
+    if let (Some(gpu), Some(answer)) = (diffusion.gpu(), answer.as_object_mut()) {
+        answer.extend(status::figures(&gpu));
+    }
+    answer
 }

@@ -14,6 +14,9 @@ use crate::{
 /// Recordings that are kept, one for each combination of the inputs' shapes: each holds as much memory as its work needs.
 const KEPT: usize = 2;
 
+/// How often it is tried to record work for which memory runs out: each time it is done twice.
+const TRIES: u32 = 3;
+
 /// Work that the device records once, to replay it with other inputs of the same shapes. Where the device cannot record, or
 /// the work cannot be recorded, it is simply done each time.
 ///
@@ -27,8 +30,8 @@ pub struct Repeated<D: Device> {
 type States<D> = Mutex<Vec<(Vec<Shape>, State<D>)>>;
 
 enum State<D: Device> {
-    /// Done once, which compiled its kernels. The next time it is recorded.
-    Warm,
+    /// Done once, which compiled its kernels. The next time it is recorded, or as often as this where memory runs out.
+    Warm(u32),
     /// Being recorded, or not recordable.
     Plain,
     Recorded(Arc<Mutex<Recorded<D>>>),
@@ -143,10 +146,14 @@ impl<D: Device> Repeated<D> {
     ) -> Result<Vec<GpuTensor<D>>> {
         let shapes: Vec<Shape> = inputs.iter().map(|x| x.shape).collect();
         let own: Vec<_> = inputs.iter().map(|x| (*x).clone()).collect();
+        if RECORDS.get() {
+            // It becomes part of what is being recorded.
+            return work(&own);
+        }
         match self.advance(&shapes) {
             None => {
                 let out = work(&own)?;
-                self.set(shapes, State::Warm);
+                self.set(shapes, State::Warm(TRIES));
                 Ok(out)
             }
             Some(State::Plain) => work(&own),
@@ -161,7 +168,7 @@ impl<D: Device> Repeated<D> {
                     replayed => replayed,
                 }
             }
-            Some(State::Warm) => {
+            Some(State::Warm(tries)) => {
                 let records = Records::new();
                 let recorded = Recorded::new(gpu, &shapes, &mut work);
                 let replayed = recorded.and_then(|recorded| {
@@ -174,6 +181,10 @@ impl<D: Device> Repeated<D> {
                     Ok(Some((recorded, out))) => {
                         self.set(shapes, State::Recorded(Arc::new(Mutex::new(recorded))));
                         Ok(out)
+                    }
+                    Err(Error::OutOfMemory { .. }) if tries > 1 => {
+                        self.set(shapes, State::Warm(tries - 1));
+                        work(&own)
                     }
                     // What is wrong with the work itself, it says again.
                     Ok(None) | Err(_) => work(&own),
@@ -188,7 +199,7 @@ impl<D: Device> Repeated<D> {
         let at = states.iter().position(|(of, _)| of == shapes)?;
         let (shapes, state) = states.remove(at);
         let (next, now) = match state {
-            State::Warm => (State::Plain, State::Warm),
+            State::Warm(tries) => (State::Plain, State::Warm(tries)),
             State::Plain => (State::Plain, State::Plain),
             State::Recorded(recorded) => (State::Recorded(recorded.clone()), State::Recorded(recorded)),
         };

@@ -39,8 +39,8 @@ fn a_budget_is_kept() {
     let Some(cuda) = cuda(Some(1 << 20)) else { return };
     let a = cuda.allocate(600 << 10).unwrap();
     let error = cuda.allocate(600 << 10).err().unwrap();
-    let Error::OutOfMemory { bytes, budget, .. } = error else { panic!("{error}") };
-    assert_eq!((bytes, budget), (600 << 10, 1 << 20));
+    let Error::OutOfMemory { what, budget, .. } = error else { panic!("{error}") };
+    assert_eq!((what, budget), (format!("{} bytes", 600 << 10), 1 << 20));
     drop(a);
     let b = cuda.allocate(1 << 20).unwrap();
     assert_eq!(cuda.memory().held, 1 << 20, "what was kept made room");

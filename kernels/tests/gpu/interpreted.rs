@@ -87,7 +87,11 @@ impl Device for Interpreted {
 
     fn allocate(&self, bytes: usize) -> Result<Buffer> {
         if let Some(room) = &mut *self.room.lock().unwrap() {
-            let full = || Error::OutOfMemory { device: self.name().into(), bytes, budget: 0 };
+            let full = || Error::OutOfMemory {
+                device: self.name().into(),
+                what: format!("{bytes} bytes"),
+                budget: 0,
+            };
             *room = room.checked_sub(1).ok_or_else(full)?;
         }
         Ok(Buffer { memory: self.memory.clone(), buffer: self.memory.write().unwrap().allocate(bytes) })

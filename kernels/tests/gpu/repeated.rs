@@ -101,7 +101,8 @@ impl Device for Small {
 
     fn allocate(&self, bytes: usize) -> Result<Buffer> {
         let mut left = self.left.lock().unwrap();
-        let full = || Error::OutOfMemory { device: "small".into(), bytes, budget: 0 };
+        let full =
+            || Error::OutOfMemory { device: "small".into(), what: format!("{bytes} bytes"), budget: 0 };
         *left = left.checked_sub(bytes).ok_or_else(full)?;
         Ok(Arc::new(Held { buffer: self.device.allocate(bytes)?, bytes, left: self.left.clone() }))
     }
@@ -192,7 +193,8 @@ fn a_full_device_is_an_error_that_passes() {
     let x = gpu.tensor(vec![1.0; LEN], [1, 1, 16, 16]).unwrap();
     gpu.device().run_out_after(Some(1));
     assert!(gpu.add(&x, &x).is_ok());
-    assert!(matches!(gpu.add(&x, &x), Err(Error::OutOfMemory { bytes: BYTES, .. })));
+    let what = format!("{BYTES} bytes");
+    assert!(matches!(gpu.add(&x, &x), Err(Error::OutOfMemory { what: of, .. }) if of == what));
     gpu.device().run_out_after(None);
     assert_eq!(gpu.to_vec(&gpu.add(&x, &x).unwrap()).unwrap(), [2.0; LEN]);
 }
@@ -243,4 +245,39 @@ fn without_room_for_its_results_a_recording_gives_way_to_the_work() {
     let left = *gpu.device().left.lock().unwrap();
     let _rest = gpu.device().allocate(left).unwrap();
     assert!(worker.run(&x, 7.0), "in the recording's memory");
+}
+
+#[test]
+fn what_there_was_no_room_to_record_is_recorded_once_there_is() {
+    let gpu = GpuBackend::new(Small::new(1 << 20));
+    let mut worker = Worker::new(gpu.lane().unwrap());
+    let x = worker.input(7.0);
+    assert!(worker.run(&x, 7.0));
+    let left = *gpu.device().left.lock().unwrap();
+    let rest = gpu.device().allocate(left - 3 * BYTES).unwrap();
+    assert!(worker.run(&x, 7.0));
+    drop(rest);
+    assert_eq!([(); 2].map(|()| worker.run(&x, 7.0)), [true, false]);
+}
+
+#[test]
+fn repeated_work_within_repeated_work_is_part_of_it() {
+    let gpu = GpuBackend::new(Small::new(1 << 20));
+    let mut inner = Worker::new(gpu.lane().unwrap());
+    let x = inner.input(7.0);
+    assert_eq!([(); 3].map(|()| inner.run(&x, 7.0)), [true, true, false]);
+    let outer = gpu.repeated();
+    let mut calls = 0;
+    for value in [1.0, 2.0, 3.0, 4.0] {
+        let x = inner.input(value);
+        let Worker { gpu, repeated, half, .. } = &inner;
+        let out = gpu.repeat(&outer, &[&x], &mut |xs| {
+            calls += 1;
+            gpu.repeat(repeated, &[&xs[0]], &mut |xs| {
+                Ok(vec![gpu.scale_add(&gpu.scale_add(&xs[0], 2.0, &xs[0])?, 1.0, half)?])
+            })
+        });
+        assert_eq!(gpu.to_vec(&out.unwrap()[0]).unwrap(), vec![3.0 * value + 0.5; LEN]);
+    }
+    assert_eq!(calls, 2);
 }

@@ -10,7 +10,7 @@ mod tests;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
 use crate::error::Result;
@@ -77,6 +77,8 @@ struct State<L> {
     shelves: Vec<Shelf<L>>,
     /// Lanes that there ever were.
     count: u64,
+    /// Lanes that are giving back what they hold.
+    leaving: usize,
     usage: MemoryUse,
 }
 
@@ -95,6 +97,8 @@ pub struct Pool<S: Source> {
     /// The most that is held.
     budget: usize,
     state: Mutex<State<S::Lane>>,
+    /// A lane that was leaving has left.
+    left: Condvar,
 }
 
 /// The size of the block for so many bytes. There are four sizes between a power of two and the next, so that at most a
@@ -107,8 +111,8 @@ pub fn size_class(bytes: usize) -> Option<usize> {
 
 impl<S: Source> Pool<S> {
     pub fn new(source: S, budget: usize) -> Arc<Self> {
-        let state = State { shelves: Vec::new(), count: 0, usage: MemoryUse::default() };
-        Arc::new(Self { source, budget, state: Mutex::new(state) })
+        let state = State { shelves: Vec::new(), count: 0, leaving: 0, usage: MemoryUse::default() };
+        Arc::new(Self { source, budget, state: Mutex::new(state), left: Condvar::new() })
     }
 
     /// The most that it will hold.
@@ -150,8 +154,9 @@ impl<S: Source> Pool<S> {
         Ok(shelves[from].take(size))
     }
 
-    /// Gives a lane's free blocks back to the source, the largest first, until that is `bytes` or all. How many bytes it was.
-    fn clear(&self, shelf: &mut Shelf<S::Lane>, usage: &mut MemoryUse, bytes: usize) -> Result<usize> {
+    /// Gives a lane's free blocks back to the source, the largest first, until that is `bytes` or all. How many bytes it was, which
+    /// are held no more.
+    fn clear(&self, shelf: &mut Shelf<S::Lane>, bytes: usize) -> Result<usize> {
         if bytes == 0 || shelf.free.is_empty() {
             return Ok(0);
         }
@@ -160,7 +165,6 @@ impl<S: Source> Pool<S> {
         while let Some((&size, _)) = shelf.free.last_key_value().filter(|_| released < bytes) {
             let Some(address) = shelf.take(size) else { break };
             self.source.free(address);
-            usage.held -= size;
             released += size;
         }
         Ok(released)
@@ -173,7 +177,9 @@ impl<S: Source> Pool<S> {
             shelves.iter_mut().partition(|shelf| first == Some(shelf.number));
         let mut left = bytes;
         for shelf in own.into_iter().chain(others) {
-            left = left.saturating_sub(self.clear(shelf, usage, left)?);
+            let released = self.clear(shelf, left)?;
+            usage.held -= released;
+            left = left.saturating_sub(released);
         }
         Ok(())
     }
@@ -199,8 +205,15 @@ impl<S: Source> Share<S> {
     pub fn allocate(&self, bytes: usize) -> Result<Option<Block>> {
         let Some(size) = size_class(bytes) else { return Ok(None) };
         let mut state = self.pool.state();
-        let address = self.find(&mut state, size)?;
-        Ok(address.map(|address| state.lend(address, size)))
+        loop {
+            match self.find(&mut state, size)? {
+                // There is more in a moment.
+                None if state.leaving > 0 => {
+                    state = self.pool.left.wait(state).unwrap_or_else(PoisonError::into_inner);
+                }
+                address => return Ok(address.map(|address| state.lend(address, size))),
+            }
+        }
     }
 
     fn find(&self, state: &mut State<S::Lane>, size: usize) -> Result<Option<u64>> {
@@ -242,10 +255,18 @@ impl<S: Source> Share<S> {
 
 impl<S: Source> Drop for Share<S> {
     fn drop(&mut self) {
-        let State { shelves, usage, .. } = &mut *self.pool.state();
-        if let Some(at) = shelves.iter().position(|shelf| shelf.number == self.number) {
-            // A source that fails here has lost its memory anyway.
-            let _ = self.pool.clear(&mut shelves.swap_remove(at), usage, usize::MAX);
-        }
+        let Self { pool, number } = self;
+        let mut state = pool.state();
+        let Some(at) = state.shelves.iter().position(|shelf| shelf.number == *number) else { return };
+        let mut shelf = state.shelves.swap_remove(at);
+        state.leaving += 1;
+        drop(state);
+        // Other lanes go on while this waits. A source that fails here has lost its memory anyway.
+        let released = pool.clear(&mut shelf, usize::MAX).unwrap_or(0);
+        let mut state = pool.state();
+        state.leaving -= 1;
+        state.usage.held -= released;
+        drop(state);
+        pool.left.notify_all();
     }
 }

@@ -1,7 +1,7 @@
 //! The CUDA driver: whether there is one, a device's context and stream, and what the driver's errors mean.
 
 use std::{
-    ffi::CStr,
+    ffi::{CStr, c_char},
     mem::MaybeUninit,
     sync::{Arc, OnceLock},
 };
@@ -24,7 +24,10 @@ fn unavailable(what: String) -> Error {
 
 /// The driver's words for one of its errors.
 fn describe(error: DriverError) -> String {
-    let name = error.error_name().map_or("unknown error".into(), CStr::to_string_lossy);
+    let name = match error.error_name() {
+        Ok(name) => name.to_string_lossy(),
+        Err(_) => format!("error {}", error.0 as u32).into(),
+    };
     match error.error_string() {
         Ok(text) => format!("{} ({name})", text.to_string_lossy()),
         Err(_) => name.into_owned(),
@@ -46,7 +49,14 @@ fn try_load() -> Result<(), String> {
     }
     let mut version = 0;
     // SAFETY: the pointer is to a local; this function may be called before `cuInit`.
-    unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(describe)?;
+    match unsafe { sys::cuDriverGetVersion(&mut version) }.result() {
+        Err(DriverError(CUresult::CUDA_ERROR_STUB_LIBRARY)) => {
+            return Err("the libcuda.so that was found is the CUDA toolkit's stub for linking, not the NVIDIA driver's: \
+                        take its folder out of LD_LIBRARY_PATH"
+                .into());
+        }
+        other => other.map_err(describe)?,
+    }
     if version < OLDEST_DRIVER {
         let (major, minor) = (version / 1000, version % 1000 / 10);
         return Err(format!("the NVIDIA driver is too old: it knows CUDA {major}.{minor}, 11.4 is needed"));
@@ -88,10 +98,19 @@ fn is_fatal(code: CUresult) -> bool {
             | CUDA_ERROR_INVALID_PC
             | CUDA_ERROR_LAUNCH_FAILED
             | CUDA_ERROR_TENSOR_MEMORY_LEAK
+            | CUDA_ERROR_MPS_CLIENT_TERMINATED
             | CUDA_ERROR_SYSTEM_NOT_READY
             | CUDA_ERROR_EXTERNAL_DEVICE
             | CUDA_ERROR_UNKNOWN
     )
+}
+
+/// What a call of the driver writes as text.
+fn text(call: impl FnOnce(*mut c_char, i32) -> CUresult) -> Result<String, DriverError> {
+    // The last byte is kept back, and stays zero.
+    let mut bytes = [0u8; 256];
+    call(bytes.as_mut_ptr().cast(), bytes.len() as i32 - 1).result()?;
+    Ok(CStr::from_bytes_until_nul(&bytes).unwrap_or_default().to_string_lossy().into_owned())
 }
 
 /// The primary context of a device.
@@ -100,6 +119,8 @@ pub struct Context {
     raw: sys::CUcontext,
     /// In words.
     pub name: String,
+    /// Where it is plugged in, as NVML names it; empty where the driver does not say.
+    pub pci_bus_id: String,
     /// Why it is of no more use, once it is not.
     lost: OnceLock<String>,
 }
@@ -117,11 +138,8 @@ impl Context {
         let number =
             number.ok_or_else(|| unavailable(format!("there is no device {ordinal}, only {count}")))?;
         let named = |device: sys::CUdevice| {
-            let mut name = [0; 256];
-            // SAFETY: as many bytes as are said; the last stays zero.
-            unsafe { sys::cuDeviceGetName(name.as_mut_ptr(), name.len() as i32 - 1, device) }.result()?;
-            // SAFETY: it ends in a zero.
-            let name = unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned();
+            // SAFETY: as many bytes as are said.
+            let name = text(|to, bytes| unsafe { sys::cuDeviceGetName(to, bytes, device) })?;
             Ok(format!("{name} (CUDA device {ordinal})"))
         };
         let open = || {
@@ -132,13 +150,26 @@ impl Context {
         };
         let (device, name) =
             open().map_err(|error| unavailable(format!("device {ordinal}: {}", describe(error))))?;
-        let mut context = Self { device, raw: std::ptr::null_mut(), name, lost: OnceLock::new() };
+        // SAFETY: as many bytes as are said.
+        let pci_bus_id = text(|to, bytes| unsafe { sys::cuDeviceGetPCIBusId(to, bytes, device) });
+        let mut context = Self {
+            device,
+            raw: std::ptr::null_mut(),
+            name,
+            pci_bus_id: pci_bus_id.unwrap_or_default(),
+            lost: OnceLock::new(),
+        };
         let [major, minor] = context.capability()?;
         if major < OLDEST_CAPABILITY {
             return Err(context.error(format!(
                 "its compute capability is {major}.{minor}; {OLDEST_CAPABILITY}.0 is needed (RTX 30, A100 or newer)"
             )));
         }
+        // Who waits for the device sleeps; else each lane would keep a core busy. Where somebody else has made the context
+        // already, theirs holds.
+        let flags = sys::CUctx_flags::CU_CTX_SCHED_BLOCKING_SYNC as u32;
+        // SAFETY: the device exists.
+        let _ = unsafe { sys::cuDevicePrimaryCtxSetFlags_v2(device, flags) };
         let mut raw = std::ptr::null_mut();
         // SAFETY: the device exists; the pointer is to a local.
         context.check(unsafe { sys::cuDevicePrimaryCtxRetain(&mut raw, device) }, "its context")?;
@@ -258,7 +289,7 @@ impl Stream {
 
     /// Has what is put into it from now on run after all that is in `earlier`, of the same context, so far.
     pub fn follow(&self, earlier: &Stream) -> Result<()> {
-        let mark = Event::new(self.context.clone())?;
+        let mark = Event::mark(self.context.clone())?;
         mark.record(earlier)?;
         // SAFETY: both exist, in the same context. The driver keeps what it needs of the event.
         let code = unsafe { sys::cuStreamWaitEvent(self.raw, mark.raw, 0) };
@@ -294,10 +325,20 @@ unsafe impl Send for Event {}
 unsafe impl Sync for Event {}
 
 impl Event {
-    /// One that was not recorded yet.
-    pub fn new(context: Arc<Context>) -> Result<Self> {
+    /// One that was not recorded yet, to wait for. Of all kinds this one costs streams the least.
+    pub fn mark(context: Arc<Context>) -> Result<Self> {
+        Self::new(context, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+    }
+
+    /// One that was not recorded yet, to tell the time between two.
+    pub fn timed(context: Arc<Context>) -> Result<Self> {
+        Self::new(context, sys::CUevent_flags::CU_EVENT_DEFAULT)
+    }
+
+    fn new(context: Arc<Context>, flags: sys::CUevent_flags) -> Result<Self> {
         context.enter()?;
-        let flags = sys::CUevent_flags::CU_EVENT_DEFAULT as u32;
+        // Who waits for it sleeps.
+        let flags = flags as u32 | sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC as u32;
         let mut raw = MaybeUninit::uninit();
         // SAFETY: the context is current; the pointer is to a local.
         context.check(unsafe { sys::cuEventCreate(raw.as_mut_ptr(), flags) }, "an event")?;
@@ -319,7 +360,7 @@ impl Event {
         self.context.check(unsafe { sys::cuEventSynchronize(self.raw) }, "waiting for what was launched")
     }
 
-    /// Milliseconds from `earlier`; both were recorded and waited for.
+    /// Milliseconds from `earlier`; both are timed, were recorded and waited for.
     pub fn since(&self, earlier: &Event) -> Result<f32> {
         self.context.enter()?;
         let mut milliseconds = 0.0;
@@ -361,7 +402,11 @@ mod tests {
 
     #[test]
     fn a_fault_of_a_kernel_is_fatal_and_a_refused_request_is_not() {
-        for code in [CUresult::CUDA_ERROR_ILLEGAL_ADDRESS, CUresult::CUDA_ERROR_ECC_UNCORRECTABLE] {
+        for code in [
+            CUresult::CUDA_ERROR_ILLEGAL_ADDRESS,
+            CUresult::CUDA_ERROR_ECC_UNCORRECTABLE,
+            CUresult::CUDA_ERROR_MPS_CLIENT_TERMINATED,
+        ] {
             assert!(is_fatal(code), "{code:?}");
         }
         for code in [

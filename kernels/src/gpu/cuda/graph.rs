@@ -191,7 +191,8 @@ pub fn record(lane: &Arc<Lane>, work: &mut dyn FnMut() -> Result<()>) -> Result<
     context.enter()?;
     let mut raw = std::ptr::null_mut();
     // SAFETY: the graph is complete; the pointer is to a local.
-    context.check(unsafe { sys::cuGraphInstantiateWithFlags(&mut raw, recorded.0, 0) }, "a recording")?;
+    let instantiate = || unsafe { sys::cuGraphInstantiateWithFlags(&mut raw, recorded.0, 0) };
+    lane.gpu.with_room(|| "a recording".into(), instantiate)?;
     Ok(Some(Graph { raw, keeps }))
 }
 
@@ -211,9 +212,14 @@ impl Recording for Graph {
         let lane = self.keeps.private.lane();
         let stream = &lane.stream;
         stream.context.enter()?;
+        if CURRENT.with_borrow(Option::is_some) {
+            return Err(stream
+                .context
+                .error("a replay within a recording, which it would not be part of".into()));
+        }
         lane.join(&self.keeps.buffers)?;
         // SAFETY: the graph and all that it uses exist.
-        stream.context.check(unsafe { sys::cuGraphLaunch(self.raw, stream.raw()) }, "a replay")
+        lane.gpu.with_room(|| "a replay".into(), || unsafe { sys::cuGraphLaunch(self.raw, stream.raw()) })
     }
 }
 

@@ -58,6 +58,27 @@ struct Gpu {
     context: Arc<Context>,
 }
 
+impl Gpu {
+    fn full(&self, what: String) -> Error {
+        Error::OutOfMemory { device: self.context.name.clone(), what, budget: self.pool.budget() }
+    }
+
+    /// Does `call`, for which the driver may want memory of the device for itself: where there is none, once more after what is
+    /// kept for later was given back. `what` it does.
+    fn with_room(&self, what: impl Fn() -> String, mut call: impl FnMut() -> CUresult) -> Result<()> {
+        let mut code = call();
+        if code == CUresult::CUDA_ERROR_OUT_OF_MEMORY {
+            self.pool.trim()?;
+            code = call();
+        }
+        match code {
+            CUresult::CUDA_SUCCESS => Ok(()),
+            CUresult::CUDA_ERROR_OUT_OF_MEMORY => Err(self.full(what())),
+            code => self.context.check(code, &what()),
+        }
+    }
+}
+
 impl Drop for Lane {
     fn drop(&mut self) {
         // The pinned memory and the modules may still be in use. Where this fails, the device is lost.
@@ -207,6 +228,11 @@ impl Cuda {
         Ok(Self(Arc::new(Lane { share, staging: Staging::default(), stream, gpu })))
     }
 
+    /// The address of its slot, by which [`crate::nvml`] finds it; none where the driver does not say.
+    pub fn pci_bus_id(&self) -> Option<&str> {
+        Some(self.0.gpu.context.pci_bus_id.as_str()).filter(|id| !id.is_empty())
+    }
+
     /// Memory in use in all lanes, and what is kept for later.
     pub fn memory(&self) -> MemoryUse {
         self.0.gpu.pool.usage()
@@ -234,7 +260,7 @@ impl Cuda {
     /// [`Error::Device`], and those of `work`.
     pub fn time(&self, work: impl FnOnce() -> Result<()>) -> Result<f32> {
         let stream = &self.0.stream;
-        let [start, end] = [Event::new(stream.context.clone())?, Event::new(stream.context.clone())?];
+        let [start, end] = [Event::timed(stream.context.clone())?, Event::timed(stream.context.clone())?];
         start.record(stream)?;
         work()?;
         end.record(stream)?;
@@ -271,14 +297,13 @@ impl Device for Cuda {
     }
 
     fn allocate(&self, bytes: usize) -> Result<CudaBuffer> {
-        let Gpu { pool, context, .. } = &*self.0.gpu;
-        context.enter()?;
-        let full = || Error::OutOfMemory { device: self.name().to_owned(), bytes, budget: pool.budget() };
+        let gpu = &self.0.gpu;
+        gpu.context.enter()?;
         let (home, block) = match graph::private(&self.0) {
             Some(private) => (Home::Graph(private.clone()), private.allocate(bytes)?),
             None => (Home::Lane(self.0.clone()), self.0.share.allocate(bytes)?),
         };
-        let block = block.ok_or_else(full)?;
+        let block = block.ok_or_else(|| gpu.full(format!("{bytes} bytes")))?;
         Ok(CudaBuffer(Arc::new(Held { home, block: Some(block), bytes, guests: Mutex::default() })))
     }
 
@@ -334,9 +359,10 @@ impl Device for Cuda {
         launch: Launch,
         args: &[Arg<'_, CudaBuffer>],
     ) -> Result<()> {
-        let Gpu { modules, context, .. } = &*self.0.gpu;
+        let gpu = &*self.0.gpu;
+        let context = &gpu.context;
         context.enter()?;
-        let module = modules.get(context, variant)?;
+        let module = gpu.modules.get(gpu, variant)?;
         let function = module.function(entry).filter(|function| function.takes(args));
         let function = function.filter(|_| args.len() <= PARAMETERS).ok_or_else(|| {
             context.error(format!("{entry} of {variant:?} does not take {} such parameters", args.len()))
@@ -374,13 +400,10 @@ impl Device for Cuda {
             let (pointers, extra) = (pointers.as_mut_ptr(), std::ptr::null_mut());
             // SAFETY: the function is loaded and has just these parameters, which the driver copies. That it stays within
             // its buffers is what the tests in the interpreter are for.
-            let code = unsafe {
+            let call = || unsafe {
                 sys::cuLaunchKernel(function.raw(), x, y, z, block, 1, 1, shared, stream, pointers, extra)
             };
-            match code {
-                CUresult::CUDA_SUCCESS => Ok(()),
-                code => context.check(code, &format!("launching {entry} of {variant:?} as {launch:?}")),
-            }
+            gpu.with_room(|| format!("launching {entry} of {variant:?} as {launch:?}"), call)
         })
     }
 }

@@ -8,9 +8,9 @@ use std::{
 
 use cudarc::driver::sys;
 
-use super::driver::Context;
+use super::{Gpu, driver::Context};
 use crate::{
-    error::Result,
+    error::{Error, Result},
     gpu::{Arg, Variant},
 };
 
@@ -96,7 +96,8 @@ unsafe impl Send for Module {}
 unsafe impl Sync for Module {}
 
 impl Module {
-    fn load(context: &Arc<Context>, variant: &Variant) -> Result<Self> {
+    fn load(gpu: &Gpu, variant: &Variant) -> Result<Self> {
+        let context = &gpu.context;
         let wrong = |what: String| context.error(format!("{what}, in {variant:?}"));
         let text = variant.ptx()?;
         let entries = entries(&text).map_err(wrong)?;
@@ -107,21 +108,25 @@ impl Module {
             sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER,
             sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES,
         ];
-        // A value is given in the place of a pointer. One byte is kept back, so that the log ends in a zero.
-        let mut values = [log.as_mut_ptr().cast::<c_void>(), std::ptr::without_provenance_mut(LOG - 1)];
+        let log_address = log.as_mut_ptr();
         let mut raw = std::ptr::null_mut();
-        // SAFETY: the text ends in a zero; the options are as many as their values; all outlive the call.
-        let code = unsafe {
-            sys::cuModuleLoadDataEx(
-                &mut raw,
-                text.as_ptr().cast(),
-                options.len() as u32,
-                options.as_mut_ptr(),
-                values.as_mut_ptr(),
-            )
+        let load = || {
+            // A value is given in the place of a pointer, and the driver writes its own there. One byte is kept back, so that
+            // the log ends in a zero.
+            let mut values = [log_address.cast::<c_void>(), std::ptr::without_provenance_mut(LOG - 1)];
+            // SAFETY: the text ends in a zero; the options are as many as their values; all outlive the call.
+            unsafe {
+                sys::cuModuleLoadDataEx(
+                    &mut raw,
+                    text.as_ptr().cast(),
+                    options.len() as u32,
+                    options.as_mut_ptr(),
+                    values.as_mut_ptr(),
+                )
+            }
         };
-        let log = log.split(|byte| *byte == 0).next().map(String::from_utf8_lossy).unwrap_or_default();
-        context.check(code, &format!("compiling {variant:?}: {}", log.trim()))?;
+        let loaded = gpu.with_room(|| format!("compiling {variant:?}"), load);
+        loaded.map_err(|error| with_log(error, &log))?;
         // From here on, dropping it unloads.
         let mut module = Self { context: context.clone(), raw, functions: HashMap::new() };
         for (name, parameters) in entries {
@@ -147,6 +152,17 @@ impl Drop for Module {
             // SAFETY: loaded in `load`.
             let _ = unsafe { sys::cuModuleUnload(self.raw) };
         }
+    }
+}
+
+/// The error with what the compiler has to say.
+fn with_log(error: Error, log: &[u8]) -> Error {
+    let log = log.split(|byte| *byte == 0).next().map(String::from_utf8_lossy).unwrap_or_default();
+    match error {
+        Error::Device { device, what, lost } if !log.trim().is_empty() => {
+            Error::Device { device, what: format!("{what}: {}", log.trim()), lost }
+        }
+        error => error,
     }
 }
 
@@ -185,22 +201,30 @@ fn entries(text: &str) -> Result<Vec<(String, Vec<Kind>)>, String> {
 
 /// The modules of a device by variant.
 #[derive(Default)]
-pub struct Modules(RwLock<HashMap<Variant, Arc<Module>>>);
+pub struct Modules {
+    loaded: RwLock<HashMap<Variant, Arc<Module>>>,
+    /// Held while compiling, so that none is compiled twice: launches of what is loaded go on meanwhile.
+    compiling: Mutex<()>,
+}
 
 impl Modules {
     /// The module of a variant, compiled at the first call. (The driver keeps the machine code on disk.)
-    pub fn get(&self, context: &Arc<Context>, variant: &Variant) -> Result<Arc<Module>> {
-        if let Some(module) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(variant) {
-            return Ok(module.clone());
+    pub fn get(&self, gpu: &Gpu, variant: &Variant) -> Result<Arc<Module>> {
+        if let Some(module) = self.find(variant) {
+            return Ok(module);
         }
-        // Under the lock, so that none is compiled twice.
-        let mut modules = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(module) = modules.get(variant) {
-            return Ok(module.clone());
+        let _compiling = self.compiling.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(module) = self.find(variant) {
+            return Ok(module);
         }
-        let module = Arc::new(Module::load(context, variant)?);
-        modules.insert(variant.clone(), module.clone());
+        let module = Arc::new(Module::load(gpu, variant)?);
+        let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
+        loaded.insert(variant.clone(), module.clone());
         Ok(module)
+    }
+
+    fn find(&self, variant: &Variant) -> Option<Arc<Module>> {
+        self.loaded.read().unwrap_or_else(PoisonError::into_inner).get(variant).cloned()
     }
 }
 
@@ -233,7 +257,9 @@ mod tests {
     #[test]
     fn every_variant_has_entries_whose_parameters_are_known() {
         for variant in crate::gpu::variants() {
-            let found = entries(&variant.ptx().unwrap());
+            let text = variant.ptx().unwrap();
+            assert!(text.is_ascii(), "{variant:?}: PTX is ASCII");
+            let found = entries(&text);
             assert!(found.as_ref().is_ok_and(|found| !found.is_empty()), "{variant:?}: {found:?}");
         }
     }

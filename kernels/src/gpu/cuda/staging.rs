@@ -35,7 +35,7 @@ impl Pinned {
         context.enter()?;
         let mut address = std::ptr::null_mut();
         // SAFETY: the context is current; the pointer is to a local.
-        context.check(unsafe { sys::cuMemHostAlloc(&mut address, bytes, 0) }, "pinned memory")?;
+        context.check(unsafe { sys::cuMemHostAlloc(&mut address, bytes, 0) }, "pinned memory of the host")?;
         // SAFETY: just allocated, so many bytes. Zeroed, they may be a slice.
         unsafe { std::ptr::write_bytes(address.cast::<u8>(), 0, bytes) };
         Ok(Self { context, address: address.cast(), bytes })
@@ -94,7 +94,7 @@ impl Area {
         if self.halves.is_none() {
             let half = || {
                 let memory = Pinned::new(context.clone(), HALF)?;
-                Ok(Half { memory, done: Event::new(context.clone())? })
+                Ok(Half { memory, done: Event::mark(context.clone())? })
             };
             self.halves = Some([half()?, half()?]);
         }

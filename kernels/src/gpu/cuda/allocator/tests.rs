@@ -10,11 +10,19 @@ struct Fake {
     live: Mutex<HashMap<u64, usize>>,
     log: Mutex<Vec<String>>,
     broken: bool,
+    /// Held by a test for as long as nothing is to settle.
+    settles: Mutex<()>,
 }
 
 impl Fake {
     fn new(bytes: usize) -> Self {
-        Self { left: Mutex::new(bytes), live: Mutex::default(), log: Mutex::default(), broken: false }
+        Self {
+            left: Mutex::new(bytes),
+            live: Mutex::default(),
+            log: Mutex::default(),
+            broken: false,
+            settles: Mutex::default(),
+        }
     }
 
     fn log(&self) -> Vec<String> {
@@ -51,7 +59,9 @@ impl Source for &Fake {
     }
 
     fn settle(&self, lane: &&'static str) -> Result<()> {
-        self.wait(format!("settle {lane}"))
+        let waited = self.wait(format!("settle {lane}"));
+        let _settled = self.settles.lock().unwrap();
+        waited
     }
 
     fn follow(&self, lane: &&'static str, earlier: &&'static str) -> Result<()> {
@@ -274,4 +284,26 @@ fn a_lane_that_goes_gives_its_memory_back() {
     b.free(of_b);
     drop(b);
     assert_eq!(pool.usage().held, 0);
+}
+
+#[test]
+fn what_a_lane_is_giving_back_is_waited_for_only_by_who_needs_it() {
+    let source = Fake::new(1 << 20);
+    let pool = Pool::new(&source, 4096);
+    let (a, b) = (pool.share("a"), pool.share("b"));
+    a.free(allocate(&a, 2048));
+    let unsettled = source.settles.lock().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(move || drop(a));
+        while !source.log.lock().unwrap().iter().any(|call| call == "settle a") {
+            std::thread::yield_now();
+        }
+        let small = allocate(&b, 2048);
+        let large = scope.spawn(|| allocate(&b, 1024));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert!(!large.is_finished());
+        drop(unsettled);
+        b.free(large.join().unwrap());
+        b.free(small);
+    });
 }
