@@ -15,6 +15,9 @@ use reverie_kernels::{
     gpu::{GpuBackend, cuda::Cuda},
 };
 
+/// A tensor and how often it is halved for the device to be busy while other lanes go on.
+const LONG: (Shape, usize) = ([1, 320, 64, 64], 200);
+
 type Any = Either<CpuBackend, GpuBackend<Cuda>>;
 type Tensor = <Any as Backend>::Tensor;
 

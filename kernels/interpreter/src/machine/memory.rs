@@ -2,7 +2,7 @@
 
 use std::sync::{
     Mutex,
-    atomic::{AtomicU8, AtomicU32, Ordering::Relaxed},
+    atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed},
 };
 
 use half::f16;
@@ -23,7 +23,8 @@ const FIRST: u32 = 3;
 pub struct Buffer(u32);
 
 impl Buffer {
-    pub(super) fn address(self) -> u64 {
+    /// Of its first byte.
+    pub fn address(self) -> u64 {
         (u64::from(self.0) + 1) * STRIDE
     }
 }
@@ -39,6 +40,8 @@ pub struct Memory {
 struct Contents {
     bytes: Vec<AtomicU8>,
     writers: Vec<AtomicU32>,
+    /// Whether a grid has written to it.
+    touched: AtomicBool,
 }
 
 /// What buffers are filled with and read as.
@@ -69,7 +72,7 @@ impl Memory {
         assert!((bytes as u64) < STRIDE / 2, "a buffer of {bytes} bytes");
         let bytes_of = |value| (0..bytes).map(|_| AtomicU8::new(value)).collect();
         let writers = (0..bytes).map(|_| AtomicU32::new(NOBODY)).collect();
-        self.buffers.push(Contents { bytes: bytes_of(0), writers });
+        self.buffers.push(Contents { bytes: bytes_of(0), writers, touched: AtomicBool::new(false) });
         Buffer(self.buffers.len() as u32 - 1)
     }
 
@@ -94,9 +97,68 @@ impl Memory {
         }
     }
 
+    /// Bytes of a buffer.
+    pub fn len(&self, buffer: Buffer) -> usize {
+        self.buffers[buffer.0 as usize].bytes.len()
+    }
+
+    /// The buffer that an address is in, and how far from its beginning.
+    pub fn find_buffer(&self, address: u64) -> Option<(Buffer, usize)> {
+        let number = (address / STRIDE).checked_sub(1)? as usize;
+        let offset = (address % STRIDE) as usize;
+        let within = offset < self.buffers.get(number)?.bytes.len();
+        within.then_some((Buffer(number as u32), offset))
+    }
+
+    /// The bytes from an address on.
+    fn slice(&self, address: u64, bytes: usize) -> Result<(&[AtomicU8], &[AtomicU32])> {
+        let (contents, at) = self.find(address, bytes, 1).map_err(Error::Launch)?;
+        Ok((&contents.bytes[at..at + bytes], &contents.writers[at..at + bytes]))
+    }
+
+    /// Writes bytes to an address.
+    ///
+    /// # Errors
+    /// [`Error::Launch`] where no buffer has them all.
+    pub fn write_at(&self, address: u64, values: &[u8]) -> Result<()> {
+        let (bytes, writers) = self.slice(address, values.len())?;
+        for ((byte, writer), value) in bytes.iter().zip(writers).zip(values) {
+            byte.store(*value, Relaxed);
+            writer.store(HOST, Relaxed);
+        }
+        Ok(())
+    }
+
+    /// The bytes from an address on.
+    ///
+    /// # Errors
+    /// [`Error::Launch`] where no buffer has them all, or one was never written.
+    pub fn read_at(&self, address: u64, bytes: usize) -> Result<Vec<u8>> {
+        let (bytes, writers) = self.slice(address, bytes)?;
+        if let Some(at) = writers.iter().position(|writer| writer.load(Relaxed) == NOBODY) {
+            return Err(Error::Launch(format!("byte {at} from {address:#x} on was never written")));
+        }
+        Ok(bytes.iter().map(|byte| byte.load(Relaxed)).collect())
+    }
+
+    /// Copies bytes from one address to another; those that were never written stay so.
+    ///
+    /// # Errors
+    /// [`Error::Launch`] where no buffer has them all.
+    pub fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
+        let (from, to) = (self.slice(from, bytes)?, self.slice(to, bytes)?);
+        for at in 0..bytes {
+            to.0[at].store(from.0[at].load(Relaxed), Relaxed);
+            let writer = from.1[at].load(Relaxed);
+            to.1[at].store(if writer == NOBODY { NOBODY } else { HOST }, Relaxed);
+        }
+        Ok(())
+    }
+
     /// Gives a buffer's memory back. Its addresses are never used again, so that an access to it is an error.
     pub fn free(&mut self, buffer: Buffer) {
-        self.buffers[buffer.0 as usize] = Contents { bytes: Vec::new(), writers: Vec::new() };
+        let contents = &mut self.buffers[buffer.0 as usize];
+        (contents.bytes, contents.writers) = (Vec::new(), Vec::new());
     }
 
     /// The values of a buffer.
@@ -114,15 +176,21 @@ impl Memory {
 
     /// Forgets which thread wrote what: what is there is as if the host had written it.
     pub(super) fn begin(&self) {
-        for writer in self.buffers.iter().flat_map(|contents| &contents.writers) {
+        let touched = self.buffers.iter().filter(|contents| contents.touched.swap(false, Relaxed));
+        for writer in touched.flat_map(|contents| &contents.writers) {
             if writer.load(Relaxed) != NOBODY {
                 writer.store(HOST, Relaxed);
             }
         }
     }
 
-    fn find(&self, address: u64, bytes: usize) -> std::result::Result<(&Contents, usize), String> {
-        if !address.is_multiple_of(bytes as u64) {
+    fn find(
+        &self,
+        address: u64,
+        bytes: usize,
+        alignment: usize,
+    ) -> std::result::Result<(&Contents, usize), String> {
+        if !address.is_multiple_of(alignment as u64) {
             return Err(format!("a misaligned access of {bytes} bytes at {address:#x}"));
         }
         let offset = (address % STRIDE) as usize;
@@ -145,7 +213,7 @@ impl Memory {
         thread: u32,
         threads: u32,
     ) -> std::result::Result<u64, String> {
-        let (contents, offset) = self.find(address, bytes)?;
+        let (contents, offset) = self.find(address, bytes, bytes)?;
         let mut value = 0;
         for at in 0..bytes {
             let writer = contents.writers[offset + at].load(Relaxed);
@@ -167,7 +235,8 @@ impl Memory {
         value: u64,
         thread: u32,
     ) -> std::result::Result<(), String> {
-        let (contents, offset) = self.find(address, bytes)?;
+        let (contents, offset) = self.find(address, bytes, bytes)?;
+        contents.touched.store(true, Relaxed);
         for at in 0..bytes {
             let before = contents.writers[offset + at].swap(thread + FIRST, Relaxed);
             if before == ATOMIC || before >= FIRST && before != thread + FIRST {
@@ -189,7 +258,8 @@ impl Memory {
         change: impl FnOnce(u64) -> u64,
     ) -> std::result::Result<u64, String> {
         let _one = self.atomics.lock().expect("no panic inside");
-        let (contents, offset) = self.find(address, bytes)?;
+        let (contents, offset) = self.find(address, bytes, bytes)?;
+        contents.touched.store(true, Relaxed);
         let mut old = 0;
         for at in 0..bytes {
             let writer = contents.writers[offset + at].load(Relaxed);

@@ -44,6 +44,13 @@ pub(crate) struct Parameter {
     pub bytes: usize,
 }
 
+impl Kernel {
+    /// Bytes of each parameter.
+    pub fn parameter_sizes(&self) -> impl Iterator<Item = usize> {
+        self.parameters.iter().map(|parameter| parameter.bytes)
+    }
+}
+
 impl Module {
     /// Reads a file.
     ///
