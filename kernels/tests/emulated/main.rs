@@ -3,7 +3,6 @@
 #![cfg(target_os = "linux")]
 
 #[path = "../common/mod.rs"]
-#[allow(dead_code)]
 mod common;
 #[path = "../cuda/device.rs"]
 mod device;
