@@ -20,9 +20,10 @@ fn read(content: &[u8]) -> RgbImage {
 
 /// A picture from words, and a small one enlarged, made at the same time.
 fn pictures(server: &Server) -> [RgbImage; 2] {
+    // Of the steps the second is recorded, and the third one replayed.
     std::thread::scope(|scope| {
         let drawn = scope.spawn(|| {
-            let request = json!({"prompt": "a red apple on a blue background", "seed": 5, "steps": 2});
+            let request = json!({"prompt": "a red apple on a blue background", "seed": 5, "steps": 3});
             server.post_json("/generate", &request)
         });
         let fields = [("scale", "2"), ("out_format", "png")];
