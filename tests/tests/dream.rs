@@ -316,6 +316,49 @@ fn a_session_survives_crashes_more_often_than_attempts() {
 }
 
 #[test]
+fn what_a_session_was_told_survives_a_crash() {
+    let mut server = server(&["plugins.dream.config.save_interval_s=3600"]);
+    let mut client = server.connect();
+    start(&mut client, json!({}));
+    candidate(&mut client);
+    for (told, field, value) in [
+        (json!({"type": "dream:guide", "prompt": "a dog"}), "base_prompt", "a dog"),
+        (json!({"type": "dream:guide", "strategy": "grid"}), "strategy", "grid"),
+        (json!({"type": "dream:pause"}), "status", "paused"),
+    ] {
+        let answer = client.ask(told);
+        assert!(answer["error"].is_null(), "{answer}");
+        server.crash_and_restart();
+        client = server.connect();
+        figures_when(&mut client, |status| status[field] == value);
+    }
+    let status = ask(&mut client, "dream:status");
+    assert!(status["base_prompt"] == "a dog" && status["strategy"] == "grid", "{status}");
+}
+
+#[test]
+fn a_prompt_that_can_not_be_read_changes_nothing() {
+    let server = server(&[]);
+    let mut client = server.connect();
+    let deep = format!("{}cat", "(".repeat(101));
+    let refused = |answer: Value, part: &str| {
+        assert!(answer["type"] == "error" && answer["code"] == "invalid_input", "{answer}");
+        assert!(answer["error"].as_str().unwrap().contains(part), "{answer}");
+    };
+    for (prompt, part) in [(deep.as_str(), "brackets"), ("a cat <lora:none:1>", "there is no 'none'")] {
+        refused(client.ask(json!({"type": "dream:start", "prompt": prompt})), part);
+    }
+    refused(client.ask(json!({"type": "dream:start", "prompt": "x".repeat(4001)})), "longer than 4000");
+    start(&mut client, json!({}));
+    candidate(&mut client);
+    refused(client.ask(json!({"type": "dream:guide", "prompt": deep})), "brackets");
+    let guided = client.ask(json!({"type": "dream:guide", "temperature": 0.9}));
+    assert_eq!(guided["updated"], json!({"temperature": 0.9}), "{guided}");
+    let status = figures_when(&mut client, |status| count(status, "candidates") > 3);
+    assert!(status["base_prompt"] == PROMPT && status["status"] == "dreaming", "{status}");
+}
+
+#[test]
 fn an_orderly_end_keeps_the_session() {
     let mut server = server(&["server.shutdown_grace_s=20"]);
     let mut client = server.connect_to("/v1/ws?clientId=me");
@@ -437,7 +480,8 @@ fn whoever_waits_is_delayed_by_one_step_at_most() {
     let long = other.submit(json!({"params": {"prompt": PROMPT, "size": "256x256", "steps": 50}}));
     let step = |m: &Value| m["jobId"] == long.as_str() && m["progress"]["step"].as_u64() > Some(1);
     other.receive_where(step);
-    let before = count(&figures_when(&mut dreamer, |_| true), "candidates");
+    let (began, first) = (Instant::now(), figures_when(&mut dreamer, |_| true));
+    let before = count(&first, "candidates");
     std::thread::sleep(Duration::from_millis(700));
     let during = figures_when(&mut dreamer, |_| true);
     let job = other.ask(json!({"type": "job:get", "jobId": long}));
@@ -446,7 +490,13 @@ fn whoever_waits_is_delayed_by_one_step_at_most() {
         assert!(count(&during, "candidates") <= before + 1, "{before} {during}");
     }
     other.finish(&long);
-    figures_when(&mut dreamer, |status| count(status, "candidates") > before + 1);
+    let waited = began.elapsed().as_secs_f64();
+    // And the time of waiting is not the session's: of its own it had a moment until it stored itself again.
+    let last = figures_when(&mut dreamer, |status| count(status, "candidates") > before + 1);
+    let whole = began.elapsed().as_secs_f64();
+    let counted = last["elapsed_s"].as_f64().unwrap() - first["elapsed_s"].as_f64().unwrap();
+    println!("{waited:.2} s of waiting, {whole:.2} s in all, of which {counted:.2} s count");
+    assert!(counted < whole - 0.8 * waited, "{waited} {whole} {counted}");
 }
 
 /// With the models inside the binary: random weights follow no prompt.

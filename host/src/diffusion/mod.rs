@@ -3,6 +3,7 @@
 mod control;
 mod library;
 mod modes;
+mod prompt;
 mod size;
 mod steps;
 mod watch;
@@ -19,6 +20,7 @@ use reverie_models::{
     denoise,
     noise::Blend,
     pipeline::{Mask, Picture, Request as Generation},
+    prompt::Prompt,
     schedulers::SchedulerName,
 };
 
@@ -192,6 +194,18 @@ impl Diffusion {
         names
     }
 
+    /// Whether pictures can be made from a prompt: there is the mode, and the LoRAs that the prompt names, and its brackets and
+    /// weights are sound. Loads nothing.
+    ///
+    /// # Errors
+    /// `InvalidInput` with what is wrong; `Unavailable` without a model.
+    pub fn check(&self, mode: &str, prompt: &str) -> Result<(), Error> {
+        let mode = self.modes.read().unwrap().get(mode)?.1.clone();
+        let (plain, loras) = prompt::loras(prompt)?;
+        self.adapters(&mode, &Request { loras, ..Request::default() })?;
+        Prompt::parse(&plain).map(drop).map_err(library::error)
+    }
+
     /// Makes a picture. Blocks; the device is shared step by step.
     ///
     /// # Errors
@@ -199,9 +213,12 @@ impl Diffusion {
     pub fn generate(
         &self,
         device: &Device,
-        request: Request,
+        mut request: Request,
         control: Arc<dyn Control>,
     ) -> Result<Generated, Error> {
+        let (prompt, named) = prompt::loras(&request.prompt)?;
+        request.prompt = prompt;
+        request.loras.extend(named);
         let (mode_name, mode) = {
             let modes = self.modes.read().unwrap();
             let (name, mode) = modes.get(&request.mode)?;

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, Mutex},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use image::RgbImage;
@@ -44,6 +44,10 @@ impl Watch for Steps {
 
     fn background(&self) -> bool {
         self.control.background()
+    }
+
+    fn waited(&self, time: Duration) {
+        self.control.waited(time);
     }
 
     fn stepped(&self, picture: &Denoise) {

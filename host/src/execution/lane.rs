@@ -6,7 +6,7 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use reverie_models::{Error, denoise};
@@ -36,6 +36,9 @@ pub trait Watch: Send + Sync {
     fn background(&self) -> bool {
         false
     }
+
+    /// Called once, at its end: for how long it was in no step.
+    fn waited(&self, _time: Duration) {}
 
     /// Called after each of its steps, on the leader's thread.
     fn stepped(&self, picture: &Denoise);
@@ -74,6 +77,8 @@ struct Entry {
     watch: Arc<dyn Watch>,
     /// A shared step of it failed: its next one is its own, so that it alone fails or goes on.
     alone: bool,
+    /// What its steps took.
+    computed: Duration,
     ended: Option<Result<(), Ended>>,
 }
 
@@ -94,14 +99,25 @@ impl Lane {
         step: Step<'_>,
     ) -> Result<Denoise, Ended> {
         let ticket = device.ticket();
+        let (began, own) = (Instant::now(), watch.clone());
         let mut state = self.state.lock().unwrap();
         state.clock += 1;
         let (id, turn) = (state.clock, state.clock);
-        state.entries.push(Entry { id, turn, picture: Some(picture), watch, alone: false, ended: None });
+        let picture = Some(picture);
+        state.entries.push(Entry {
+            id,
+            turn,
+            picture,
+            watch,
+            alone: false,
+            computed: Duration::ZERO,
+            ended: None,
+        });
         loop {
             state.end_stopped();
-            if let Some(ended) = state.take_ended(id) {
+            if let Some((ended, computed)) = state.take_ended(id) {
                 self.changed.notify_all();
+                own.waited(began.elapsed().saturating_sub(computed));
                 return ended;
             }
             let mut batch = if state.stepping { Batch::new() } else { state.choose(max_batch) };
@@ -116,6 +132,7 @@ impl Lane {
             // A batch that has to wait goes back too: another one may be made of others meanwhile.
             let stopped = || batch.iter().any(|(_, _, watch)| watch.stopped() || watch.yields());
             let lease = ticket.lease(priority, stopped);
+            let leased = Instant::now();
             // Whatever happens, the batch goes back to the others.
             let stepped = lease.map(|lease| {
                 let stepped = catch_unwind(AssertUnwindSafe(|| {
@@ -133,7 +150,7 @@ impl Lane {
             });
             state = self.state.lock().unwrap();
             state.stepping = false;
-            state.put_back(batch, stepped);
+            state.put_back(batch, stepped, leased.elapsed());
             self.changed.notify_all();
         }
     }
@@ -150,11 +167,12 @@ impl State {
         }
     }
 
-    fn take_ended(&mut self, id: u64) -> Option<Result<Denoise, Ended>> {
+    fn take_ended(&mut self, id: u64) -> Option<(Result<Denoise, Ended>, Duration)> {
         let at = self.entries.iter().position(|entry| entry.id == id && entry.ended.is_some())?;
         let entry = self.entries.swap_remove(at);
         let picture = entry.picture?;
-        entry.ended.map(|ended| ended.map(|()| picture))
+        let computed = entry.computed;
+        entry.ended.map(|ended| (ended.map(|()| picture), computed))
     }
 
     /// The most urgent picture, and as many that fit it as the batch may have; none where all have to wait.
@@ -190,7 +208,7 @@ impl State {
     }
 
     /// `stepped` is none when the device was not waited for, as one of the batch was stopped; its error is none for a panic.
-    fn put_back(&mut self, batch: Batch, stepped: Option<Result<(), Option<Error>>>) {
+    fn put_back(&mut self, batch: Batch, stepped: Option<Result<(), Option<Error>>>, took: Duration) {
         let shared = batch.len() > 1;
         for (id, picture, _) in batch {
             let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == id) else { continue };
@@ -204,6 +222,9 @@ impl State {
             }
             if let Some(Ok(())) = &stepped {
                 entry.alone = false;
+            }
+            if stepped.is_some() {
+                entry.computed += took;
             }
             entry.picture = Some(picture);
         }

@@ -28,6 +28,9 @@ struct Line {
     spec: Option<Spec>,
     job: Snapshot,
     attempt: u32,
+    /// What the job was told and has not yet stored.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    told: Vec<String>,
 }
 
 /// A job read back.
@@ -35,6 +38,7 @@ pub struct Replayed {
     pub spec: Spec,
     pub snapshot: Snapshot,
     pub attempt: u32,
+    pub told: Vec<String>,
 }
 
 /// Answers when a line is on disk.
@@ -83,23 +87,42 @@ impl Journal {
     /// # Errors
     /// What the file system said.
     pub async fn accept(&self, handle: &JobHandle) -> Result<(), String> {
-        let Some(commands) = &self.commands else { return Ok(()) };
-        let snapshot = Snapshot::queued(handle);
-        let (written, answer) = oneshot::channel();
-        let line = line(&handle.spec, &snapshot, handle.attempt);
-        self.lines.fetch_add(1, Ordering::Relaxed);
-        let gone = "the ledger's thread has ended".to_owned();
-        commands.send(Command::Append { line, written: Some(written) }).map_err(|_| gone.clone())?;
-        answer.await.map_err(|_| gone)?
+        self.append(line(handle, &Snapshot::queued(handle), true)).await
+    }
+
+    /// Writes and syncs what a job was told. It has its place among the other lines when this returns, and is on disk when what
+    /// it returns is done.
+    ///
+    /// # Errors
+    /// Those of [`Journal::accept`].
+    pub fn tell(
+        &self,
+        handle: &JobHandle,
+        snapshot: &Snapshot,
+    ) -> impl Future<Output = Result<(), String>> + use<> {
+        self.append(line(handle, snapshot, false))
+    }
+
+    fn append(&self, line: String) -> impl Future<Output = Result<(), String>> + use<> {
+        let sent = self.commands.as_ref().map(|commands| {
+            let (written, answer) = oneshot::channel();
+            self.lines.fetch_add(1, Ordering::Relaxed);
+            commands.send(Command::Append { line, written: Some(written) }).map(|()| answer)
+        });
+        async {
+            let gone = || "the ledger's thread has ended".to_owned();
+            match sent {
+                Some(sent) => sent.map_err(|_| gone())?.await.map_err(|_| gone())?,
+                None => Ok(()),
+            }
+        }
     }
 
     /// Writes a change, without waiting for it.
-    pub fn note(&self, snapshot: &Snapshot, attempt: u32) {
+    pub fn note(&self, handle: &JobHandle, snapshot: &Snapshot) {
         if let Some(commands) = &self.commands {
-            let line = Line { spec: None, job: Snapshot { position: None, ..snapshot.clone() }, attempt };
             self.lines.fetch_add(1, Ordering::Relaxed);
-            let line = serde_json::to_string(&line).expect("plain data");
-            let _ = commands.send(Command::Append { line, written: None });
+            let _ = commands.send(Command::Append { line: line(handle, snapshot, false), written: None });
         }
     }
 
@@ -135,10 +158,12 @@ impl Drop for Journal {
     }
 }
 
-/// A job's whole record as one line.
-pub fn line(spec: &Spec, snapshot: &Snapshot, attempt: u32) -> String {
+/// A job's record as one line: `whole`, or what can change of it.
+pub fn line(handle: &JobHandle, snapshot: &Snapshot, whole: bool) -> String {
+    let spec = whole.then(|| handle.spec.clone());
     let job = Snapshot { position: None, ..snapshot.clone() };
-    serde_json::to_string(&Line { spec: Some(spec.clone()), job, attempt }).expect("plain data")
+    let told = if snapshot.status.is_active() { handle.told() } else { Vec::new() };
+    serde_json::to_string(&Line { spec, job, attempt: handle.attempt, told }).expect("plain data")
 }
 
 fn write(mut file: File, path: &Path, mut commands: mpsc::UnboundedReceiver<Command>) {
@@ -208,7 +233,7 @@ fn replay(path: &Path) -> Result<(Vec<Replayed>, usize), String> {
     let mut jobs: HashMap<Uuid, Replayed> = HashMap::new();
     let count = text.lines().count();
     for (i, line) in text.lines().enumerate() {
-        let Line { spec, job, attempt } = match serde_json::from_str(line) {
+        let Line { spec, job, attempt, told } = match serde_json::from_str(line) {
             Ok(line) => line,
             Err(_) if i + 1 == count && !text.ends_with('\n') => break,
             Err(error) => {
@@ -220,10 +245,10 @@ fn replay(path: &Path) -> Result<(Vec<Replayed>, usize), String> {
             }
         };
         match (jobs.get_mut(&job.id), spec) {
-            (Some(known), _) => (known.snapshot, known.attempt) = (job, attempt),
+            (Some(known), _) => (known.snapshot, known.attempt, known.told) = (job, attempt, told),
             (None, Some(spec)) => {
                 order.push(job.id);
-                jobs.insert(job.id, Replayed { spec, snapshot: job, attempt });
+                jobs.insert(job.id, Replayed { spec, snapshot: job, attempt, told });
             }
             // A change of a job that a rewrite has dropped.
             (None, None) => {}

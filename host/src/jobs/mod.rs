@@ -113,10 +113,7 @@ impl Jobs {
     pub async fn submit(&self, spec: Spec, accepted: impl FnOnce(Uuid)) -> Result<Uuid, Error> {
         let reservation = Reservation::new(self, &spec)?;
         let handle = Arc::new(JobHandle::new(Uuid::new_v4(), spec, 1));
-        self.journal.accept(&handle).await.map_err(|e| {
-            tracing::error!(error = e, "the ledger can't be written");
-            Error::new(ErrorKind::Unavailable, format!("the job ledger can't be written: {e}"))
-        })?;
+        self.journal.accept(&handle).await.map_err(unwritten)?;
         accepted(handle.id);
         let mut state = self.state.lock().unwrap();
         state.enqueue(handle.clone());
@@ -138,7 +135,7 @@ impl Jobs {
             {
                 let mut state = self.state.lock().unwrap();
                 if let Some(handle) = state.start_next(background, may_start) {
-                    self.journal.note(&state.snapshot(handle.id).expect("just started"), handle.attempt);
+                    self.journal.note(&handle, &state.snapshot(handle.id).expect("just started"));
                     self.publish(&state, handle.id);
                     self.publish_queue(&state);
                     return handle;
@@ -167,8 +164,27 @@ impl Jobs {
         if state.checkpoint(id)
             && let (Some(snapshot), Some(handle)) = (state.snapshot(id), state.handle(id))
         {
-            self.journal.note(&snapshot, handle.attempt);
+            self.journal.note(&handle, &snapshot);
         }
+    }
+
+    /// Puts a message into the inbox of a job that is queued or running. What a background job is told is in the ledger when this
+    /// returns, and comes again after a crash until the job has stored what came of it.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown or ended job, `Busy` when its inbox is full, `Unavailable` when the ledger can't be written.
+    pub async fn post(&self, id: Uuid, message: String) -> Result<(), Error> {
+        let written = {
+            let state = self.state.lock().unwrap();
+            let handle = state.handle(id).ok_or_else(|| unknown(id))?;
+            let snapshot = state.snapshot(id).filter(|s| s.status.is_active()).ok_or_else(|| unknown(id))?;
+            handle.post(message)?;
+            if !handle.spec.background {
+                return Ok(());
+            }
+            self.journal.tell(&handle, &snapshot)
+        };
+        written.await.map_err(unwritten)
     }
 
     /// The queued or running job of this type and name.
@@ -203,7 +219,7 @@ impl Jobs {
             if state.handle(id).is_some_and(|handle| handle.is_cancelled()) {
                 self.finish_locked(&mut state, id, Outcome::Cancelled);
             } else if let (Some(snapshot), Some(handle)) = (state.requeue(id), state.handle(id)) {
-                self.journal.note(&snapshot, handle.attempt);
+                self.journal.note(&handle, &snapshot);
                 self.publish(&state, id);
             }
             return self.work.notify_waiters();
@@ -242,8 +258,9 @@ impl Jobs {
         let mut state = self.state.lock().unwrap();
         let snapshot = state.set_priority(id, priority).ok_or_else(|| unknown(id))?;
         if snapshot.status.is_active() {
-            let attempt = state.handle(id).map_or(1, |handle| handle.attempt);
-            self.journal.note(&snapshot, attempt);
+            if let Some(handle) = state.handle(id) {
+                self.journal.note(&handle, &snapshot);
+            }
             self.publish(&state, id);
             self.publish_queue(&state);
         }
@@ -318,7 +335,7 @@ impl Jobs {
         if let Some(ran) = ran {
             self.metrics.job_seconds.with_label_values(&[&snapshot.job_type]).observe(ran.as_secs_f64());
         }
-        self.journal.note(&snapshot, handle.attempt);
+        self.journal.note(&handle, &snapshot);
         self.publish(state, id);
         if let Some(hook) = self.hook.get() {
             hook(&Event::Finished(snapshot));
@@ -368,6 +385,11 @@ pub fn check_priority(priority: i64) -> Result<(), Error> {
     Err(Error::invalid(format!(
         "priority {priority} is out of range: accepted are integers from {low} to {high}"
     )))
+}
+
+fn unwritten(error: String) -> Error {
+    tracing::error!(error, "the ledger can't be written");
+    Error::new(ErrorKind::Unavailable, format!("the job ledger can't be written: {error}"))
 }
 
 fn unknown(id: Uuid) -> Error {

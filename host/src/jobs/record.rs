@@ -77,6 +77,13 @@ impl Output {
     }
 }
 
+#[derive(Default)]
+struct Inbox {
+    waiting: VecDeque<String>,
+    /// Of a background job: the last ones that it took since it stored its state.
+    taken: VecDeque<String>,
+}
+
 /// What a running job and its worker share.
 pub struct JobHandle {
     pub id: Uuid,
@@ -86,8 +93,10 @@ pub struct JobHandle {
     priority: AtomicI64,
     cancel: watch::Sender<bool>,
     finished: watch::Sender<bool>,
-    inbox: Mutex<VecDeque<String>>,
+    inbox: Mutex<Inbox>,
     mail: Notify,
+    /// Nanoseconds that its computations waited for the device.
+    waited: AtomicU64,
     /// Which version of its plugin runs it.
     pub version: AtomicU64,
 }
@@ -103,8 +112,15 @@ impl JobHandle {
             finished: watch::Sender::new(false),
             inbox: Mutex::default(),
             mail: Notify::new(),
+            waited: AtomicU64::new(0),
             version: AtomicU64::new(0),
         }
+    }
+
+    /// One of an earlier process, which was told this.
+    pub(super) fn with_told(self, told: Vec<String>) -> Self {
+        self.inbox.lock().unwrap().waiting = told.into();
+        self
     }
 
     pub fn priority(&self) -> i64 {
@@ -143,21 +159,53 @@ impl JobHandle {
     /// `Busy` when it is full.
     pub fn post(&self, message: String) -> Result<(), Error> {
         let mut inbox = self.inbox.lock().unwrap();
-        if inbox.len() >= INBOX {
+        if inbox.waiting.len() >= INBOX {
             let job = self.id;
             return Err(Error::new(
                 ErrorKind::Busy,
                 format!("the inbox of job {job} is full ({INBOX} messages)"),
             ));
         }
-        inbox.push_back(message);
+        inbox.waiting.push_back(message);
         self.mail.notify_one();
         Ok(())
     }
 
+    /// What a background job has been told since it stored its state.
+    pub(super) fn told(&self) -> Vec<String> {
+        if !self.spec.background {
+            return Vec::new();
+        }
+        let inbox = self.inbox.lock().unwrap();
+        inbox.taken.iter().chain(&inbox.waiting).cloned().collect()
+    }
+
+    /// Takes note that the job stored what came of the messages it took; whether there were any.
+    pub(super) fn settle(&self) -> bool {
+        !std::mem::take(&mut self.inbox.lock().unwrap().taken).is_empty()
+    }
+
+    /// How long its computations have waited for the device.
+    pub fn waited(&self) -> Duration {
+        Duration::from_nanos(self.waited.load(Ordering::Relaxed))
+    }
+
+    pub fn add_waited(&self, more: Duration) {
+        self.waited.fetch_add(more.as_nanos() as u64, Ordering::Relaxed);
+    }
+
     /// Takes the next message of the inbox; none after `timeout` or when the job is asked to stop.
     pub async fn receive(&self, timeout: Duration) -> Option<String> {
-        let take = || self.inbox.lock().unwrap().pop_front();
+        let take = || {
+            let mut inbox = self.inbox.lock().unwrap();
+            let message = inbox.waiting.pop_front()?;
+            if self.spec.background {
+                inbox.taken.push_back(message.clone());
+                let excess = inbox.taken.len().saturating_sub(INBOX);
+                inbox.taken.drain(..excess);
+            }
+            Some(message)
+        };
         let deadline = tokio::time::Instant::now() + timeout;
         loop {
             if let Some(message) = take() {

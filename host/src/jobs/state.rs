@@ -48,7 +48,7 @@ impl State {
 
     /// Takes up a job of an earlier process.
     pub fn restore(&mut self, replayed: journal::Replayed, max_attempts: u32) {
-        let journal::Replayed { spec, mut snapshot, attempt } = replayed;
+        let journal::Replayed { spec, mut snapshot, attempt, told } = replayed;
         let was_running = snapshot.status == Status::Running;
         let attempt = if was_running { attempt + 1 } else { attempt };
         if was_running && attempt - snapshot.checkpoint.unwrap_or(0) > max_attempts {
@@ -60,7 +60,7 @@ impl State {
         } else if was_running {
             (snapshot.status, snapshot.fraction, snapshot.started) = (Status::Queued, 0.0, None);
         }
-        let handle = Arc::new(JobHandle::new(snapshot.id, spec, attempt));
+        let handle = Arc::new(JobHandle::new(snapshot.id, spec, attempt).with_told(told));
         if !snapshot.status.is_active() {
             handle.finish();
         }
@@ -102,7 +102,8 @@ impl State {
     pub fn checkpoint(&mut self, id: Uuid) -> bool {
         let Some(record) = self.record_mut(id) else { return false };
         let attempt = Some(record.handle.attempt);
-        std::mem::replace(&mut record.snapshot.checkpoint, attempt) != attempt
+        let settled = record.handle.settle();
+        std::mem::replace(&mut record.snapshot.checkpoint, attempt) != attempt || settled
     }
 
     /// Puts a running job back into the queue, with what its inbox holds.
@@ -110,6 +111,7 @@ impl State {
         let record = self.record_mut(id).filter(|r| r.snapshot.status == Status::Running)?;
         record.snapshot.status = Status::Queued;
         record.snapshot.checkpoint = Some(record.handle.attempt);
+        record.handle.settle();
         record.started = None;
         Some(record.snapshot.clone())
     }
@@ -229,7 +231,7 @@ impl State {
 
     /// The whole ledger as journal lines.
     pub fn lines(&self) -> Vec<String> {
-        self.records.values().map(|r| journal::line(&r.handle.spec, &r.snapshot, r.handle.attempt)).collect()
+        self.records.values().map(|r| journal::line(&r.handle, &r.snapshot, true)).collect()
     }
 
     fn count(&self, status: Status, background: bool) -> usize {

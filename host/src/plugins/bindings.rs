@@ -6,6 +6,7 @@ wasmtime::component::bindgen!({
     world: "plugin",
     imports: {
         "reverie:handler/job.receive": async | trappable,
+        "reverie:handler/jobs.send": async | trappable,
         "reverie:handler/jobs.submit": async | trappable,
         "reverie:handler/jobs.submit-named": async | trappable,
         "reverie:handler/jobs.wait": async | trappable,
@@ -14,6 +15,7 @@ wasmtime::component::bindgen!({
         "reverie:handler/images.[method]image.encode": async | trappable,
         "reverie:handler/images.[method]image.encode-with-parameters": async | trappable,
         "reverie:handler/images.[method]image.resize": async | trappable,
+        "reverie:handler/diffusion.check": async | trappable,
         "reverie:handler/diffusion.generate": async | trappable,
         "reverie:handler/diffusion.size": async | trappable,
         "reverie:handler/scoring.embed-text": async | trappable,

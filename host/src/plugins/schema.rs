@@ -6,6 +6,9 @@ use serde_json::{Map, Value};
 /// Errors that one message lists at most.
 const MAX_ERRORS: usize = 5;
 
+/// Characters of one error.
+const LIMIT: usize = 300;
+
 /// A compiled schema; an empty text accepts any object.
 pub struct Schema {
     pub source: Value,
@@ -40,7 +43,11 @@ impl Schema {
             .take(MAX_ERRORS)
             .map(|error| {
                 let path = error.instance_path().to_string();
-                let mut text = shorten(&error.to_string());
+                let mut text = error.to_string();
+                if text.chars().count() > LIMIT {
+                    // What is wrong stands behind the value.
+                    text = shorten(&error.masked().to_string());
+                }
                 if !path.is_empty() {
                     text = format!("{}: {text}", path.trim_start_matches('/').replace('/', "."));
                 }
@@ -62,9 +69,8 @@ impl Schema {
     }
 }
 
-/// Keeps a huge value out of an error message.
+/// Keeps a huge text out of an error message.
 fn shorten(text: &str) -> String {
-    const LIMIT: usize = 300;
     if text.chars().count() <= LIMIT {
         return text.to_owned();
     }
@@ -88,6 +94,9 @@ mod tests {
         let error = schema.check(&value(r#"{"magnitude": 7}"#)).unwrap_err();
         assert!(error.contains("magnitude: 7 is greater") && error.contains("number of passes"), "{error}");
         assert!(error.contains("\"fileRef\" is a required property"), "{error}");
+        let short = Schema::compile(r#"{"properties": {"prompt": {"maxLength": 400}}}"#).unwrap();
+        let error = short.check(&serde_json::json!({"prompt": "x".repeat(401)})).unwrap_err();
+        assert!(error == "prompt: value is longer than 400 characters", "{error}");
         assert!(Schema::compile("{").is_err() && Schema::compile(r#"{"type": "nonsense"}"#).is_err());
     }
 }

@@ -109,6 +109,7 @@ fn start(asked: &Asked) -> Result<Value, Error> {
         let known = modes.join(", ");
         return Err(Error::invalid_input(format!("mode: there is no '{mode}'; there are: {known}")));
     }
+    diffusion::check(mode, &params.prompt)?;
     if jobs::find(JOB, &asked.session).is_some() {
         return Ok(conflict(format!("already dreaming: the session '{}' goes on", asked.session)));
     }
@@ -165,6 +166,12 @@ fn figures_of(session: &str, job: Option<&str>) -> Result<Option<Value>, Error> 
     Ok(current(session, job)?.map(|state| state.figures(&config)))
 }
 
+/// The same, or why there is nothing: the session has not begun, or there is none.
+fn figures(session: &str, job: Option<&str>) -> Result<Value, Error> {
+    let nothing = if job.is_some() { "waiting" } else { "idle" };
+    Ok(figures_of(session, job)?.unwrap_or_else(|| json!({"status": nothing})))
+}
+
 fn current(session: &str, job: Option<&str>) -> Result<Option<State>, Error> {
     Ok(State::load(session)?.filter(|state| job.is_none_or(|job| state.job == job)))
 }
@@ -178,13 +185,24 @@ fn tell(session: &str, told: &Told) -> Result<String, Error> {
 
 fn guide(asked: &Asked) -> Result<Value, Error> {
     let guide: Guide = asked.parse()?;
-    let updated = serde_json::to_value(&guide).map_err(|e| Error::internal(e.to_string()))?;
-    if updated.as_object().is_some_and(Map::is_empty) {
+    let given = serde_json::to_value(&guide).map_err(|e| Error::internal(e.to_string()))?;
+    // As they were given: a float of 32 bits would come back with other digits.
+    let updated: Map<String, Value> = asked
+        .fields
+        .iter()
+        .filter(|(name, _)| given.get(name).is_some())
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect();
+    if updated.is_empty() {
         return Err(Error::invalid_input(
             "nothing to change: accepted are prompt, temperature, similarity_threshold, strategy and more_like",
         ));
     }
     let job = job(&asked.session)?;
+    if let Some(prompt) = &guide.prompt {
+        let mode = current(&asked.session, Some(&job))?.map(|state| state.params.mode());
+        diffusion::check(&mode.unwrap_or_default(), prompt)?;
+    }
     if let Some(id) = guide.more_like.as_ref().filter(|like| **like != Value::Bool(false)) {
         let known = current(&asked.session, Some(&job))?;
         let known =
@@ -199,8 +217,7 @@ fn guide(asked: &Asked) -> Result<Value, Error> {
 
 fn status(session: &str) -> Result<Value, Error> {
     let job = jobs::find(JOB, session);
-    let mut reply = figures_of(session, job.as_deref())?
-        .unwrap_or_else(|| json!({"status": if job.is_some() { "waiting" } else { "idle" }}));
+    let mut reply = figures(session, job.as_deref())?;
     reply["type"] = "dream:status:result".into();
     reply["active"] = job.is_some().into();
     reply["jobId"] = json!(job);
@@ -231,7 +248,7 @@ fn list(asked: &Asked, kind: &str, of: impl Fn(&State) -> Vec<&Dream>) -> Result
 
 fn stats(session: &str) -> Result<Value, Error> {
     let job = jobs::find(JOB, session);
-    let mut reply = figures_of(session, job.as_deref())?.unwrap_or_else(|| json!({"status": "idle"}));
+    let mut reply = figures(session, job.as_deref())?;
     if let Some(state) = current(session, job.as_deref())? {
         reply["guides"] = state.turns().into();
         let per_minute = state.counts.candidates as f64 * 6e4 / state.elapsed_ms.max(1.0);

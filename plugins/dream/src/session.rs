@@ -60,6 +60,7 @@ pub fn run(job: &Job) -> Result<(), Error> {
         prompt: None,
         size: (0, 0),
         clock_ns: clock::monotonic_ns(),
+        waited_ms: job.waited_ms(),
         saved_ms: 0.0,
         told_ms: f64::MIN,
     };
@@ -76,6 +77,8 @@ struct Session<'a> {
     /// Of candidates; 0 until it is known.
     size: (u32, u32),
     clock_ns: u64,
+    /// What its computations had waited for others by then.
+    waited_ms: u64,
     /// When the state was stored last, and the client was told last, by the session's own clock.
     saved_ms: f64,
     told_ms: f64,
@@ -124,14 +127,17 @@ impl Session<'_> {
         }
     }
 
-    /// Counts the time since the last look.
+    /// Counts the time since the last look, but for what was waited for others.
     fn tick(&mut self) {
         let now = clock::monotonic_ns();
         // Another process's clock may stand anywhere.
         let passed = now.saturating_sub(self.clock_ns);
         self.clock_ns = now;
+        let waited = self.job.waited_ms();
+        let waiting = waited.saturating_sub(self.waited_ms);
+        self.waited_ms = waited;
         if self.state.status == Status::Dreaming {
-            self.state.elapsed_ms += passed as f64 / 1e6;
+            self.state.elapsed_ms += (passed as f64 / 1e6 - waiting as f64).max(0.0);
         }
     }
 
@@ -171,7 +177,7 @@ impl Session<'_> {
         }
         let prompt = match self.prompt.take() {
             Some(prompt) => prompt,
-            None => scoring::embed_text(&self.state.params.prompt)?,
+            None => scoring::embed_text(&without_loras(&self.state.params.prompt))?,
         };
         if self.state.rescore {
             self.state.turn_to(&prompt, &self.config);
@@ -354,6 +360,16 @@ impl Session<'_> {
         self.save()?;
         Err(error)
     }
+}
+
+/// A prompt without its `<lora:name:strength>`, which say nothing of the picture.
+fn without_loras(prompt: &str) -> String {
+    let mut parts = prompt.split("<lora:");
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        plain.push_str(part.split_once('>').map_or("", |(_, rest)| rest));
+    }
+    plain
 }
 
 /// A small JPEG in base64.

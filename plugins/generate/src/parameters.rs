@@ -9,7 +9,8 @@ use crate::request::Request;
 /// The prompt, a line with the negative one, a line of `Key: value` pairs.
 pub fn text(request: &Request, asked: &Asked, made: &Generated) -> String {
     let mut prompt = request.prompt.clone();
-    for lora in &made.loras {
+    let written = |name: &str| prompt_names(&request.prompt, name);
+    for lora in made.loras.iter().filter(|lora| !written(&lora.name)) {
         let _ = write!(prompt, " <lora:{}:{}>", lora.name, lora.strength);
     }
     let mut text = prompt.trim_start().to_owned();
@@ -35,6 +36,11 @@ pub fn text(request: &Request, asked: &Asked, made: &Generated) -> String {
         pairs.into_iter().map(|(key, value)| format!("{key}: {}", quoted(&value))).collect();
     let _ = write!(text, "\n{}", pairs.join(", "));
     text
+}
+
+/// Whether a prompt names a LoRA itself.
+fn prompt_names(prompt: &str, lora: &str) -> bool {
+    [":", ">"].iter().any(|end| prompt.contains(&format!("<lora:{lora}{end}")))
 }
 
 /// A value with commas, colons or line ends stands in quotes.

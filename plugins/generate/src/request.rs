@@ -55,12 +55,9 @@ pub struct Request {
     prompt_2: Option<String>,
     negative_prompt_2: Option<String>,
     size: Option<String>,
-    #[serde(alias = "steps")]
     num_inference_steps: Option<f64>,
-    #[serde(alias = "cfg")]
     guidance_scale: Option<f64>,
     seed: Option<f64>,
-    #[serde(alias = "sampler")]
     scheduler: Option<String>,
     schedule_type: Option<String>,
     pub clip_skip: Option<f64>,
@@ -79,13 +76,32 @@ pub struct Request {
     previews: Option<Value>,
 }
 
+/// Other names of parameters.
+const ALIASES: [(&str, &str); 3] =
+    [("steps", "num_inference_steps"), ("cfg", "guidance_scale"), ("sampler", "scheduler")];
+
+/// The fields under their parameters' own names. A null is as good as nothing.
+fn named(fields: Map<String, Value>) -> Result<Map<String, Value>, Error> {
+    let mut named = Map::new();
+    for (name, value) in fields.into_iter().filter(|(_, value)| !value.is_null()) {
+        let alias = ALIASES.iter().find(|(alias, _)| *alias == name);
+        let own = alias.map_or(name.as_str(), |(_, own)| own);
+        let other = named.insert(own.to_owned(), value);
+        if other.is_some_and(|other| other != named[own]) {
+            let both = ALIASES.iter().find(|(_, name)| *name == own).map_or("", |(alias, _)| alias);
+            return Err(Error::invalid_input(format!("{both} and {own} are the same: give one of them")));
+        }
+    }
+    Ok(named)
+}
+
 #[derive(Debug, Deserialize)]
 struct StyleLora {
     style: Option<String>,
     level: Option<f64>,
 }
 
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Deserialize)]
 struct NamedLora {
     name: String,
     #[serde(default = "one")]
@@ -94,20 +110,19 @@ struct NamedLora {
 
 impl Request {
     /// Parameters count inside `params` and beside it; beside it they win.
+    ///
+    /// # Errors
+    /// `invalid-input` for two names of one parameter side by side with different values.
     pub fn read(mut fields: Map<String, Value>) -> Result<Self, Error> {
-        if let Some(Value::Object(params)) = fields.remove("params") {
-            for (name, value) in params {
+        let inside = fields.remove("params");
+        let mut fields = named(fields)?;
+        if let Some(Value::Object(params)) = inside {
+            for (name, value) in named(params)? {
                 fields.entry(name).or_insert(value);
             }
         }
-        // A null is as good as nothing, also beside an alias that says something.
-        fields.retain(|_, value| !value.is_null());
-        let mut request: Self = serde_json::from_value(Value::Object(fields))
-            .map_err(|e| Error::invalid_input(format!("generate: {e}")))?;
-        let (prompt, named) = loras_of(&request.prompt)?;
-        request.prompt = prompt;
-        request.loras.get_or_insert_default().extend(named);
-        Ok(request)
+        serde_json::from_value(Value::Object(fields))
+            .map_err(|e| Error::invalid_input(format!("generate: {e}")))
     }
 
     pub fn superres(&self) -> bool {
@@ -191,26 +206,6 @@ impl Request {
     }
 }
 
-/// A prompt without its `<lora:name:strength>`, as AUTOMATIC1111's web UI reads them, and those.
-fn loras_of(prompt: &str) -> Result<(String, Vec<NamedLora>), Error> {
-    const OPEN: &str = "<lora:";
-    let (mut plain, mut loras, mut rest) = (String::new(), Vec::new(), prompt);
-    while let Some(at) = rest.find(OPEN) {
-        let inner = &rest[at + OPEN.len()..];
-        let Some(end) = inner.find('>') else { break };
-        let mut parts = inner[..end].split(':');
-        let name = parts.next().unwrap_or_default().to_owned();
-        let strength = parts.next().map_or(Ok(1.0), str::parse).map_err(|_| {
-            Error::invalid_input(format!("prompt: '<lora:{}>' has no number for a strength", &inner[..end]))
-        })?;
-        loras.push(NamedLora { name, strength });
-        plain.push_str(&rest[..at]);
-        rest = &inner[end + 1..];
-    }
-    plain.push_str(rest);
-    Ok((plain, loras))
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -232,18 +227,15 @@ mod tests {
             ("a cat", Some(7.0), Some(2.0))
         );
         assert!(matches!(read.size(), Ok((64, 32))));
+        let read = request(
+            json!({"prompt": "", "steps": 3, "params": {"num_inference_steps": 7, "cfg": 2}, "guidance_scale": 1}),
+        );
+        assert_eq!((read.num_inference_steps, read.guidance_scale), (Some(3.0), Some(1.0)));
+        let Value::Object(twice) = json!({"prompt": "", "sampler": "euler", "scheduler": "ddim"}) else {
+            unreachable!()
+        };
+        assert!(Request::read(twice).unwrap_err().message.contains("sampler and scheduler"));
         assert!(request(json!({"prompt": "", "size": "0x8"})).size().is_err());
-    }
-
-    #[test]
-    fn a_prompt_names_loras() {
-        let read =
-            request(json!({"prompt": "a <lora:ink-v2:0.5>cat <lora:more> <b", "loras": [{"name": "first"}]}));
-        assert_eq!(read.prompt, "a cat  <b");
-        let loras = read.loras.unwrap();
-        let named: Vec<_> = loras.iter().map(|lora| (lora.name.as_str(), lora.strength)).collect();
-        assert_eq!(named, [("first", 1.0), ("ink-v2", 0.5), ("more", 1.0)]);
-        assert!(loras_of("<lora:x:much>").is_err());
     }
 
     #[test]

@@ -48,6 +48,11 @@ impl Job {
         job::checkpoint();
     }
 
+    /// Milliseconds that the job's computations have waited for their turn at the device so far.
+    pub fn waited_ms(&self) -> u64 {
+        job::waited_ms()
+    }
+
     /// Puts a background job back into the queue once its handler returns: the version of the plugin that serves then runs it
     /// again.
     ///

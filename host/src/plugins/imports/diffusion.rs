@@ -1,6 +1,6 @@
 //! Text to image on the device.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use image::{DynamicImage, RgbImage, imageops};
@@ -38,6 +38,14 @@ impl wit::Host for CallState {
             tokio::task::spawn_blocking(move || services.diffusion.own_size(&services.device, &mode)).await;
         let size = size.unwrap_or_else(|_| Err(Error::internal("the model failed (a fault of the server)")));
         Ok(size.map_err(Into::into))
+    }
+
+    async fn check(&mut self, mode: String, prompt: String) -> wasmtime::Result<Result<(), types::Error>> {
+        let services = self.services.clone();
+        let checked = tokio::task::spawn_blocking(move || services.diffusion.check(&mode, &prompt)).await;
+        let checked = checked
+            .unwrap_or_else(|_| Err(Error::internal("the prompt could not be read (a fault of the server)")));
+        Ok(checked.map_err(Into::into))
     }
 
     async fn generate(
@@ -145,6 +153,10 @@ impl Control for Steps {
 
     fn yields(&self) -> bool {
         self.turn.yields()
+    }
+
+    fn waited(&self, time: Duration) {
+        self.turn.waited(time);
     }
 
     fn progress(&self, fraction: f32, detail: Map<String, Value>) {

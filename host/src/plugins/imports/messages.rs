@@ -44,6 +44,10 @@ impl job::Host for CallState {
         }
     }
 
+    fn waited_ms(&mut self) -> wasmtime::Result<u64> {
+        Ok(self.job().map_or(0, |job| job.waited().as_millis() as u64))
+    }
+
     fn complete(
         &mut self,
         outputs: Vec<job::Output>,
@@ -205,8 +209,12 @@ impl jobs::Host for CallState {
         }))
     }
 
-    fn send(&mut self, job_id: String, message: String) -> wasmtime::Result<Result<(), types::Error>> {
-        Ok(self.own_job(&job_id).and_then(|job| job.post(message)).map_err(Into::into))
+    async fn send(&mut self, job_id: String, message: String) -> wasmtime::Result<Result<(), types::Error>> {
+        let job = match self.own_job(&job_id) {
+            Ok(job) => job,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        Ok(self.services.jobs.post(job.id, message).await.map_err(Into::into))
     }
 
     fn cancel(&mut self, job_id: String) -> wasmtime::Result<Result<(), types::Error>> {

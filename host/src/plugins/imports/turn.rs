@@ -1,9 +1,12 @@
 //! When a call's computation, on another thread, has its turn at the device, and what tells it that nobody waits for it any
 //! more.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use super::super::instance::CallState;
@@ -62,12 +65,21 @@ impl Turn {
         self.background() && self.jobs.foreground()
     }
 
+    /// Takes note that the computation had to wait.
+    pub fn waited(&self, time: Duration) {
+        if let Some(job) = &self.job {
+            job.add_waited(time);
+        }
+    }
+
     /// The device for one step.
     ///
     /// # Errors
     /// `Cancelled`.
     pub fn lease<'a>(&self, ticket: &Ticket<'a>) -> Result<Lease<'a>, Error> {
+        let began = Instant::now();
         let lease = ticket.lease_unless(|| self.yields(), || self.priority(), || self.stopped());
+        self.waited(began.elapsed());
         lease.ok_or_else(Error::cancelled)
     }
 }
