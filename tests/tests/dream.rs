@@ -496,7 +496,7 @@ fn whoever_waits_is_delayed_by_one_step_at_most() {
     let whole = began.elapsed().as_secs_f64();
     let counted = last["elapsed_s"].as_f64().unwrap() - first["elapsed_s"].as_f64().unwrap();
     println!("{waited:.2} s of waiting, {whole:.2} s in all, of which {counted:.2} s count");
-    assert!(counted < whole - 0.8 * waited, "{waited} {whole} {counted}");
+    assert!(counted < whole - 0.5 * waited, "{waited} {whole} {counted}");
 }
 
 /// With the models inside the binary: random weights follow no prompt.
