@@ -71,10 +71,18 @@ fn timesteps(settings: &Settings, plan: &Plan) -> Result<Vec<f64>> {
     let strength = if plan.strength_in_original_steps { plan.strength } else { 1.0 };
     let used = (all as f64 * strength) as usize;
     if plan.steps > used {
-        return Err(Error::Invalid(format!(
-            "steps is {}; LCMScheduler takes 1 to {used} with {all} original_inference_steps and strength {strength}",
-            plan.steps
-        )));
+        // As it was given, in fewer digits.
+        let given = strength as f32;
+        let least = plan.steps as f32 / all as f32;
+        return Err(Error::Invalid(if least <= 1.0 {
+            format!(
+                "strength {given} leaves {used} of LCMScheduler's {all} original_inference_steps; {} steps need a strength of \
+                 {least} or more",
+                plan.steps
+            )
+        } else {
+            format!("steps is {}; LCMScheduler takes 1 to {all} (its original_inference_steps)", plan.steps)
+        }));
     }
     let ratio = most / all;
     let chosen = linspace(0.0, used as f64, plan.steps + 1).into_iter().take(plan.steps);

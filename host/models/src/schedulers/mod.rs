@@ -277,8 +277,8 @@ fn check(plan: &Plan, settings: &Settings) -> Result<()> {
 fn skipped_steps(plan: &Plan) -> Result<usize> {
     let run = ((plan.steps as f64 * plan.strength) as usize).min(plan.steps);
     if run == 0 {
-        let (steps, strength) = (plan.steps, plan.strength);
-        let least = (1.0 / strength).ceil();
+        let (steps, strength) = (plan.steps, plan.strength as f32);
+        let least = (1.0 / plan.strength).ceil();
         return Err(Error::Invalid(format!(
             "strength {strength} leaves none of {steps} steps to run; it needs {least} steps or more"
         )));
