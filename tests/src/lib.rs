@@ -175,6 +175,15 @@ impl Server {
         Answer::of(post.send(body.to_string().as_bytes()))
     }
 
+    /// Sends a request of any method with headers and no body.
+    pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+        let mut request = ureq::http::Request::builder().method(method).uri(self.url(path));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        Answer::of(agent().run(request.body(()).expect("a request")))
+    }
+
     /// Starts a server with the tiny text-to-image models named.
     pub fn with_models(settings: &[&str], models: &[&str]) -> Self {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/diffusion/pipelines");

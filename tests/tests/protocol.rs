@@ -176,6 +176,55 @@ fn a_token_guards_everything_but_the_page() {
 }
 
 #[test]
+fn pages_of_other_origins_call_as_the_operator_allows() {
+    let page = ("Origin", "https://page.example");
+    let preflight = |server: &Server, origin: &str, method: &str| {
+        let asked = [
+            ("Origin", origin),
+            ("Access-Control-Request-Method", method),
+            ("Access-Control-Request-Headers", "authorization,content-type"),
+        ];
+        server.request("OPTIONS", "/v1/comfy/jobs/x", &asked)
+    };
+    let server = Server::start(&[], &[]);
+    for method in ["GET", "POST", "PUT", "DELETE"] {
+        let allowed = preflight(&server, page.1, method);
+        assert_eq!((allowed.status, allowed.header("access-control-allow-origin")), (200, Some(page.1)));
+        assert!(allowed.header("access-control-allow-methods").unwrap().contains(method), "{method}");
+    }
+    let refused = preflight(&server, page.1, "TRACE");
+    assert_eq!((refused.status, &refused.json()["code"]), (403, &json!("denied")));
+    // Every header that the reference names can be read.
+    let answer = server.request("GET", "/health", &[page]);
+    let exposed: Vec<&str> =
+        answer.header("access-control-expose-headers").unwrap().split(',').map(str::trim).collect();
+    let reference = include_str!("../../host/PROTOCOL.md");
+    let named = reference.split('`').filter(|code| code.starts_with("X-") || *code == "Retry-After");
+    let named: Vec<String> = named.map(str::to_lowercase).collect();
+    assert!(
+        named.len() > 6 && named.iter().all(|name| exposed.contains(&name.as_str())),
+        "{named:?} {exposed:?}"
+    );
+
+    // Where some are allowed, the server's own pages are too, and nobody else.
+    let server = Server::start(&["server.allowed_origins=[\"https://page.example\"]"], &[]);
+    let own = format!("http://{}", server.address);
+    for (origin, status) in [(page.1, 404), (&own, 404), ("https://other.example", 403)] {
+        let answer = server.request("DELETE", "/v1/comfy/jobs/x", &[("Origin", origin)]);
+        assert_eq!(answer.status, status, "{origin}: {}", answer.text());
+        assert!(answer.json()["error"].is_string());
+        assert_eq!(
+            answer.header("access-control-allow-origin").is_some(),
+            origin == page.1,
+            "{origin}: {:?}",
+            answer.headers
+        );
+    }
+    assert_eq!(preflight(&server, page.1, "DELETE").status, 200);
+    assert_eq!(preflight(&server, "https://other.example", "DELETE").status, 403);
+}
+
+#[test]
 fn jobs_are_queued_reordered_cancelled_and_refused() {
     let server = Server::start(&["jobs.concurrency=1", "jobs.queue_limit=3"], &["echo"]);
     let mut client = server.connect();

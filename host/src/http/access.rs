@@ -10,6 +10,10 @@ use warp::{
 
 use crate::error::{Error, ErrorKind};
 
+/// Headers of answers that pages of other origins may read.
+const EXPOSED: &[&str] =
+    &["x-storage-key", "x-superres", "x-seed", "x-mode", "x-lcm-image-key", "x-job-id", "retry-after"];
+
 /// Lets a request through that carries the token, as `Authorization: Bearer TOKEN` or `?token=TOKEN`; all, when the token
 /// is empty.
 pub fn token(token: &str) -> impl Filter<Extract = (), Error = Rejection> + Clone + use<> {
@@ -39,11 +43,9 @@ pub fn origin(allowed: &[String]) -> impl Filter<Extract = (), Error = Rejection
     warp::header::optional::<String>("origin")
         .and(warp::header::optional::<String>("host"))
         .and_then(move |origin: Option<String>, host: Option<String>| {
-            let own = |origin: &str| {
-                origin.split_once("://").is_some_and(|(_, authority)| Some(authority) == host.as_deref())
-            };
-            let passes =
-                origin.as_deref().is_none_or(|o| own(o) || allowed.iter().any(|a| a == "*" || a == o));
+            let passes = origin
+                .as_deref()
+                .is_none_or(|o| is_own(o, host.as_deref()) || allowed.iter().any(|a| a == "*" || a == o));
             async move {
                 if passes {
                     return Ok(());
@@ -56,12 +58,26 @@ pub fn origin(allowed: &[String]) -> impl Filter<Extract = (), Error = Rejection
         .untuple_one()
 }
 
+/// Lets only the server's own pages through: they state an origin too, but CORS is no matter of theirs.
+pub fn own() -> impl Filter<Extract = (), Error = Rejection> + Clone {
+    warp::header::<String>("origin")
+        .and(warp::header::optional::<String>("host"))
+        .and_then(|origin: String, host: Option<String>| async move {
+            if is_own(&origin, host.as_deref()) { Ok(()) } else { Err(warp::reject::not_found()) }
+        })
+        .untuple_one()
+}
+
+fn is_own(origin: &str, host: Option<&str>) -> bool {
+    origin.split_once("://").is_some_and(|(_, authority)| Some(authority) == host)
+}
+
 /// The CORS headers for the allowed origins.
 pub fn cors(allowed: &[String]) -> Cors {
     let cors = warp::cors()
-        .allow_methods([Method::GET, Method::POST, Method::PUT])
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
         .allow_headers([header::CONTENT_TYPE, header::AUTHORIZATION])
-        .expose_headers(["x-storage-key", "x-superres", "x-seed", "x-job-id", "retry-after"]);
+        .expose_headers(EXPOSED.iter().copied());
     if allowed.iter().any(|a| a == "*") {
         cors.allow_any_origin().build()
     } else {

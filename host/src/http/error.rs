@@ -58,6 +58,8 @@ pub async fn recover(rejection: Rejection) -> Result<Response, Infallible> {
         Error::new(ErrorKind::BadRequest, format!("the header '{}' is not valid here", invalid.name()))
     } else if rejection.find::<warp::reject::InvalidQuery>().is_some() {
         Error::new(ErrorKind::BadRequest, "the query string can't be read")
+    } else if let Some(forbidden) = rejection.find::<warp::cors::CorsForbidden>() {
+        Error::new(ErrorKind::Denied, forbidden.to_string())
     } else if rejection.find::<warp::reject::MethodNotAllowed>().is_some() {
         Error::new(ErrorKind::MethodNotAllowed, "this resource does not take that method")
     } else {

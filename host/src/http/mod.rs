@@ -57,13 +57,12 @@ pub fn routes(registry: &Arc<Registry>) -> Route {
         .unify();
     let server = &registry.services.config.server;
     let guarded = access::token(&server.auth_token).and(guarded);
-    let all = access::origin(&server.allowed_origins).and(open.or(guarded).unify());
-    let answered = all.recover(error::recover).unify();
-    answered
-        .with(access::cors(&server.allowed_origins))
-        .with(warp::trace::request())
-        .map(Reply::into_response)
-        .boxed()
+    let answered = open.or(guarded).unify().recover(error::recover).unify().boxed();
+    let shared = answered.clone().with(access::cors(&server.allowed_origins)).map(Reply::into_response);
+    let all = access::origin(&server.allowed_origins).and(access::own().and(answered).or(shared).unify());
+    // Once more, for the origins and preflights that are refused.
+    let all = all.recover(error::recover).unify();
+    all.with(warp::trace::request()).map(Reply::into_response).boxed()
 }
 
 /// Hands a shared value to a handler.
