@@ -4,12 +4,18 @@ use std::sync::Arc;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
+use image::DynamicImage;
 use reverie_models::schedulers;
 use serde_json::{Map, Value, json};
 use warp::{Filter, Reply, reply::Response};
 
 use super::{Route, body, error::or_error, generate::text, openai::several, with};
-use crate::{error::Error, jobs::Status, plugins::Registry};
+use crate::{
+    error::Error,
+    jobs::Status,
+    pictures::{self, Encoding, Format},
+    plugins::Registry,
+};
 
 /// Under which name jobs of this API are listed, for its `progress` and `interrupt`.
 const OWNER: &str = "sdapi";
@@ -82,7 +88,7 @@ async fn write(what: &str, body: &[u8], registry: &Arc<Registry>) -> Result<Resp
     let answer = match what {
         "txt2img" | "img2img" => pictures(what == "img2img", &body::object(body)?, registry).await?,
         "options" => {
-            if let Some(model) = body::object(body)?.get("sd_model_checkpoint").and_then(Value::as_str) {
+            if let Some(model) = name(&body::object(body)?, "sd_model_checkpoint")? {
                 diffusion.switch(model)?;
             }
             json!(null)
@@ -125,7 +131,7 @@ async fn pictures(
             "batch_size times n_iter: at most {MAX_PICTURES} pictures, got {total}"
         )));
     }
-    let params = params(from_picture, asked, registry)?;
+    let params = params(from_picture, asked, registry).await?;
     let made = several(registry, &params, total, Some(OWNER)).await?;
     let images: Vec<String> = made.iter().map(|done| BASE64_STANDARD.encode(&done.content)).collect();
     let metas: Vec<&Map<String, Value>> = made.iter().map(|done| &done.job.meta).collect();
@@ -154,7 +160,7 @@ async fn pictures(
 }
 
 /// The job's parameters. What this API has beyond them is left out, as its clients send all fields always.
-fn params(
+async fn params(
     from_picture: bool,
     asked: &Map<String, Value>,
     registry: &Arc<Registry>,
@@ -175,12 +181,11 @@ fn params(
     if let Some(seed) = asked.get("seed").filter(|seed| seed.as_i64().is_none_or(|seed| seed >= 0)) {
         params.insert("seed".into(), seed.clone());
     }
-    let sampler =
-        ["sampler_name", "sampler_index"].iter().find_map(|name| asked.get(*name).and_then(Value::as_str));
+    let sampler = name(asked, "sampler_name")?.or(name(asked, "sampler_index")?);
     if let Some(sampler) = sampler.filter(|name| !name.is_empty() && *name != "Automatic") {
         params.insert("scheduler".into(), sampler.into());
     }
-    if let Some(spacing) = asked.get("scheduler").and_then(Value::as_str).filter(|name| !name.is_empty()) {
+    if let Some(spacing) = name(asked, "scheduler")?.filter(|name| !name.is_empty()) {
         params.insert("schedule_type".into(), spacing.into());
     }
     match (side(asked, "width")?, side(asked, "height")?) {
@@ -192,10 +197,10 @@ fn params(
         _ => {}
     }
     if let Some(settings) = asked.get("override_settings").and_then(Value::as_object) {
-        if let Some(mode) = settings.get("sd_model_checkpoint").filter(|mode| mode.is_string()) {
-            params.insert("mode".into(), mode.clone());
+        if let Some(mode) = name(settings, "sd_model_checkpoint")? {
+            params.insert("mode".into(), mode.into());
         }
-        if let Some(layers) = settings.get("CLIP_stop_at_last_layers").filter(|layers| layers.is_u64()) {
+        if let Some(layers) = settings.get("CLIP_stop_at_last_layers").filter(|layers| !layers.is_null()) {
             params.insert("clip_skip".into(), layers.clone());
         }
     }
@@ -205,13 +210,48 @@ fn params(
         let first = first.ok_or_else(|| Error::invalid("init_images: must hold a picture in base64"))?;
         let uploads = &registry.services.uploads;
         params.insert("image".into(), body::picture(uploads, "init_images", first)?.into());
-        if let Some(mask) = asked.get("mask").and_then(Value::as_str) {
-            params.insert("mask".into(), body::picture(uploads, "mask", mask)?.into());
+        if let Some(mask) = name(asked, "mask")? {
+            let mut mask = body::decoded("mask", mask)?;
+            if flag(asked, "inpainting_mask_invert")? {
+                mask = inverted(mask, registry.services.config.images.max_input_pixels).await?;
+            }
+            params.insert("mask".into(), body::upload(uploads, &mask)?.into());
         }
         let strength = asked.get("denoising_strength").filter(|strength| !strength.is_null());
         params.insert("strength".into(), strength.cloned().unwrap_or_else(|| 0.75.into()));
     }
     Ok(params)
+}
+
+/// A field that holds a text.
+fn name<'a>(asked: &'a Map<String, Value>, field: &str) -> Result<Option<&'a str>, Error> {
+    match asked.get(field) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(value) => Err(Error::invalid(format!("{field}: must be a text, got {value}"))),
+    }
+}
+
+/// A field that is 0 or 1, or false or true.
+fn flag(asked: &Map<String, Value>, field: &str) -> Result<bool, Error> {
+    match asked.get(field) {
+        None | Some(Value::Null) => Ok(false),
+        Some(Value::Bool(set)) => Ok(*set),
+        Some(value) => match value.as_u64() {
+            Some(number @ (0 | 1)) => Ok(number == 1),
+            _ => Err(Error::invalid(format!("{field}: accepted are 0 and 1, got {value}"))),
+        },
+    }
+}
+
+/// A mask with black and white exchanged, as a PNG.
+async fn inverted(mask: Vec<u8>, limit: u64) -> Result<Vec<u8>, Error> {
+    let made = tokio::task::spawn_blocking(move || {
+        let mut mask = pictures::decode(&mask, limit)?.to_luma8();
+        image::imageops::invert(&mut mask);
+        pictures::encode(&DynamicImage::ImageLuma8(mask), Encoding { format: Format::Png, quality: 100 })
+    });
+    made.await.map_err(|_| Error::internal("the mask could not be read (a fault of the server)"))?
 }
 
 fn side(asked: &Map<String, Value>, name: &str) -> Result<Option<u64>, Error> {

@@ -40,10 +40,17 @@ pub fn object(body: &[u8]) -> Result<Map<String, Value>, Error> {
 /// # Errors
 /// `InvalidInput`, `TooLarge`, or `Unavailable` when the memory for uploads is full.
 pub fn picture(uploads: &Arc<Uploads>, name: &str, text: &str) -> Result<String, Error> {
+    upload(uploads, &decoded(name, text)?)
+}
+
+/// The bytes of a picture in base64, as [`picture`] takes it.
+///
+/// # Errors
+/// `InvalidInput`.
+pub fn decoded(name: &str, text: &str) -> Result<Vec<u8>, Error> {
     let encoded = text.split_once("base64,").map_or(text, |(_, encoded)| encoded);
     let content = BASE64_STANDARD.decode(encoded.trim());
-    let content = content.map_err(|e| Error::invalid(format!("{name}: not a picture in base64: {e}")))?;
-    upload(uploads, &content)
+    content.map_err(|e| Error::invalid(format!("{name}: not a picture in base64: {e}")))
 }
 
 /// Makes an upload of bytes.

@@ -30,6 +30,8 @@ use crate::{
 
 /// Pictures of one request.
 const MAX_PICTURES: u64 = 10;
+/// The range of seeds; after its end they go on from 0.
+const SEEDS: u64 = 1 << 31;
 /// Bytes of all parts of a form.
 const MAX_FORM: usize = 128 << 20;
 
@@ -162,8 +164,9 @@ pub async fn several(
     let mut waiting = Vec::new();
     for i in 0..count {
         let mut params = params.clone();
-        if let Some(seed) = params.get("seed").and_then(Value::as_u64) {
-            params.insert("seed".into(), ((seed + i) % (1 << 31)).into());
+        // The first one stays as it is: one out of range is refused with it. Whole floats are seeds too.
+        if let Some(seed) = params.get("seed").and_then(Value::as_f64).filter(|_| i > 0) {
+            params.insert("seed".into(), ((seed as u64 + i) % SEEDS).into());
         }
         waiting.push(run::submit(registry, "generate", params, owner).await?);
     }

@@ -1,0 +1,104 @@
+//! The APIs of other servers: what they refuse, and how they say it.
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use image::{DynamicImage, GrayImage, ImageFormat, Luma};
+use reverie_tests::{Answer, Server, picture};
+use serde_json::{Value, json};
+
+fn said(answer: &Answer, status: u16, expected: &str) {
+    assert!(
+        answer.status == status && answer.text().contains(expected),
+        "{}: {}",
+        answer.status,
+        answer.text()
+    );
+}
+
+/// A mask whose left half is white, or its right one.
+fn half(left: bool) -> String {
+    let mask = GrayImage::from_fn(64, 64, |x, _| Luma([if (x < 32) == left { 255 } else { 0 }]));
+    let mut content = std::io::Cursor::new(Vec::new());
+    DynamicImage::ImageLuma8(mask).write_to(&mut content, ImageFormat::Png).expect("to memory");
+    BASE64_STANDARD.encode(content.into_inner())
+}
+
+#[test]
+fn an_inverted_mask_makes_the_other_half_anew() {
+    let server = Server::with_models(&[], &["sd"]);
+    let make = |changes: Value| {
+        let mut asked = json!({"prompt": "a cat", "seed": 3, "steps": 2, "width": 64, "height": 64,
+            "init_images": [BASE64_STANDARD.encode(picture(64, 64))]});
+        asked.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        server.post_json("/sdapi/v1/img2img", &asked)
+    };
+    let images = |changes: Value| make(changes).json()["images"].clone();
+    let right = images(json!({"mask": half(false)}));
+    assert!(right[0].is_string());
+    assert_ne!(right, images(json!({"mask": half(true)})));
+    for invert in [json!(1), json!(true)] {
+        assert_eq!(right, images(json!({"mask": half(true), "inpainting_mask_invert": invert})), "{invert}");
+    }
+    for keep in [json!(0), json!(false), json!(null)] {
+        assert_eq!(right, images(json!({"mask": half(false), "inpainting_mask_invert": keep})), "{keep}");
+    }
+    let wrong = json!({"mask": half(true), "inpainting_mask_invert": "yes"});
+    said(&make(wrong), 422, "inpainting_mask_invert: accepted are 0 and 1");
+    said(&make(json!({"mask": 5})), 422, "mask: must be a text");
+    let text = json!({"mask": BASE64_STANDARD.encode("no picture"), "inpainting_mask_invert": 1});
+    said(&make(text), 422, "not a picture");
+}
+
+#[test]
+fn a1111_fields_are_refused_rather_than_changed() {
+    let server = Server::with_models(&[], &["sd", "lcm"]);
+    let make = |changes: Value| {
+        let mut asked = json!({"prompt": "a cat", "steps": 1, "width": 64, "height": 64});
+        asked.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        server.post_json("/sdapi/v1/txt2img", &asked)
+    };
+    for seed in [json!(1_u64 << 40), json!(u32::MAX), json!(1_u64 << 31), json!("x"), json!(1.5)] {
+        said(&make(json!({"seed": seed})), 422, "seed");
+    }
+    let seeds = |changes: Value| -> Value {
+        let made = make(changes).json();
+        let info: Value = serde_json::from_str(made["info"].as_str().unwrap()).unwrap();
+        info["all_seeds"].clone()
+    };
+    for drawn in [json!({}), json!({"seed": -1}), json!({"seed": null})] {
+        assert!(seeds(drawn)[0].as_u64().unwrap() < 1 << 31);
+    }
+    assert_eq!(seeds(json!({"seed": i32::MAX, "batch_size": 2})), json!([i32::MAX, 0]));
+    assert_eq!(seeds(json!({"seed": 7.0, "n_iter": 2})), json!([7, 8]));
+    for (wrong, expected) in [
+        (json!({"sampler_name": 5}), "sampler_name: must be a text"),
+        (json!({"scheduler": 5}), "scheduler: must be a text"),
+        (json!({"override_settings": {"sd_model_checkpoint": 5}}), "sd_model_checkpoint: must be a text"),
+        (json!({"override_settings": {"CLIP_stop_at_last_layers": "x"}}), "clip_skip"),
+    ] {
+        said(&make(wrong), 422, expected);
+    }
+
+    let checkpoint = || server.get("/sdapi/v1/options").json()["sd_model_checkpoint"].clone();
+    let before = checkpoint();
+    for wrong in [json!(5), json!("nope")] {
+        said(&server.post_json("/sdapi/v1/options", &json!({"sd_model_checkpoint": wrong})), 422, "");
+        assert_eq!(checkpoint(), before, "{wrong}");
+    }
+    assert_eq!(server.post_json("/sdapi/v1/options", &json!({"samples_format": "png"})).status, 200);
+    assert_eq!(server.post_json("/sdapi/v1/options", &json!({"sd_model_checkpoint": "sd"})).status, 200);
+    assert_eq!(checkpoint(), "sd");
+}
+
+#[test]
+fn an_interrupted_request_says_so() {
+    let server = Server::with_models(&[], &["sd"]);
+    let long = json!({"prompt": "a cat", "steps": 50, "width": 256, "height": 256});
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| server.post_json("/sdapi/v1/txt2img", &long));
+        while server.get("/sdapi/v1/progress").json()["state"]["job_count"] == 0 {
+            assert!(!waiting.is_finished(), "it ended by itself");
+        }
+        assert_eq!(server.post_json("/sdapi/v1/interrupt", &json!({})).status, 200);
+        said(&waiting.join().unwrap(), 409, "job cancelled");
+    });
+}
