@@ -148,20 +148,26 @@ impl Server {
         Answer::of(agent().put(self.url(path)).send(content))
     }
 
-    /// Posts a multipart form with a file and fields.
+    /// Posts a multipart form with a file in the field `file`, and further fields.
     pub fn post(&self, path: &str, file: Option<&[u8]>, fields: &[(&str, &str)]) -> Answer {
+        self.post_form(path, file.map(|content| ("file", content)), fields)
+    }
+
+    /// The same with the file's field named.
+    pub fn post_form(&self, path: &str, file: Option<(&str, &[u8])>, fields: &[(&str, &str)]) -> Answer {
         let mut body = Vec::new();
         for (name, value) in fields {
             let part =
                 format!("--limit\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n");
             body.extend_from_slice(part.as_bytes());
         }
-        if let Some(file) = file {
-            body.extend_from_slice(
-                b"--limit\r\nContent-Disposition: form-data; name=\"file\"; filename=\"x\"\r\n\
-                  Content-Type: image/png\r\n\r\n",
+        if let Some((name, content)) = file {
+            let head = format!(
+                "--limit\r\nContent-Disposition: form-data; name=\"{name}\"; filename=\"x\"\r\n\
+                 Content-Type: image/png\r\n\r\n"
             );
-            body.extend_from_slice(file);
+            body.extend_from_slice(head.as_bytes());
+            body.extend_from_slice(content);
             body.extend_from_slice(b"\r\n");
         }
         body.extend_from_slice(b"--limit--\r\n");

@@ -102,3 +102,71 @@ fn an_interrupted_request_says_so() {
         said(&waiting.join().unwrap(), 409, "job cancelled");
     });
 }
+
+/// The error of an answer in OpenAI's shape.
+fn openai_error(answer: &Answer, status: u16) -> Value {
+    assert_eq!(answer.status, status, "{}", answer.text());
+    let error = answer.json()["error"].clone();
+    for field in ["message", "type", "code"] {
+        assert!(error[field].is_string(), "{}", answer.text());
+    }
+    assert!(error.get("param").is_some() && answer.header("content-type") == Some("application/json"));
+    error
+}
+
+#[test]
+fn every_error_of_openais_resources_has_its_shape() {
+    let settings = ["server.auth_token=secret", "jobs.concurrency=1", "jobs.queue_limit=1"];
+    let server = Server::with_models(&settings, &["sd"]);
+    let generations = "/v1/images/generations?token=secret";
+    let edits = "/v1/images/edits?token=secret";
+    for (answer, status, code) in [
+        (server.get(generations), 405, "method_not_allowed"),
+        (server.get(edits), 405, "method_not_allowed"),
+        (server.get("/v1/images/nothing?token=secret"), 404, "not_found"),
+        (server.get("/v1/images/generations"), 401, "unauthorized"),
+        (server.post_json(edits, &json!({"prompt": "x"})), 400, "bad_request"),
+        (server.post_json(generations, &json!([])), 400, "bad_request"),
+        (server.post(edits, None, &[("prompt", "x")]), 400, "invalid_input"),
+    ] {
+        let error = openai_error(&answer, status);
+        assert_eq!(
+            (&error["type"], &error["code"]),
+            (&json!("invalid_request_error"), &json!(code)),
+            "{error}"
+        );
+    }
+    for (field, wrong) in [("model", json!(5)), ("response_format", json!(5)), ("seed", json!(1_u64 << 40))] {
+        let mut asked = json!({"prompt": "x"});
+        asked[field] = wrong;
+        let error = openai_error(&server.post_json(generations, &asked), 400);
+        assert!(error["message"].as_str().unwrap().contains(field), "{error}");
+    }
+    // Other resources keep theirs.
+    assert_eq!(server.get("/generate?token=secret").json()["code"], "method_not_allowed");
+
+    let mut client = server.connect_to("/v1/ws?token=secret");
+    let long = json!({"params": {"prompt": "a cat", "steps": 50, "size": "256x256"}});
+    let running = client.submit(long.clone());
+    client.receive_where(|m| m["jobId"] == running.as_str() && m["status"] == "running");
+    client.submit(long);
+    let full = server.post_json(generations, &json!({"prompt": "a dog"}));
+    let error = openai_error(&full, 429);
+    assert_eq!((&error["type"], &error["code"]), (&json!("rate_limit_error"), &json!("rate_limit_exceeded")));
+    assert!(full.header("retry-after").is_some());
+}
+
+#[test]
+fn texts_of_a_form_may_look_like_numbers() {
+    let server = Server::with_models(&[], &["sd"]);
+    let fields =
+        [("prompt", "7"), ("negative_prompt", "13"), ("steps", "2"), ("size", "64x64"), ("seed", "3")];
+    let made = server.post_form("/v1/images/edits", Some(("image", &picture(64, 64))), &fields);
+    assert_eq!((made.status, &made.json()["data"][0]["seed"]), (200, &json!(3)), "{}", made.text());
+    let wrong = server.post_form(
+        "/v1/images/edits",
+        Some(("image", &picture(64, 64))),
+        &[("prompt", "x"), ("n", "two")],
+    );
+    assert!(openai_error(&wrong, 400)["message"].as_str().unwrap().starts_with("n: "), "{}", wrong.text());
+}

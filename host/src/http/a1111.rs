@@ -88,7 +88,7 @@ async fn write(what: &str, body: &[u8], registry: &Arc<Registry>) -> Result<Resp
     let answer = match what {
         "txt2img" | "img2img" => pictures(what == "img2img", &body::object(body)?, registry).await?,
         "options" => {
-            if let Some(model) = name(&body::object(body)?, "sd_model_checkpoint")? {
+            if let Some(model) = body::text(&body::object(body)?, "sd_model_checkpoint")? {
                 diffusion.switch(model)?;
             }
             json!(null)
@@ -181,11 +181,11 @@ async fn params(
     if let Some(seed) = asked.get("seed").filter(|seed| seed.as_i64().is_none_or(|seed| seed >= 0)) {
         params.insert("seed".into(), seed.clone());
     }
-    let sampler = name(asked, "sampler_name")?.or(name(asked, "sampler_index")?);
+    let sampler = body::text(asked, "sampler_name")?.or(body::text(asked, "sampler_index")?);
     if let Some(sampler) = sampler.filter(|name| !name.is_empty() && *name != "Automatic") {
         params.insert("scheduler".into(), sampler.into());
     }
-    if let Some(spacing) = name(asked, "scheduler")?.filter(|name| !name.is_empty()) {
+    if let Some(spacing) = body::text(asked, "scheduler")?.filter(|name| !name.is_empty()) {
         params.insert("schedule_type".into(), spacing.into());
     }
     match (side(asked, "width")?, side(asked, "height")?) {
@@ -197,7 +197,7 @@ async fn params(
         _ => {}
     }
     if let Some(settings) = asked.get("override_settings").and_then(Value::as_object) {
-        if let Some(mode) = name(settings, "sd_model_checkpoint")? {
+        if let Some(mode) = body::text(settings, "sd_model_checkpoint")? {
             params.insert("mode".into(), mode.into());
         }
         if let Some(layers) = settings.get("CLIP_stop_at_last_layers").filter(|layers| !layers.is_null()) {
@@ -210,7 +210,7 @@ async fn params(
         let first = first.ok_or_else(|| Error::invalid("init_images: must hold a picture in base64"))?;
         let uploads = &registry.services.uploads;
         params.insert("image".into(), body::picture(uploads, "init_images", first)?.into());
-        if let Some(mask) = name(asked, "mask")? {
+        if let Some(mask) = body::text(asked, "mask")? {
             let mut mask = body::decoded("mask", mask)?;
             if flag(asked, "inpainting_mask_invert")? {
                 mask = inverted(mask, registry.services.config.images.max_input_pixels).await?;
@@ -221,15 +221,6 @@ async fn params(
         params.insert("strength".into(), strength.cloned().unwrap_or_else(|| 0.75.into()));
     }
     Ok(params)
-}
-
-/// A field that holds a text.
-fn name<'a>(asked: &'a Map<String, Value>, field: &str) -> Result<Option<&'a str>, Error> {
-    match asked.get(field) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text)),
-        Some(value) => Err(Error::invalid(format!("{field}: must be a text, got {value}"))),
-    }
 }
 
 /// A field that is 0 or 1, or false or true.

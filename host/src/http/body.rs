@@ -35,6 +35,18 @@ pub fn object(body: &[u8]) -> Result<Map<String, Value>, Error> {
     }
 }
 
+/// A field that holds a text; null is as good as nothing.
+///
+/// # Errors
+/// `InvalidInput`.
+pub fn text<'a>(object: &'a Map<String, Value>, field: &str) -> Result<Option<&'a str>, Error> {
+    match object.get(field) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(value) => Err(Error::invalid(format!("{field}: must be a text, got {value}"))),
+    }
+}
+
 /// Makes an upload of a picture in base64, with or without the head of a data URL. `name` is the field's, for the error.
 ///
 /// # Errors

@@ -22,6 +22,8 @@ pub fn response(error: &Error) -> Response {
     let body = json!({"error": error.message, "code": error.kind.code(), "detail": error.message});
     let mut response = warp::reply::json(&body).into_response();
     *response.status_mut() = StatusCode::from_u16(error.kind.status()).expect("a valid status");
+    // For resources that tell it in another shape.
+    response.extensions_mut().insert(error.clone());
     if matches!(error.kind, ErrorKind::Busy | ErrorKind::Unavailable) {
         response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
     }

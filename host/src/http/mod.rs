@@ -62,6 +62,7 @@ pub fn routes(registry: &Arc<Registry>) -> Route {
     let all = access::origin(&server.allowed_origins).and(access::own().and(answered).or(shared).unify());
     // Once more, for the origins and preflights that are refused.
     let all = all.recover(error::recover).unify();
+    let all = warp::path::full().and(all).map(openai::shaped);
     all.with(warp::trace::request()).map(Reply::into_response).boxed()
 }
 

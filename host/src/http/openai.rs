@@ -11,11 +11,13 @@ use warp::{
     Filter, Reply,
     http::StatusCode,
     multipart::{FormData, Part},
+    path::FullPath,
     reply::Response,
 };
 
 use super::{
     Route, body,
+    error::or_error,
     generate::text,
     run::{self, Done},
     uploads::form,
@@ -48,6 +50,10 @@ const PASSED_ON: &[&str] = &[
     "strength",
 ];
 
+/// Fields of a form that are numbers. Others are texts, whatever they look like.
+const NUMBERS: &[&str] =
+    &["n", "seed", "steps", "num_inference_steps", "cfg", "guidance_scale", "strength", "output_compression"];
+
 pub fn routes(registry: &Arc<Registry>) -> Route {
     let host = warp::header::optional::<String>("host");
     let generations = warp::path!("v1" / "images" / "generations")
@@ -56,7 +62,9 @@ pub fn routes(registry: &Arc<Registry>) -> Route {
         .and(host)
         .and(with(registry))
         .then(|body: Bytes, host: Option<String>, registry: Arc<Registry>| async move {
-            answer(generations(&body, host.as_deref(), &registry).await)
+            or_error(
+                generations(&body, host.as_deref(), &registry).await.map(|made| warp::reply::json(&made)),
+            )
         });
     let edits = warp::path!("v1" / "images" / "edits")
         .and(warp::post())
@@ -64,30 +72,29 @@ pub fn routes(registry: &Arc<Registry>) -> Route {
         .and(host)
         .and(with(registry))
         .then(|form: FormData, host: Option<String>, registry: Arc<Registry>| async move {
-            answer(edits(form, host.as_deref(), &registry).await)
+            or_error(edits(form, host.as_deref(), &registry).await.map(|made| warp::reply::json(&made)))
         });
     generations.or(edits).unify().boxed()
 }
 
-/// Errors in the shape that OpenAI's clients read.
-fn answer(result: Result<Value, Error>) -> Response {
-    let (status, body) = match result {
-        Ok(body) => (200, body),
-        Err(error) => {
-            // These clients know 400 for a bad request.
-            let status = if error.kind == ErrorKind::InvalidInput { 400 } else { error.kind.status() };
-            let kind = if status < 500 { "invalid_request_error" } else { "server_error" };
-            let param =
-                error.message.split_once(':').map(|(field, _)| field).filter(|field| !field.contains(' '));
-            (
-                status,
-                json!({"error": {"message": error.message, "type": kind, "param": param, "code": error.kind.code()}}),
-            )
-        }
+/// Errors of these resources, from wherever they come, in the shape that OpenAI's clients read. Other answers stay.
+pub fn shaped(path: FullPath, mut answer: Response) -> Response {
+    if !path.as_str().starts_with("/v1/images/") {
+        return answer;
+    }
+    let Some(Error { kind, message }) = answer.extensions_mut().remove::<Error>() else { return answer };
+    // These clients know 400 for a bad request.
+    let status = if kind == ErrorKind::InvalidInput { 400 } else { kind.status() };
+    let (kind, code) = match kind {
+        ErrorKind::Busy => ("rate_limit_error", "rate_limit_exceeded"),
+        kind if status < 500 => ("invalid_request_error", kind.code()),
+        kind => ("server_error", kind.code()),
     };
-    let mut response = warp::reply::json(&body).into_response();
-    *response.status_mut() = StatusCode::from_u16(status).expect("a valid status");
-    response
+    let param = message.split_once(':').map(|(field, _)| field).filter(|field| !field.contains(' '));
+    let body = json!({"error": {"message": message, "type": kind, "param": param, "code": code}});
+    *answer.body_mut() = warp::reply::json(&body).into_response().into_body();
+    *answer.status_mut() = StatusCode::from_u16(status).expect("a valid status");
+    answer
 }
 
 async fn generations(body: &[u8], host: Option<&str>, registry: &Arc<Registry>) -> Result<Value, Error> {
@@ -116,7 +123,7 @@ async fn make(
     if let Some(quality) = asked.get("output_compression").filter(|quality| !quality.is_null()) {
         params.insert("quality".into(), quality.clone());
     }
-    let in_line = match asked.get("response_format").and_then(Value::as_str) {
+    let in_line = match body::text(asked, "response_format")? {
         Some("b64_json") => true,
         Some("url") => false,
         // As OpenAI's models: the newer ones answer with the content alone.
@@ -179,7 +186,7 @@ pub async fn several(
 
 /// The mode that `model` names. OpenAI's own names, which its clients fill in, stand for the default one.
 fn mode(asked: &Map<String, Value>, registry: &Registry) -> Result<Value, Error> {
-    match asked.get("model").and_then(Value::as_str) {
+    match body::text(asked, "model")? {
         None => Ok(Value::Null),
         Some(name) if ["dall-e", "gpt-image"].iter().any(|own| name.starts_with(own)) => Ok(Value::Null),
         Some(name) => {
@@ -212,7 +219,7 @@ async fn edits(mut form: FormData, host: Option<&str>, registry: &Arc<Registry>)
                 })?;
                 let number: Option<Value> = serde_json::from_str(&text)
                     .ok()
-                    .filter(|value: &Value| value.is_number() && name != "prompt");
+                    .filter(|value: &Value| value.is_number() && NUMBERS.contains(&name.as_str()));
                 asked.insert(name, number.unwrap_or(Value::String(text)));
             }
         }
