@@ -263,7 +263,12 @@ fn get(registry: &Registry, client: &Client, object: &Object) -> Result<Value, E
 fn list(registry: &Registry, client: &Client) -> Value {
     let everyones = registry.services.config.hub.broadcast_job_events;
     let owner = if everyones { None } else { Some(client.id.as_str()) };
-    let jobs: Vec<Value> = registry.services.jobs.list(owner).iter().map(Snapshot::describe).collect();
+    let described = |job: &Snapshot| {
+        let mut described = job.describe();
+        described["own"] = (job.owner.as_deref() == Some(client.id.as_str())).into();
+        described
+    };
+    let jobs: Vec<Value> = registry.services.jobs.list(owner).iter().map(described).collect();
     json!({"type": "job:list:result", "jobs": jobs})
 }
 

@@ -288,7 +288,8 @@ fn a_client_that_reconnects_picks_its_results_up() {
     assert_eq!(other.ask(json!({"type": "job:list"}))["jobs"], json!([]));
     let mut client = server.connect_to("/v1/ws?clientId=me");
     let list = client.ask(json!({"type": "job:list"}));
-    assert_eq!(list["jobs"][0]["jobId"], job.as_str(), "{list}");
+    let first = &list["jobs"][0];
+    assert_eq!((&first["jobId"], &first["own"]), (&json!(job), &json!(true)), "{list}");
     // The owner hears of it on the new connection; the other one once it subscribes.
     let subscribed = other.ask(json!({"type": "job:subscribe", "jobId": job}));
     assert_eq!(subscribed["type"], "job:subscribe:ack");
@@ -310,6 +311,8 @@ fn events_go_to_the_submitter_or_as_before_to_all() {
         other.send(json!({"type": "ping"}));
         let first: Value = other.receive_where(|m| m["type"] != "system:status");
         assert_eq!(first["type"] == "job:progress", heard, "{setting}: {first}");
+        let list = other.ask(json!({"type": "job:list"}));
+        assert_eq!(list["jobs"][0]["own"], if heard { json!(false) } else { Value::Null }, "{list}");
     }
 }
 
