@@ -111,7 +111,7 @@ fn a_connection_that_breaks_loses_nothing() {
     };
     let connected = "location.protocol === 'http:' && document.readyState === 'complete' && socket.readyState === 1 && $('mode').length > 0";
     page.until(connected);
-    page.run("$('size').value = '64x64'; $('steps').value = 2");
+    page.run("$('mode').value = 'emoji'; $('size').value = '64x64'; $('steps').value = 2");
     page.run(GENERATE);
     page.ended("done");
 
@@ -120,6 +120,9 @@ fn a_connection_that_breaks_loses_nothing() {
     page.until("$('message').textContent.startsWith('not connected: it is sent') && !$('cancel').disabled");
     page.ended("done");
     assert_eq!(ended(&server, "generate", "done"), 2);
+    page.until(connected);
+    assert_eq!(page.run("$('mode').value"), "emoji", "what was chosen is not kept");
+    page.run("$('mode').value = 'sd'");
     // Not sent yet, it can be taken back; the next one is another.
     page.run(&format!("socket.close(); {GENERATE}; $('cancel').click()"));
     page.ended("cancelled");
