@@ -78,6 +78,10 @@ fn a1111_fields_are_refused_rather_than_changed() {
         said(&make(wrong), 422, expected);
     }
 
+    said(&server.get("/sdapi/v1/txt2img"), 405, "method");
+    said(&server.post_json("/sdapi/v1/samplers", &json!({})), 405, "method");
+    said(&server.get("/sdapi/v1/nothing"), 404, "not served");
+
     let checkpoint = || server.get("/sdapi/v1/options").json()["sd_model_checkpoint"].clone();
     let before = checkpoint();
     for wrong in [json!(5), json!("nope")] {

@@ -11,7 +11,7 @@ use warp::{Filter, Reply, reply::Response};
 
 use super::{Route, body, error::or_error, generate::text, openai::several, with};
 use crate::{
-    error::Error,
+    error::{Error, ErrorKind},
     jobs::Status,
     pictures::{self, Encoding, Format},
     plugins::Registry,
@@ -21,6 +21,10 @@ use crate::{
 const OWNER: &str = "sdapi";
 /// Pictures of one request: `batch_size` times `n_iter`.
 const MAX_PICTURES: u64 = 32;
+
+/// What is read alone, and what is written alone.
+const READ: &[&str] = &["sd-models", "samplers", "schedulers", "loras", "upscalers", "progress"];
+const WRITTEN: &[&str] = &["txt2img", "img2img", "interrupt", "skip", "refresh-checkpoints", "refresh-loras"];
 
 pub fn routes(registry: &Arc<Registry>) -> Route {
     let base = warp::path("sdapi").and(warp::path("v1"));
@@ -78,6 +82,7 @@ fn read(what: &str, registry: &Registry) -> Result<Response, Error> {
         "cmd-flags" | "embeddings" => json!({}),
         "sd-vae" | "hypernetworks" | "face-restorers" | "prompt-styles" | "script-info" => json!([]),
         "memory" => json!({"ram": {}, "cuda": {}}),
+        _ if WRITTEN.contains(&what) => return Err(by_another_method()),
         _ => return Err(Error::not_found(format!("/sdapi/v1/{what} is not served"))),
     };
     Ok(warp::reply::json(&answer).into_response())
@@ -108,6 +113,7 @@ async fn write(what: &str, body: &[u8], registry: &Arc<Registry>) -> Result<Resp
                 .map_err(|_| Error::internal("the modes could not be read (a fault of the server)"))??;
             json!(null)
         }
+        _ if READ.contains(&what) => return Err(by_another_method()),
         _ => return Err(Error::not_found(format!("POST /sdapi/v1/{what} is not served"))),
     };
     Ok(warp::reply::json(&answer).into_response())
@@ -221,6 +227,10 @@ async fn params(
         params.insert("strength".into(), strength.cloned().unwrap_or_else(|| 0.75.into()));
     }
     Ok(params)
+}
+
+fn by_another_method() -> Error {
+    Error::new(ErrorKind::MethodNotAllowed, "this resource does not take that method")
 }
 
 /// A field that is 0 or 1, or false or true.

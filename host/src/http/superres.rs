@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{error::Error, plugins::Registry, storage};
 
-/// Form fields and whether they are numbers. `format` is an alias.
+/// Form fields and whether they are numbers.
 const FIELDS: &[(&str, bool)] =
     &[("magnitude", true), ("scale", true), ("quality", true), ("model", false), ("out_format", false)];
 
