@@ -157,6 +157,11 @@ fn a_connection_that_breaks_loses_nothing() {
     page.until("$('message').textContent.startsWith('step ')");
     page.run("$('cancel').click()");
     page.ended("job cancelled");
+    // So can one while it is broken.
+    page.run(GENERATE);
+    page.until("$('message').textContent.startsWith('step ')");
+    page.run("socket.close(); $('cancel').click()");
+    page.ended("job cancelled");
 
     // An upload goes over HTTP; its job waits for the connection.
     let upscale = "(async () => {
