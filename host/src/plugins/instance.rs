@@ -39,6 +39,8 @@ pub struct CallState {
     pub plugin: Arc<str>,
     pub origin: Origin,
     pub completion: Option<Completion>,
+    /// Whether the guest was told that its job was cancelled.
+    pub knows_of_cancel: bool,
     limiter: Limiter,
     cpu_ms: u64,
     cpu_ticks: u64,
@@ -149,6 +151,7 @@ pub fn store(
         plugin,
         origin,
         completion: None,
+        knows_of_cancel: false,
         limiter,
         cpu_ms,
         cpu_ticks: 0,

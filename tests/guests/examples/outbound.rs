@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use reverie_plugin_sdk::{
-    Error, Handler, Job, Manifest, Message, export, files,
+    Error, Handler, Job, Manifest, Message, clock, export, files,
     http::Request,
     serde_json::{Value, json},
     websocket::{Connection, Frame},
@@ -67,6 +67,7 @@ impl Handler for Outbound {
         let params: Value = job.params()?;
         let connection = Connection::connect(params["url"].as_str().unwrap_or_default(), 5000)?;
         job.progress(0.5);
+        clock::sleep(params["pause"].as_u64().unwrap_or(0) as u32);
         let received = connection.receive(60_000)?;
         if job.cancelled() {
             return Err(Error::cancelled());

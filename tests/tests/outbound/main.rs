@@ -172,14 +172,16 @@ fn a_call_that_ends_closes_its_connections() {
     assert!(many["error"].as_str().unwrap().contains("3 connections"), "{many}");
     closed(&peer);
 
-    // A job that is cancelled while it waits hears of it at once.
-    let job = client.submit(json!({"jobType": "outbound-listen", "url": &origins[1]}));
-    client.receive_where(|m| m["jobId"] == job.as_str() && m["progress"]["fraction"] == 0.5);
-    let began = Instant::now();
-    client.send(json!({"type": "job:cancel", "jobId": job}));
-    assert_eq!(client.finish(&job)["status"], "cancelled");
-    assert!(began.elapsed() < Duration::from_secs(4), "only after the grace for deaf jobs");
-    closed(&peer);
+    // A job that is cancelled while it waits hears of it at once, and so does one that was cancelled just before.
+    for pause in [0, 300] {
+        let job = client.submit(json!({"jobType": "outbound-listen", "url": &origins[1], "pause": pause}));
+        client.receive_where(|m| m["jobId"] == job.as_str() && m["progress"]["fraction"] == 0.5);
+        let began = Instant::now();
+        client.send(json!({"type": "job:cancel", "jobId": job}));
+        assert_eq!(client.finish(&job)["status"], "cancelled");
+        assert!(began.elapsed() < Duration::from_secs(4), "only after the grace for deaf jobs");
+        closed(&peer);
+    }
 }
 
 #[test]

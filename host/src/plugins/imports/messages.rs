@@ -34,7 +34,8 @@ impl job::Host for CallState {
     }
 
     fn cancelled(&mut self) -> wasmtime::Result<bool> {
-        Ok(self.job().is_some_and(|job| job.is_cancelled()))
+        self.knows_of_cancel |= self.job().is_some_and(|job| job.is_cancelled());
+        Ok(self.knows_of_cancel)
     }
 
     async fn receive(&mut self, timeout_ms: u32) -> wasmtime::Result<Option<String>> {

@@ -97,8 +97,8 @@ impl websocket::HostConnection for CallState {
         connection: Resource<Connection>,
         timeout_ms: u32,
     ) -> wasmtime::Result<Result<Option<websocket::Frame>, types::Error>> {
-        // A job that was cancelled before may still have something to hear, such as that its work was stopped.
-        let job = self.job().filter(|job| !job.is_cancelled()).cloned();
+        // One that knows that it was cancelled may still have something to hear, such as that its work was stopped.
+        let job = self.job().filter(|_| !self.knows_of_cancel).cloned();
         let cancelled = async {
             match &job {
                 Some(job) => job.cancelled().await,
@@ -106,11 +106,13 @@ impl websocket::HostConnection for CallState {
             }
         };
         let connection = self.table.get_mut(&connection)?;
-        tokio::select! {
+        let received = tokio::select! {
             biased;
-            received = connection.receive(Duration::from_millis(timeout_ms.into())) => Ok(received.map_err(Into::into)),
-            () = cancelled => Ok(Ok(None)),
-        }
+            received = connection.receive(Duration::from_millis(timeout_ms.into())) => Some(received),
+            () = cancelled => None,
+        };
+        self.knows_of_cancel |= received.is_none();
+        Ok(received.unwrap_or(Ok(None)).map_err(Into::into))
     }
 
     fn drop(&mut self, connection: Resource<Connection>) -> wasmtime::Result<()> {
