@@ -4,7 +4,7 @@ pub mod comfy;
 
 use std::{
     collections::VecDeque,
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Read, Write as _},
     net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -18,6 +18,11 @@ use tungstenite::{Utf8Bytes, WebSocket};
 
 /// How long anything may take before a test fails. Generous: it is no measurement.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Says that a test was skipped, and why; not by `eprintln!`, which is shown for tests that fail only.
+pub fn skipped(why: &str) {
+    let _ = writeln!(std::io::stderr(), "skipped: {why}");
+}
 
 /// The component of a test guest.
 pub fn guest(name: &str) -> PathBuf {

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use reverie_tests::{Client, Message, Server, picture};
+use reverie_tests::{Client, Message, Server, picture, skipped};
 use serde_json::{Value, json};
 
 const PROMPT: &str = "a photo of a cat";
@@ -336,8 +336,7 @@ fn previews_are_binary_for_those_who_ask() {
 #[test]
 fn clients_of_other_servers_work() {
     let Some(python) = python() else {
-        eprintln!("SKIPPED: no Python with the packages of tests/clients/requirements.txt");
-        return;
+        return skipped("no Python with the packages of tests/clients/requirements.txt");
     };
     let server = Server::with_models(&["images.max_input_pixels=1000000"], &["sd"]);
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/clients.py");

@@ -6,6 +6,7 @@
 mod random_weights;
 
 use std::{
+    io::Write as _,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -22,12 +23,15 @@ use serde::de::DeserializeOwned;
 /// Through the depth of a whole model.
 const LIMIT: f32 = 1e-4;
 
+/// Not by `eprintln!`, which is shown for tests that fail only.
+fn skipped(why: &str) {
+    let _ = writeln!(std::io::stderr(), "skipped: {why}");
+}
+
 fn folder() -> Option<PathBuf> {
     let folder = std::env::var_os("REVERIE_FULL_SIZE").map(PathBuf::from);
     if folder.is_none() {
-        eprintln!(
-            "SKIPPED: REVERIE_FULL_SIZE names no folder made by tests/oracles/diffusion/make_full_size.py"
-        );
+        skipped("REVERIE_FULL_SIZE names no folder made by tests/oracles/diffusion/make_full_size.py");
     }
     folder
 }
@@ -63,8 +67,7 @@ fn assert_same(ours: &Weights, theirs: &Weights) {
 fn check_single_file(folder: &Path) {
     let file = folder.join("model.safetensors");
     if !file.exists() {
-        eprintln!("SKIPPED: no single file made by tests/oracles/diffusion/make_single_file.py");
-        return;
+        return skipped("no single file made by tests/oracles/diffusion/make_single_file.py");
     }
     let single = ModelFiles::open(&file).unwrap();
     assert_eq!(single.kind, ModelKind::Sd1);

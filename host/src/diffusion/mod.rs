@@ -195,15 +195,16 @@ impl Diffusion {
     }
 
     /// Whether pictures can be made from a prompt: there is the mode, and the LoRAs that the prompt names, and its brackets and
-    /// weights are sound. Loads nothing.
+    /// weights are sound. Returns the prompt without the LoRAs. Loads nothing.
     ///
     /// # Errors
     /// `InvalidInput` with what is wrong; `Unavailable` without a model.
-    pub fn check(&self, mode: &str, prompt: &str) -> Result<(), Error> {
+    pub fn check(&self, mode: &str, prompt: &str) -> Result<String, Error> {
         let mode = self.modes.read().unwrap().get(mode)?.1.clone();
         let (plain, loras) = prompt::loras(prompt)?;
         self.adapters(&mode, &Request { loras, ..Request::default() })?;
-        Prompt::parse(&plain).map(drop).map_err(library::error)
+        Prompt::parse(&plain).map_err(library::error)?;
+        Ok(plain)
     }
 
     /// Makes a picture. Blocks; the device is shared step by step.

@@ -43,7 +43,15 @@ pub fn text<'a>(object: &'a Map<String, Value>, field: &str) -> Result<Option<&'
     match object.get(field) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
-        Some(value) => Err(Error::invalid(format!("{field}: must be a text, got {value}"))),
+        Some(value) => {
+            let kind = match value {
+                Value::Number(_) => "a number",
+                Value::Bool(_) => "true or false",
+                Value::Array(_) => "a list",
+                _ => "an object",
+            };
+            Err(Error::invalid(format!("{field}: must be a text, got {kind}")))
+        }
     }
 }
 

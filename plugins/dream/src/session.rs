@@ -177,7 +177,10 @@ impl Session<'_> {
         }
         let prompt = match self.prompt.take() {
             Some(prompt) => prompt,
-            None => scoring::embed_text(&without_loras(&self.state.params.prompt))?,
+            // What LoRAs a prompt names says nothing of the picture.
+            None => {
+                scoring::embed_text(&diffusion::check(&self.state.params.mode(), &self.state.params.prompt)?)?
+            }
         };
         if self.state.rescore {
             self.state.turn_to(&prompt, &self.config);
@@ -360,16 +363,6 @@ impl Session<'_> {
         self.save()?;
         Err(error)
     }
-}
-
-/// A prompt without its `<lora:name:strength>`, which say nothing of the picture.
-fn without_loras(prompt: &str) -> String {
-    let mut parts = prompt.split("<lora:");
-    let mut plain = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        plain.push_str(part.split_once('>').map_or("", |(_, rest)| rest));
-    }
-    plain
 }
 
 /// A small JPEG in base64.

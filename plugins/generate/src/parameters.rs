@@ -2,15 +2,14 @@
 
 use std::fmt::Write as _;
 
-use reverie_plugin_sdk::diffusion::{Generated, Request as Asked};
+use reverie_plugin_sdk::diffusion::{Generated, Lora, Request as Asked};
 
 use crate::request::Request;
 
 /// The prompt, a line with the negative one, a line of `Key: value` pairs.
 pub fn text(request: &Request, asked: &Asked, made: &Generated) -> String {
     let mut prompt = request.prompt.clone();
-    let written = |name: &str| prompt_names(&request.prompt, name);
-    for lora in made.loras.iter().filter(|lora| !written(&lora.name)) {
+    for lora in beside(&request.prompt, &made.loras) {
         let _ = write!(prompt, " <lora:{}:{}>", lora.name, lora.strength);
     }
     let mut text = prompt.trim_start().to_owned();
@@ -38,12 +37,33 @@ pub fn text(request: &Request, asked: &Asked, made: &Generated) -> String {
     text
 }
 
-/// Whether a prompt names a LoRA itself.
-fn prompt_names(prompt: &str, lora: &str) -> bool {
-    [":", ">"].iter().any(|end| prompt.contains(&format!("<lora:{lora}{end}")))
+/// The LoRAs that a prompt does not name itself: those that it names come last.
+fn beside<'a>(prompt: &str, loras: &'a [Lora]) -> Vec<&'a Lora> {
+    let named = |lora: &Lora| {
+        [":", ">"]
+            .iter()
+            .map(|end| prompt.matches(&format!("<lora:{}{end}", lora.name)).count())
+            .sum::<usize>()
+    };
+    let later = |i: usize| loras[i..].iter().filter(|other| other.name == loras[i].name).count();
+    loras.iter().enumerate().filter(|(i, lora)| later(*i) > named(lora)).map(|(_, lora)| lora).collect()
 }
 
 /// A value with commas, colons or line ends stands in quotes.
 fn quoted(value: &str) -> String {
     if value.contains([',', ':', '\n']) { format!("{value:?}") } else { value.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loras_of_the_prompt_are_not_written_twice() {
+        let lora = |name: &str, strength| Lora { name: name.to_owned(), strength };
+        let loras = [lora("ink", 0.5), lora("mode", 1.0), lora("ink", 0.8), lora("more", 1.0)];
+        let left = beside("a <lora:ink:0.8>cat <lora:more>", &loras);
+        let left: Vec<_> = left.iter().map(|lora| (lora.name.as_str(), lora.strength)).collect();
+        assert_eq!(left, [("ink", 0.5), ("mode", 1.0)]);
+    }
 }

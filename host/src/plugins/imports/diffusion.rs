@@ -40,7 +40,11 @@ impl wit::Host for CallState {
         Ok(size.map_err(Into::into))
     }
 
-    async fn check(&mut self, mode: String, prompt: String) -> wasmtime::Result<Result<(), types::Error>> {
+    async fn check(
+        &mut self,
+        mode: String,
+        prompt: String,
+    ) -> wasmtime::Result<Result<String, types::Error>> {
         let services = self.services.clone();
         let checked = tokio::task::spawn_blocking(move || services.diffusion.check(&mode, &prompt)).await;
         let checked = checked
