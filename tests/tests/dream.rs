@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use reverie_tests::{Client, Server, plugin};
+use reverie_tests::{Client, Server, lora, plugin};
 use serde_json::{Value, json};
 
 const PROMPT: &str = "a photo of a cat";
@@ -334,6 +334,30 @@ fn what_a_session_was_told_survives_a_crash() {
     }
     let status = ask(&mut client, "dream:status");
     assert!(status["base_prompt"] == "a dog" && status["strategy"] == "grid", "{status}");
+}
+
+#[test]
+fn a_dream_with_a_lora_is_made_again_by_its_prompt() {
+    let server = server(&[]);
+    let loras = server.dir.path().join("reverie-data/loras");
+    std::fs::create_dir_all(&loras).unwrap();
+    std::fs::write(loras.join("shift.safetensors"), lora()).unwrap();
+    let mut client = server.connect();
+    let prompt = format!("{PROMPT}<lora:shift:1>");
+    start(&mut client, json!({"prompt": prompt, "temperature": 0, "render_interval": 1}));
+    let rendered = client.receive_where(|m| m["type"] == "dream:rendered");
+    ask(&mut client, "dream:stop");
+    let top = ask(&mut client, "dream:top");
+    let dream = top["dreams"].as_array().unwrap().iter().find(|dream| dream["id"] == rendered["id"]).unwrap();
+    assert!(dream["prompt"] == prompt && dream["blends"] == json!([]), "{dream}");
+    let pixels = |content: &[u8]| image::load_from_memory(content).unwrap().to_rgb8();
+    let made = |prompt: &Value| {
+        let made = server.post_json("/generate", &json!({"prompt": prompt, "seed": dream["seed"]}));
+        assert_eq!(made.status, 200, "{}", made.text());
+        pixels(&made.body)
+    };
+    let kept = pixels(&server.get(rendered["url"].as_str().unwrap()).body);
+    assert!(kept == made(&dream["prompt"]) && kept != made(&json!(PROMPT)));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use reverie_tests::{Client, Message, Server, picture, skipped};
+use reverie_tests::{Client, Message, Server, lora, picture, skipped};
 use serde_json::{Value, json};
 
 const PROMPT: &str = "a photo of a cat";
@@ -267,22 +267,6 @@ fn a_lora_changes_the_picture_and_goes_again() {
     assert!(strong != make(&format!("{PROMPT}<lora:shift:0.5>")), "the strength changes nothing");
     assert!(plain == make(&format!("{PROMPT}<lora:shift:0>")), "a strength of 0 changes something");
     assert!(plain == make(PROMPT), "it stays");
-}
-
-/// An adapter of rank 1 for the query projection of the first attention of the tiny model's UNet, 8 to 8 features.
-fn lora() -> Vec<u8> {
-    let layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_v";
-    let header = json!({
-        format!("{layer}.lora_down.weight"): {"dtype": "F32", "shape": [1, 8], "data_offsets": [0, 32]},
-        format!("{layer}.lora_up.weight"): {"dtype": "F32", "shape": [8, 1], "data_offsets": [32, 64]},
-    });
-    let header = header.to_string();
-    let mut file = (header.len() as u64).to_le_bytes().to_vec();
-    file.extend_from_slice(header.as_bytes());
-    for i in 0..16 {
-        file.extend_from_slice(&(0.5f32 + i as f32 / 8.0).to_le_bytes());
-    }
-    file
 }
 
 #[test]
