@@ -10,7 +10,7 @@ use std::{
 use cudarc::driver::sys::{CUcontext, CUdevice, CUdevice_attribute as Attribute, CUresult};
 
 use crate::{
-    MEMORY, refuse,
+    MEMORY, occupancy, refuse,
     state::{Driver, Outcome, driver},
 };
 
@@ -118,11 +118,25 @@ unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, of: Attribute, _dev
             Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR => 9,
             Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR => 0,
             Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT => 4,
+            Attribute::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR => occupancy::THREADS,
+            Attribute::CU_DEVICE_ATTRIBUTE_MAX_REGISTERS_PER_MULTIPROCESSOR => occupancy::REGISTERS,
+            Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR => occupancy::SHARED,
+            Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN => occupancy::BLOCK_SHARED,
+            Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE => 50 << 20,
+            Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE => 1_000_000,
+            Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE => 1_000_000,
+            Attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH => 1024,
             _ => return Err(CUresult::CUDA_ERROR_NOT_SUPPORTED),
         };
         // SAFETY: as above.
-        unsafe { give(value, known) }
+        unsafe { give(value, known as c_int) }
     })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuDeviceTotalMem_v2(bytes: *mut usize, _device: CUdevice) -> CUresult {
+    // SAFETY: as above.
+    initialised(|_| unsafe { give(bytes, MEMORY) })
 }
 
 #[unsafe(no_mangle)]

@@ -15,6 +15,7 @@ use reverie_ptx as ptx;
 use crate::{
     OVERHEAD,
     context::{current, give},
+    occupancy,
     state::{Driver, Function, Launch, Outcome, Work},
 };
 
@@ -97,7 +98,7 @@ unsafe extern "C" fn cuModuleGetFunction(
     })
 }
 
-fn function(driver: &mut Driver, handle: CUfunction) -> Outcome<&mut Function> {
+pub fn function(driver: &mut Driver, handle: CUfunction) -> Outcome<&mut Function> {
     driver.functions.get_mut(&(handle.addr() as u64)).ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)
 }
 
@@ -107,6 +108,9 @@ extern "C" fn cuFuncSetAttribute(handle: CUfunction, of: CUfunction_attribute, v
         let function = function(driver, handle)?;
         match of {
             CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES => {
+                if function.kernel()?.shared_bytes() + value as usize > occupancy::BLOCK_SHARED {
+                    return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
+                }
                 function.shared = value as usize;
                 Ok(())
             }

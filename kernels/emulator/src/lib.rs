@@ -17,6 +17,7 @@ mod context;
 mod graph;
 mod launch;
 mod memory;
+mod occupancy;
 mod state;
 mod stream;
 

@@ -115,6 +115,12 @@ pub struct Function {
     pub shared: usize,
 }
 
+impl Function {
+    pub fn kernel(&self) -> Outcome<&ptx::Kernel> {
+        self.module.kernel(&self.kernel).map_err(|_| CUresult::CUDA_ERROR_NOT_FOUND)
+    }
+}
+
 /// The driver.
 #[derive(Default)]
 pub struct Driver {

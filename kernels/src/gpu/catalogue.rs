@@ -1,5 +1,7 @@
 //! The PTX files, and the variants of them that are used.
 
+use std::fmt;
+
 use super::{ops, template};
 use crate::error::{Error, Result};
 
@@ -10,11 +12,18 @@ pub struct Variant {
     pub file: &'static str,
     /// What its directives refer to; see the head of the file.
     pub constants: Vec<(&'static str, i64)>,
+    /// Bytes of `.extern .shared` memory that it is launched with.
+    pub shared: u32,
 }
 
 impl Variant {
     pub(super) fn new(file: &'static str, constants: &[(&'static str, i64)]) -> Self {
-        Self { file, constants: constants.to_vec() }
+        Self { file, constants: constants.to_vec(), shared: 0 }
+    }
+
+    /// With so many bytes of `.extern .shared` memory.
+    pub(super) fn with_shared(self, bytes: usize) -> Self {
+        Self { shared: bytes as u32, ..self }
     }
 
     /// Whether only devices of compute capability 9.0 can run it: it has instructions of sm_90a.
@@ -31,6 +40,14 @@ impl Variant {
         let source = SOURCES.iter().find(|(name, _)| *name == self.file);
         let (_, text) = source.ok_or_else(|| wrong("no such file".into()))?;
         template::expand(text, &self.constants, SOURCES).map_err(wrong)
+    }
+}
+
+impl fmt::Display for Variant {
+    /// Such as `gemm BM=128 BN=64`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.file)?;
+        self.constants.iter().try_for_each(|(name, value)| write!(f, " {name}={value}"))
     }
 }
 

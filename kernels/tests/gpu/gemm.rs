@@ -123,7 +123,7 @@ fn run(device: &Interpreted, variant: &Variant) {
         args.extend([rows, OUTPUTS, splits].map(number));
         args.extend(finish());
         let grid = [(rows * OUTPUTS).div_ceil(8 * 128) as u32, 1, 1];
-        let sum = Variant { file: "gemm_sum", constants: vec![] };
+        let sum = Variant { file: "gemm_sum", constants: vec![], shared: 0 };
         device.launch(&sum, "sum", Launch { grid, block: 128, shared: 0 }, &args).unwrap();
     }
 

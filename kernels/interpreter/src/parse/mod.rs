@@ -1,6 +1,7 @@
 //! From text to kernels.
 
 mod decode;
+mod kernel;
 mod lex;
 
 use std::collections::HashMap;
@@ -10,45 +11,14 @@ use crate::{
     instruction::{Instruction, Operand, Reg, Special, Type},
 };
 use decode::decode;
+pub use kernel::Kernel;
+use kernel::Parameter;
 use lex::{Statement, Token, statements};
 
 /// The kernels of a file.
 #[derive(Debug, Clone)]
 pub struct Module {
     kernels: HashMap<String, Kernel>,
-}
-
-/// An `.entry`, ready to run.
-#[derive(Debug, Clone)]
-pub struct Kernel {
-    /// Its name.
-    pub name: String,
-    pub(crate) parameters: Vec<Parameter>,
-    pub(crate) parameter_bytes: usize,
-    /// The type of each register.
-    pub(crate) registers: Vec<Type>,
-    pub(crate) shared_bytes: usize,
-    /// Whether it takes what a launch gives it beyond `shared_bytes`.
-    pub(crate) dynamic_shared: bool,
-    /// Threads of a block that `.reqntid` wants.
-    pub(crate) required_block: Option<[u32; 3]>,
-    /// Threads of a block that `.maxntid` allows.
-    pub(crate) largest_block: Option<u32>,
-    pub(crate) code: Vec<Instruction>,
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct Parameter {
-    pub name: String,
-    pub offset: usize,
-    pub bytes: usize,
-}
-
-impl Kernel {
-    /// Bytes of each parameter.
-    pub fn parameter_sizes(&self) -> impl Iterator<Item = usize> {
-        self.parameters.iter().map(|parameter| parameter.bytes)
-    }
 }
 
 impl Module {

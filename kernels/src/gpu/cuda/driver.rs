@@ -1,29 +1,23 @@
-//! The CUDA driver: whether there is one, a device's context and stream, and what the driver's errors mean.
+//! The CUDA driver: whether there is one, a device's context, and what the driver's errors mean.
 
-use std::{
-    ffi::{CStr, c_char},
-    mem::MaybeUninit,
-    sync::{Arc, OnceLock},
-};
+use std::sync::OnceLock;
 
 use cudarc::driver::{result::DriverError, sys};
-use sys::{CUdevice_attribute as Attribute, CUresult};
+use sys::CUresult;
 
+use super::properties::Properties;
 use crate::error::{Error, Result};
 
 /// CUDA 11.4, the first driver that has every function in use.
-const OLDEST_DRIVER: i32 = 11040;
-
-/// The first compute capability that the kernels are written for (`cp.async`, `ldmatrix` and `mma` of 16×8×16).
-const OLDEST_CAPABILITY: i32 = 8;
+const OLDEST_DRIVER: [u32; 2] = [11, 4];
 
 /// An error before there is a device to name.
-fn unavailable(what: String) -> Error {
+pub fn unavailable(what: String) -> Error {
     Error::Device { device: "CUDA".into(), what, lost: false }
 }
 
 /// The driver's words for one of its errors.
-fn describe(error: DriverError) -> String {
+pub fn describe(error: DriverError) -> String {
     let name = match error.error_name() {
         Ok(name) => name.to_string_lossy(),
         Err(_) => format!("error {}", error.0 as u32).into(),
@@ -47,18 +41,16 @@ fn try_load() -> Result<(), String> {
         let library = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
         return Err(format!("no NVIDIA driver: {library} was not found"));
     }
-    let mut version = 0;
-    // SAFETY: the pointer is to a local; this function may be called before `cuInit`.
-    match unsafe { sys::cuDriverGetVersion(&mut version) }.result() {
+    let version = match version() {
         Err(DriverError(CUresult::CUDA_ERROR_STUB_LIBRARY)) => {
             return Err("the libcuda.so that was found is the CUDA toolkit's stub for linking, not the NVIDIA driver's: \
                         take its folder out of LD_LIBRARY_PATH"
                 .into());
         }
         other => other.map_err(describe)?,
-    }
+    };
     if version < OLDEST_DRIVER {
-        let (major, minor) = (version / 1000, version % 1000 / 10);
+        let [major, minor] = version;
         return Err(format!("the NVIDIA driver is too old: it knows CUDA {major}.{minor}, 11.4 is needed"));
     }
     // SAFETY: no preconditions.
@@ -75,6 +67,27 @@ pub fn count() -> Result<usize> {
     // SAFETY: the driver is initialised; the pointer is to a local.
     unsafe { sys::cuDeviceGetCount(&mut count) }.result().map_err(|error| unavailable(describe(error)))?;
     Ok(usize::try_from(count).unwrap_or(0))
+}
+
+/// The handle of a device.
+pub fn device(ordinal: usize) -> Result<sys::CUdevice> {
+    let count = count()?;
+    let number = i32::try_from(ordinal).ok().filter(|_| ordinal < count);
+    let number = number.ok_or_else(|| unavailable(format!("there is no device {ordinal}, only {count}")))?;
+    let mut device = 0;
+    // SAFETY: the driver is initialised; the pointer is to a local.
+    let code = unsafe { sys::cuDeviceGet(&mut device, number) };
+    code.result().map_err(|error| unavailable(format!("device {ordinal}: {}", describe(error))))?;
+    Ok(device)
+}
+
+/// The version of CUDA that the driver knows, major and minor.
+pub fn version() -> Result<[u32; 2], DriverError> {
+    let mut version = 0;
+    // SAFETY: the pointer is to a local; this function may be called before `cuInit`.
+    unsafe { sys::cuDriverGetVersion(&mut version) }.result()?;
+    let version = u32::try_from(version).unwrap_or(0);
+    Ok([version / 1000, version % 1000 / 10])
 }
 
 /// Whether the device is of no more use to this process: after these, every call fails.
@@ -105,22 +118,14 @@ fn is_fatal(code: CUresult) -> bool {
     )
 }
 
-/// What a call of the driver writes as text.
-fn text(call: impl FnOnce(*mut c_char, i32) -> CUresult) -> Result<String, DriverError> {
-    // The last byte is kept back, and stays zero.
-    let mut bytes = [0u8; 256];
-    call(bytes.as_mut_ptr().cast(), bytes.len() as i32 - 1).result()?;
-    Ok(CStr::from_bytes_until_nul(&bytes).unwrap_or_default().to_string_lossy().into_owned())
-}
-
 /// The primary context of a device.
 pub struct Context {
     device: sys::CUdevice,
     raw: sys::CUcontext,
     /// In words.
     pub name: String,
-    /// Where it is plugged in, as NVML names it; empty where the driver does not say.
-    pub pci_bus_id: String,
+    /// Of its device.
+    pub properties: Properties,
     /// Why it is of no more use, once it is not.
     lost: OnceLock<String>,
 }
@@ -133,37 +138,13 @@ unsafe impl Sync for Context {}
 impl Context {
     /// The context of device `ordinal`.
     pub fn new(ordinal: usize) -> Result<Self> {
-        let count = count()?;
-        let number = i32::try_from(ordinal).ok().filter(|_| ordinal < count);
-        let number =
-            number.ok_or_else(|| unavailable(format!("there is no device {ordinal}, only {count}")))?;
-        let named = |device: sys::CUdevice| {
-            // SAFETY: as many bytes as are said.
-            let name = text(|to, bytes| unsafe { sys::cuDeviceGetName(to, bytes, device) })?;
-            Ok(format!("{name} (CUDA device {ordinal})"))
-        };
-        let open = || {
-            let mut device = 0;
-            // SAFETY: the driver is initialised; the pointer is to a local.
-            unsafe { sys::cuDeviceGet(&mut device, number) }.result()?;
-            Ok((device, named(device)?))
-        };
-        let (device, name) =
-            open().map_err(|error| unavailable(format!("device {ordinal}: {}", describe(error))))?;
-        // SAFETY: as many bytes as are said.
-        let pci_bus_id = text(|to, bytes| unsafe { sys::cuDeviceGetPCIBusId(to, bytes, device) });
-        let mut context = Self {
-            device,
-            raw: std::ptr::null_mut(),
-            name,
-            pci_bus_id: pci_bus_id.unwrap_or_default(),
-            lost: OnceLock::new(),
-        };
-        let [major, minor] = context.capability()?;
-        if major < OLDEST_CAPABILITY {
-            return Err(context.error(format!(
-                "its compute capability is {major}.{minor}; {OLDEST_CAPABILITY}.0 is needed (RTX 30, A100 or newer)"
-            )));
+        let device = device(ordinal)?;
+        let properties = Properties::of(device, ordinal)?;
+        let name = format!("{} (CUDA device {ordinal})", properties.name);
+        let raw = std::ptr::null_mut();
+        let mut context = Self { device, raw, name, properties, lost: OnceLock::new() };
+        if let Some(reason) = context.properties.too_old() {
+            return Err(context.error(reason));
         }
         // Who waits for the device sleeps; else each lane would keep a core busy. Where somebody else has made the context
         // already, theirs holds.
@@ -175,41 +156,6 @@ impl Context {
         context.check(unsafe { sys::cuDevicePrimaryCtxRetain(&mut raw, device) }, "its context")?;
         context.raw = raw;
         Ok(context)
-    }
-
-    /// An error where attention can't use `wgmma`: tensor maps need CUDA 12.0, the instructions compute capability 9.0, and no
-    /// other.
-    pub fn check_wgmma(&self) -> Result<()> {
-        let [major, minor] = self.capability()?;
-        let mut version = 0;
-        // SAFETY: the pointer is to a local.
-        self.check(unsafe { sys::cuDriverGetVersion(&mut version) }, "its driver's version")?;
-        if [major, minor] != [9, 0] || version < 12000 {
-            return Err(self.error(format!(
-                "wgmma needs compute capability 9.0 and a driver of CUDA 12.0; it has {major}.{minor} and {}.{}",
-                version / 1000,
-                version % 1000 / 10
-            )));
-        }
-        Ok(())
-    }
-
-    fn capability(&self) -> Result<[i32; 2]> {
-        Ok([
-            self.attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
-            self.attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
-        ])
-    }
-
-    /// A property of the device.
-    pub fn attribute(&self, attribute: Attribute) -> Result<i32> {
-        let mut value = 0;
-        // SAFETY: the pointer is to a local.
-        self.check(
-            unsafe { sys::cuDeviceGetAttribute(&mut value, attribute, self.device) },
-            "its properties",
-        )?;
-        Ok(value)
     }
 
     /// Bytes of memory that nobody holds.
@@ -256,126 +202,6 @@ impl Drop for Context {
         if !self.raw.is_null() {
             // SAFETY: retained in `new`; whatever was made in it holds it, and so is gone.
             let _ = unsafe { sys::cuDevicePrimaryCtxRelease_v2(self.device) };
-        }
-    }
-}
-
-/// A queue of work that runs in order.
-pub struct Stream {
-    pub context: Arc<Context>,
-    raw: sys::CUstream,
-}
-
-// SAFETY: the handle may be used from any thread.
-unsafe impl Send for Stream {}
-// SAFETY: the driver does its own locking.
-unsafe impl Sync for Stream {}
-
-impl Stream {
-    /// One that does not wait for the default stream.
-    pub fn new(context: Arc<Context>) -> Result<Self> {
-        context.enter()?;
-        let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
-        let mut raw = std::ptr::null_mut();
-        // SAFETY: the context is current; the pointer is to a local.
-        context.check(unsafe { sys::cuStreamCreate(&mut raw, flags) }, "a stream")?;
-        Ok(Self { context, raw })
-    }
-
-    /// The handle, for as long as `self` lives.
-    pub fn raw(&self) -> sys::CUstream {
-        self.raw
-    }
-
-    /// Has what is put into it from now on run after all that is in `earlier`, of the same context, so far.
-    pub fn follow(&self, earlier: &Stream) -> Result<()> {
-        let mark = Event::mark(self.context.clone())?;
-        mark.record(earlier)?;
-        // SAFETY: both exist, in the same context. The driver keeps what it needs of the event.
-        let code = unsafe { sys::cuStreamWaitEvent(self.raw, mark.raw, 0) };
-        self.context.check(code, "waiting for another stream")
-    }
-
-    /// Waits until all that is in it has run.
-    pub fn synchronise(&self) -> Result<()> {
-        self.context.enter()?;
-        // SAFETY: the stream exists.
-        self.context.check(unsafe { sys::cuStreamSynchronize(self.raw) }, "waiting for what was launched")
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        if self.context.enter().is_ok() {
-            // SAFETY: made in `new`. The driver lets what is in it finish.
-            let _ = unsafe { sys::cuStreamDestroy_v2(self.raw) };
-        }
-    }
-}
-
-/// A point in a stream.
-pub struct Event {
-    context: Arc<Context>,
-    raw: sys::CUevent,
-}
-
-// SAFETY: the handle may be used from any thread.
-unsafe impl Send for Event {}
-// SAFETY: the driver does its own locking.
-unsafe impl Sync for Event {}
-
-impl Event {
-    /// One that was not recorded yet, to wait for. Of all kinds this one costs streams the least.
-    pub fn mark(context: Arc<Context>) -> Result<Self> {
-        Self::new(context, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
-    }
-
-    /// One that was not recorded yet, to tell the time between two.
-    pub fn timed(context: Arc<Context>) -> Result<Self> {
-        Self::new(context, sys::CUevent_flags::CU_EVENT_DEFAULT)
-    }
-
-    fn new(context: Arc<Context>, flags: sys::CUevent_flags) -> Result<Self> {
-        context.enter()?;
-        // Who waits for it sleeps.
-        let flags = flags as u32 | sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC as u32;
-        let mut raw = MaybeUninit::uninit();
-        // SAFETY: the context is current; the pointer is to a local.
-        context.check(unsafe { sys::cuEventCreate(raw.as_mut_ptr(), flags) }, "an event")?;
-        // SAFETY: written, as the call succeeded.
-        Ok(Self { context, raw: unsafe { raw.assume_init() } })
-    }
-
-    /// Puts it after all that is in the stream so far.
-    pub fn record(&self, stream: &Stream) -> Result<()> {
-        self.context.enter()?;
-        // SAFETY: both exist, in the same context.
-        self.context.check(unsafe { sys::cuEventRecord(self.raw, stream.raw) }, "an event")
-    }
-
-    /// Waits for what came before it; returns at once where it was never recorded.
-    pub fn wait(&self) -> Result<()> {
-        self.context.enter()?;
-        // SAFETY: the event exists.
-        self.context.check(unsafe { sys::cuEventSynchronize(self.raw) }, "waiting for what was launched")
-    }
-
-    /// Milliseconds from `earlier`; both are timed, were recorded and waited for.
-    pub fn since(&self, earlier: &Event) -> Result<f32> {
-        self.context.enter()?;
-        let mut milliseconds = 0.0;
-        // SAFETY: both exist; the pointer is to a local.
-        let code = unsafe { sys::cuEventElapsedTime(&mut milliseconds, earlier.raw, self.raw) };
-        self.context.check(code, "the time between events")?;
-        Ok(milliseconds)
-    }
-}
-
-impl Drop for Event {
-    fn drop(&mut self) {
-        if self.context.enter().is_ok() {
-            // SAFETY: made in `new`.
-            let _ = unsafe { sys::cuEventDestroy_v2(self.raw) };
         }
     }
 }

@@ -22,8 +22,8 @@ use cudarc::driver::sys;
 use super::{
     CudaBuffer, Held, Home, Lane,
     allocator::{Block, size_class},
-    driver::Stream,
     staging::Pinned,
+    stream::Stream,
 };
 use crate::{error::Result, gpu::Recording};
 

@@ -8,11 +8,15 @@
 #![allow(unsafe_code)] // The driver is a C library. Nowhere else in the GPU backend is anything unsafe.
 
 mod allocator;
+mod compiled;
 mod driver;
 mod graph;
 mod modules;
+mod properties;
 mod staging;
+mod stream;
 mod tensor_map;
+mod trace;
 
 use std::{
     ffi::c_void,
@@ -24,15 +28,19 @@ use sys::CUresult;
 
 use self::{
     allocator::{Block, Pool, Share, Source},
-    driver::{Context, Event, Stream},
+    driver::Context,
     graph::Private,
     modules::Modules,
     staging::Staging,
+    stream::{Event, Stream},
 };
 use super::{Arg, Device, Launch, Recording, Variant};
 use crate::error::{Error, Result};
 
 pub use allocator::MemoryUse;
+pub use compiled::{Compiled, Entry};
+pub use properties::Properties;
+pub use trace::Traced;
 
 /// The most parameters that a kernel may have.
 const PARAMETERS: usize = 32;
@@ -204,6 +212,14 @@ impl Cuda {
         driver::count()
     }
 
+    /// Every NVIDIA GPU that there is, also those that are too old. Nothing is made on them.
+    ///
+    /// # Errors
+    /// [`Error::Device`] where there is no driver, or it does not work.
+    pub fn list() -> Result<Vec<Properties>> {
+        Properties::list()
+    }
+
     /// The GPU of this number in the driver's order (`CUDA_VISIBLE_DEVICES`), with at most so many bytes of its memory; none: nine tenths
     /// of what is free now. `wgmma`: whether attention is to use these instructions.
     ///
@@ -212,7 +228,7 @@ impl Cuda {
     pub fn new(ordinal: usize, memory_budget: Option<u64>, wgmma: bool) -> Result<Self> {
         let context = Arc::new(Context::new(ordinal)?);
         if wgmma {
-            context.check_wgmma()?;
+            context.properties.lacks_wgmma().map_or(Ok(()), |reason| Err(context.error(reason)))?;
         }
         let budget = match memory_budget {
             Some(bytes) => usize::try_from(bytes).unwrap_or(usize::MAX),
@@ -230,7 +246,23 @@ impl Cuda {
 
     /// The address of its slot, by which [`crate::nvml`] finds it; none where the driver does not say.
     pub fn pci_bus_id(&self) -> Option<&str> {
-        Some(self.0.gpu.context.pci_bus_id.as_str()).filter(|id| !id.is_empty())
+        Some(self.0.gpu.context.properties.pci_bus_id.as_str()).filter(|id| !id.is_empty())
+    }
+
+    /// What the device is, with the memory that is free now.
+    pub fn properties(&self) -> Properties {
+        let context = &self.0.gpu.context;
+        let free = context.free().ok().map(|bytes| bytes as u64);
+        Properties { memory_free: free, ..context.properties.clone() }
+    }
+
+    /// Compiles a variant, unless that was done before, and says what came of it. Others may compile and compute meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Device`] with what the compiler has to say, [`Error::OutOfMemory`].
+    pub fn compile(&self, variant: &Variant) -> Result<Compiled> {
+        let gpu = &*self.0.gpu;
+        gpu.modules.get(gpu, variant)?.describe(gpu, variant.shared)
     }
 
     /// Memory in use in all lanes, and what is kept for later.
@@ -266,6 +298,16 @@ impl Cuda {
         end.record(stream)?;
         end.wait()?;
         end.since(&start)
+    }
+
+    /// The launches of `work` in this lane, in their order, with the time that each took. Waits for them. What other threads launch is not
+    /// among them, nor what is recorded or replayed: work that is [repeated](crate::Backend::repeat) shows at its first time
+    /// only.
+    ///
+    /// # Errors
+    /// [`Error::Device`], and those of `work`.
+    pub fn trace(&self, work: impl FnOnce() -> Result<()>) -> Result<Vec<Traced>> {
+        trace::trace(&self.0, work)
     }
 
     /// Refuses transfers past a buffer's end, and buffers of another device.
@@ -367,7 +409,7 @@ impl Device for Cuda {
         let function = function.filter(|_| args.len() <= PARAMETERS).ok_or_else(|| {
             context.error(format!("{entry} of {variant:?} does not take {} such parameters", args.len()))
         })?;
-        function.reserve(launch.shared, context)?;
+        function.reserve(launch.shared, gpu)?;
         let mut buffers = Vec::with_capacity(PARAMETERS);
         let mut maps = Vec::with_capacity(PARAMETERS);
         let mut values = [0u64; PARAMETERS];
@@ -396,6 +438,7 @@ impl Device for Cuda {
         }
         let Launch { grid: [x, y, z], block, shared } = launch;
         graph::with(&self.0, |capture| {
+            let records = capture.is_some();
             let stream = graph::target(capture, &self.0, &buffers)?.raw();
             let (pointers, extra) = (pointers.as_mut_ptr(), std::ptr::null_mut());
             // SAFETY: the function is loaded and has just these parameters, which the driver copies. That it stays within
@@ -403,7 +446,8 @@ impl Device for Cuda {
             let call = || unsafe {
                 sys::cuLaunchKernel(function.raw(), x, y, z, block, 1, 1, shared, stream, pointers, extra)
             };
-            gpu.with_room(|| format!("launching {entry} of {variant:?} as {launch:?}"), call)
+            let call = || gpu.with_room(|| format!("launching {entry} of {variant:?} as {launch:?}"), call);
+            if records { call() } else { trace::around(&self.0, (variant, entry, launch), call) }
         })
     }
 }

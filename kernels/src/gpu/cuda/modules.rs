@@ -4,11 +4,16 @@ use std::{
     collections::HashMap,
     ffi::{CString, c_void},
     sync::{Arc, Mutex, PoisonError, RwLock},
+    time::Instant,
 };
 
 use cudarc::driver::sys;
 
-use super::{Gpu, driver::Context};
+use super::{
+    Gpu,
+    compiled::{Compiled, Entry},
+    driver::Context,
+};
 use crate::{
     error::{Error, Result},
     gpu::{Arg, Variant},
@@ -69,15 +74,17 @@ impl Function {
     }
 
     /// Asks for so much dynamic shared memory.
-    pub fn reserve(&self, bytes: u32, context: &Context) -> Result<()> {
+    pub fn reserve(&self, bytes: u32, gpu: &Gpu) -> Result<()> {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         if bytes <= *shared {
             return Ok(());
         }
         let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-        // SAFETY: the function exists.
-        let code = unsafe { sys::cuFuncSetAttribute(self.raw, attribute, bytes as i32) };
-        context.check(code, &format!("{bytes} bytes of shared memory"))?;
+        gpu.with_room(
+            || format!("{bytes} bytes of shared memory"),
+            // SAFETY: the function is loaded.
+            || unsafe { sys::cuFuncSetAttribute(self.raw, attribute, bytes as i32) },
+        )?;
         *shared = bytes;
         Ok(())
     }
@@ -88,6 +95,8 @@ pub struct Module {
     context: Arc<Context>,
     raw: sys::CUmodule,
     functions: HashMap<String, Function>,
+    /// How long the driver took for it.
+    milliseconds: f32,
 }
 
 // SAFETY: the handle may be used from any thread.
@@ -125,19 +134,32 @@ impl Module {
                 )
             }
         };
+        let start = Instant::now();
         let loaded = gpu.with_room(|| format!("compiling {variant:?}"), load);
         loaded.map_err(|error| with_log(error, &log))?;
         // From here on, dropping it unloads.
-        let mut module = Self { context: context.clone(), raw, functions: HashMap::new() };
+        let mut module = Self { context: context.clone(), raw, functions: HashMap::new(), milliseconds: 0.0 };
         for (name, parameters) in entries {
             let entry = CString::new(name.as_str()).map_err(|_| wrong("a zero byte".into()))?;
             let mut raw = std::ptr::null_mut();
-            // SAFETY: the module is loaded; the name ends in a zero.
-            let code = unsafe { sys::cuModuleGetFunction(&mut raw, module.raw, entry.as_ptr()) };
-            context.check(code, &format!("{name} of {variant:?}"))?;
+            // A driver that loads lazily brings the code to the device here.
+            gpu.with_room(
+                || format!("{name} of {variant:?}"),
+                // SAFETY: the module is loaded; the name ends in a zero; the pointer is to a local.
+                || unsafe { sys::cuModuleGetFunction(&mut raw, module.raw, entry.as_ptr()) },
+            )?;
             module.functions.insert(name, Function { raw, parameters, shared: Mutex::new(PLAIN_SHARED) });
         }
+        module.milliseconds = start.elapsed().as_secs_f32() * 1e3;
         Ok(module)
+    }
+
+    /// What the driver made of it, where its entries are launched with so much dynamic shared memory.
+    pub fn describe(&self, gpu: &Gpu, shared: u32) -> Result<Compiled> {
+        let entries = self.functions.iter().map(|(name, function)| Entry::of(gpu, name, function, shared));
+        let mut entries = entries.collect::<Result<Vec<_>>>()?;
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(Compiled { milliseconds: self.milliseconds, entries })
     }
 
     /// The entry of this name.

@@ -9,7 +9,10 @@ use std::{
 
 use cudarc::driver::sys;
 
-use super::driver::{Context, Event, Stream};
+use super::{
+    driver::Context,
+    stream::{Event, Stream},
+};
 use crate::error::Result;
 
 /// Bytes of a half: a third of a millisecond on PCIe 4, far more than starting a copy takes.

@@ -74,7 +74,7 @@ impl Tiles {
             ("BN", self.keys as i64),
             ("SPLIT", self.split as i64),
         ];
-        Variant::new("attention", &constants)
+        Variant::new("attention", &constants).with_shared(self.shared())
     }
 
     fn threads(&self) -> usize {
@@ -117,7 +117,8 @@ impl Grouped {
 
     fn variant(&self) -> Variant {
         let constants = [("D", self.width), ("GROUPS", self.groups), ("BN", self.keys)];
-        Variant::new("attention_wgmma", &constants.map(|(name, value)| (name, value as i64)))
+        let constants = constants.map(|(name, value)| (name, value as i64));
+        Variant::new("attention_wgmma", &constants).with_shared(self.shared())
     }
 
     fn queries(&self) -> usize {
@@ -155,12 +156,9 @@ impl Grouped {
         let sizes = [queries * features, features, queries, keys, heads, width, tiles];
         args.extend(sizes.map(|size| Arg::U32(size as u32)));
         args.push(Arg::F32(scale(width)));
-        let launch = Launch {
-            grid: [(n * heads * tiles) as u32, 1, 1],
-            block: 128 * (1 + self.groups as u32),
-            shared: self.shared() as u32,
-        };
-        gpu.device.launch(&self.variant(), "attention", launch, &args)
+        let (variant, block) = (self.variant(), 128 * (1 + self.groups as u32));
+        let launch = Launch { grid: [(n * heads * tiles) as u32, 1, 1], block, shared: variant.shared };
+        gpu.device.launch(&variant, "attention", launch, &args)
     }
 }
 
@@ -200,8 +198,9 @@ pub(in crate::gpu) fn attention<D: Device>(
 
     let (variant, launch) = match tiles {
         Some(tiles) => {
-            let (block, shared) = (tiles.threads() as u32, tiles.shared() as u32);
-            (tiles.variant(), Launch { grid: [(n * heads * parts) as u32, 1, 1], block, shared })
+            let (variant, block) = (tiles.variant(), tiles.threads() as u32);
+            let launch = Launch { grid: [(n * heads * parts) as u32, 1, 1], block, shared: variant.shared };
+            (variant, launch)
         }
         None => (any_variant(causal), Launch { grid: [blocks(warps, 4), 1, 1], block: 128, shared: 0 }),
     };
