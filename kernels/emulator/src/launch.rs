@@ -13,7 +13,7 @@ use cudarc::driver::sys::{
 use reverie_ptx as ptx;
 
 use crate::{
-    OVERHEAD,
+    CODE, OVERHEAD,
     context::{current, give},
     occupancy,
     state::{Driver, Function, Launch, Outcome, Work},
@@ -33,17 +33,18 @@ unsafe extern "C" fn cuModuleLoadDataEx(
     options: *mut CUjit_option,
     values: *mut *mut c_void,
 ) -> CUresult {
+    // SAFETY: the caller's text, which ends in a zero, and its options with as many values.
+    let (text, options, values) = unsafe {
+        let text = CStr::from_ptr(text.cast());
+        let count = count as usize;
+        (text, std::slice::from_raw_parts(options, count), std::slice::from_raw_parts_mut(values, count))
+    };
+    // Other threads use the driver meanwhile.
+    let parsed = match text.to_str() {
+        Ok(text) => ptx::Module::parse(text).map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
     current(|driver| {
-        // SAFETY: the caller's text, which ends in a zero, and its options with as many values.
-        let (text, options, values) = unsafe {
-            let text = CStr::from_ptr(text.cast());
-            let count = count as usize;
-            (text, std::slice::from_raw_parts(options, count), std::slice::from_raw_parts_mut(values, count))
-        };
-        let parsed = match text.to_str() {
-            Ok(text) => ptx::Module::parse(text).map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
-        };
         let at = |option| options.iter().position(|one| *one == option);
         let log = at(CUjit_option::CU_JIT_ERROR_LOG_BUFFER);
         let size = at(CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES);
@@ -69,10 +70,10 @@ extern "C" fn cuModuleUnload(module: CUmodule) -> CUresult {
     current(|driver| {
         let known = driver.modules.remove(&(module.addr() as u64));
         let (_, functions) = known.ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)?;
+        driver.taken -= OVERHEAD + CODE * functions.len();
         for function in functions {
             driver.functions.remove(&function);
         }
-        driver.taken -= OVERHEAD;
         Ok(())
     })
 }
@@ -87,11 +88,12 @@ unsafe extern "C" fn cuModuleGetFunction(
         // SAFETY: the caller's text, which ends in a zero.
         let kernel = unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned();
         let handle = driver.handle();
-        let known = driver.modules.get_mut(&(module.addr() as u64));
-        let (module, functions) = known.ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)?;
-        module.kernel(&kernel).map_err(|_| CUresult::CUDA_ERROR_NOT_FOUND)?;
-        functions.push(handle);
+        let key = module.addr() as u64;
+        let (module, _) = driver.modules.get(&key).ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)?;
         let module = module.clone();
+        module.kernel(&kernel).map_err(|_| CUresult::CUDA_ERROR_NOT_FOUND)?;
+        driver.take(CODE)?;
+        driver.modules.entry(key).and_modify(|(_, functions)| functions.push(handle));
         driver.functions.insert(handle, Function { module, kernel, shared: PLAIN_SHARED });
         // SAFETY: the caller's pointer.
         unsafe { give(function, std::ptr::without_provenance_mut(handle as usize)) }

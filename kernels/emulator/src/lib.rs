@@ -10,7 +10,8 @@
 //! something in them. A fault of a kernel, such as an access out of bounds, loses the device, as it does on a GPU.
 //!
 //! It is one device of compute capability 9.0 with [`MEMORY`] bytes. Modules and graphs take [`OVERHEAD`] bytes of
-//! those each, so that it also shows what happens where there is nothing left for them.
+//! those each, and the functions of a module [`CODE`] bytes when they are asked for, as in a driver that loads lazily: so it
+//! also shows what happens where there is nothing left for them.
 #![warn(missing_docs)]
 
 mod context;
@@ -26,6 +27,9 @@ pub const MEMORY: usize = 192 << 20;
 
 /// Bytes that the driver takes for a module, and for a graph.
 pub const OVERHEAD: usize = 64 << 10;
+
+/// Bytes that the driver takes for a function.
+pub const CODE: usize = 16 << 10;
 
 /// Ends the process: what was done has no defined result with a real driver.
 pub(crate) fn refuse(what: &str) -> ! {

@@ -5,3 +5,4 @@
 #[path = "../common/emulator.rs"]
 mod emulator;
 mod trace;
+mod warm;

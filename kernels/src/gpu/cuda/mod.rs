@@ -12,11 +12,13 @@ mod compiled;
 mod driver;
 mod graph;
 mod modules;
+mod once;
 mod properties;
 mod staging;
 mod stream;
 mod tensor_map;
 mod trace;
+mod warm;
 
 use std::{
     ffi::c_void,
@@ -41,6 +43,7 @@ pub use allocator::MemoryUse;
 pub use compiled::{Compiled, Entry};
 pub use properties::Properties;
 pub use trace::Traced;
+pub use warm::Warming;
 
 /// The most parameters that a kernel may have.
 const PARAMETERS: usize = 32;
@@ -265,6 +268,13 @@ impl Cuda {
         gpu.modules.get(gpu, variant)?.describe(gpu, variant.shared)
     }
 
+    /// Compiles these variants on so many threads while others go on, so that nobody waits for it later. Of what is being
+    /// compiled already whoever launches it waits for the rest. For as long as what is returned exists; none is compiled
+    /// ahead unless this is called.
+    pub fn warm(&self, variants: Vec<Variant>, threads: usize) -> Warming {
+        Warming::new(&self.0.gpu, variants, threads)
+    }
+
     /// Memory in use in all lanes, and what is kept for later.
     pub fn memory(&self) -> MemoryUse {
         self.0.gpu.pool.usage()
@@ -407,7 +417,7 @@ impl Device for Cuda {
         let module = gpu.modules.get(gpu, variant)?;
         let function = module.function(entry).filter(|function| function.takes(args));
         let function = function.filter(|_| args.len() <= PARAMETERS).ok_or_else(|| {
-            context.error(format!("{entry} of {variant:?} does not take {} such parameters", args.len()))
+            context.error(format!("{entry} of {variant} does not take {} such parameters", args.len()))
         })?;
         function.reserve(launch.shared, gpu)?;
         let mut buffers = Vec::with_capacity(PARAMETERS);
@@ -446,7 +456,7 @@ impl Device for Cuda {
             let call = || unsafe {
                 sys::cuLaunchKernel(function.raw(), x, y, z, block, 1, 1, shared, stream, pointers, extra)
             };
-            let call = || gpu.with_room(|| format!("launching {entry} of {variant:?} as {launch:?}"), call);
+            let call = || gpu.with_room(|| format!("launching {entry} of {variant} as {launch:?}"), call);
             if records { call() } else { trace::around(&self.0, (variant, entry, launch), call) }
         })
     }

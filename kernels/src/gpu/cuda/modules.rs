@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     ffi::{CString, c_void},
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
 
@@ -13,6 +13,7 @@ use super::{
     Gpu,
     compiled::{Compiled, Entry},
     driver::Context,
+    once::Once,
 };
 use crate::{
     error::{Error, Result},
@@ -107,7 +108,7 @@ unsafe impl Sync for Module {}
 impl Module {
     fn load(gpu: &Gpu, variant: &Variant) -> Result<Self> {
         let context = &gpu.context;
-        let wrong = |what: String| context.error(format!("{what}, in {variant:?}"));
+        let wrong = |what: String| context.error(format!("{what}, in {variant}"));
         let text = variant.ptx()?;
         let entries = entries(&text).map_err(wrong)?;
         let text = CString::new(text).map_err(|_| wrong("a zero byte".into()))?;
@@ -135,7 +136,7 @@ impl Module {
             }
         };
         let start = Instant::now();
-        let loaded = gpu.with_room(|| format!("compiling {variant:?}"), load);
+        let loaded = gpu.with_room(|| format!("compiling {variant}"), load);
         loaded.map_err(|error| with_log(error, &log))?;
         // From here on, dropping it unloads.
         let mut module = Self { context: context.clone(), raw, functions: HashMap::new(), milliseconds: 0.0 };
@@ -144,7 +145,7 @@ impl Module {
             let mut raw = std::ptr::null_mut();
             // A driver that loads lazily brings the code to the device here.
             gpu.with_room(
-                || format!("{name} of {variant:?}"),
+                || format!("{name} of {variant}"),
                 // SAFETY: the module is loaded; the name ends in a zero; the pointer is to a local.
                 || unsafe { sys::cuModuleGetFunction(&mut raw, module.raw, entry.as_ptr()) },
             )?;
@@ -223,30 +224,12 @@ fn entries(text: &str) -> Result<Vec<(String, Vec<Kind>)>, String> {
 
 /// The modules of a device by variant.
 #[derive(Default)]
-pub struct Modules {
-    loaded: RwLock<HashMap<Variant, Arc<Module>>>,
-    /// Held while compiling, so that none is compiled twice: launches of what is loaded go on meanwhile.
-    compiling: Mutex<()>,
-}
+pub struct Modules(Once<Variant, Module>);
 
 impl Modules {
     /// The module of a variant, compiled at the first call. (The driver keeps the machine code on disk.)
     pub fn get(&self, gpu: &Gpu, variant: &Variant) -> Result<Arc<Module>> {
-        if let Some(module) = self.find(variant) {
-            return Ok(module);
-        }
-        let _compiling = self.compiling.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(module) = self.find(variant) {
-            return Ok(module);
-        }
-        let module = Arc::new(Module::load(gpu, variant)?);
-        let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
-        loaded.insert(variant.clone(), module.clone());
-        Ok(module)
-    }
-
-    fn find(&self, variant: &Variant) -> Option<Arc<Module>> {
-        self.loaded.read().unwrap_or_else(PoisonError::into_inner).get(variant).cloned()
+        self.0.get(variant, || Module::load(gpu, variant))
     }
 }
 
@@ -280,9 +263,9 @@ mod tests {
     fn every_variant_has_entries_whose_parameters_are_known() {
         for variant in crate::gpu::variants() {
             let text = variant.ptx().unwrap();
-            assert!(text.is_ascii(), "{variant:?}: PTX is ASCII");
+            assert!(text.is_ascii(), "{variant}: PTX is ASCII");
             let found = entries(&text);
-            assert!(found.as_ref().is_ok_and(|found| !found.is_empty()), "{variant:?}: {found:?}");
+            assert!(found.as_ref().is_ok_and(|found| !found.is_empty()), "{variant}: {found:?}");
         }
     }
 
