@@ -42,8 +42,13 @@ pub struct Launch {
     pub shared: u32,
 }
 
-/// Work that a device keeps, to run it again as a whole.
-pub trait Recording: Send + Sync {
+/// Work that a device keeps, to run it again as a whole. One thread at a time may use it, as it is with CUDA's graphs:
+///
+/// ```compile_fail
+/// fn shared<T: Sync + ?Sized>() {}
+/// shared::<dyn reverie_kernels::gpu::Recording>();
+/// ```
+pub trait Recording: Send {
     /// Runs it, after all that was launched.
     ///
     /// # Errors
@@ -104,8 +109,14 @@ pub trait Device: Send + Sync + 'static {
     /// Runs the entry of a variant.
     ///
     /// # Errors
-    /// [`Error::Device`](crate::Error::Device).
-    fn launch(
+    /// [`Error::Device`](crate::Error::Device), [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+    ///
+    /// # Safety
+    /// The kernel stays within its buffers: each is as large, and the grid as small, as the kernel's numbers say, and what it reads
+    /// as an index is one. So do tensor maps within theirs. A device need not check any of it, and has all buffers, with pinned
+    /// memory of the host, in one address space.
+    #[allow(unsafe_code, reason = "says so and no more")]
+    unsafe fn launch(
         &self,
         variant: &Variant,
         entry: &'static str,

@@ -97,6 +97,25 @@ impl<D: Device> GpuBackend<D> {
         }
     }
 
+    /// Launches what an operation of [`ops`] asks for. Where the driver has no memory for that, recordings give theirs.
+    #[allow(unsafe_code, reason = "the one place where kernels are launched")]
+    fn launch(
+        &self,
+        variant: &Variant,
+        entry: &'static str,
+        launch: Launch,
+        args: &[Arg<'_, D::Buffer>],
+    ) -> Result<()> {
+        // SAFETY: private to the operations. Each allocates its results by the shape that it gives the kernel, has the shapes
+        // of its inputs checked, which their buffers were allocated by, and makes grid and indices from those. Each is run in the
+        // interpreter, at sizes around every bound, which checks all accesses.
+        let launch = || unsafe { self.device.launch(variant, entry, launch, args) };
+        match launch() {
+            Err(Error::OutOfMemory { .. }) if self.recordings.forget() => launch(),
+            launched => launched,
+        }
+    }
+
     /// A tensor with nothing written to it.
     fn empty(&self, shape: Shape) -> Result<GpuTensor<D>> {
         let values = check_shape(shape)?;

@@ -342,8 +342,10 @@ fn requests_that_do_not_fit_are_refused() {
         device.download(&buffer, &mut [0; 101]),
         device.copy(&buffer, &device.allocate(99).unwrap(), 100),
         other.upload(&buffer, &[0; 100]),
-        device.launch(&variant, "scale_add", launch, &[Arg::Buffer(&buffer)]),
-        device.launch(&variant, "no_such_entry", launch, &[]),
+        // SAFETY: neither is launched: one lacks parameters, and there is none of the other's name.
+        unsafe { device.launch(&variant, "scale_add", launch, &[Arg::Buffer(&buffer)]) },
+        // SAFETY: as above.
+        unsafe { device.launch(&variant, "no_such_entry", launch, &[]) },
         Cuda::new(Cuda::count().unwrap(), None, false).map(drop),
     ];
     for error in errors {
@@ -407,7 +409,8 @@ fn fault() {
     let launch = Launch { grid: [1, 1, 1], block: 256, shared: 0 };
     let buffer = cuda.allocate(4096).unwrap();
     let args = [Arg::Null, Arg::Null, Arg::Null, Arg::F32(1.0), Arg::U32(2048)];
-    cuda.launch(&variant, "scale_add", launch, &args).unwrap();
+    // SAFETY: none: no buffer is there. The device refuses address 0, and is lost, which is what this is about.
+    unsafe { cuda.launch(&variant, "scale_add", launch, &args) }.unwrap();
     let lost = |result: Result<()>| matches!(result, Err(Error::Device { lost: true, .. }));
     let first = cuda.synchronise();
     assert!(lost(first.clone()), "{first:?}");

@@ -117,14 +117,16 @@ fn run(device: &Interpreted, variant: &Variant) {
     let tiles = (rows.div_ceil(rows_of) * OUTPUTS.div_ceil(columns_of)) as u32;
     let threads = 32 * (rows_of / constant("WM")) * (columns_of / constant("WN"));
     let launch = Launch { grid: [tiles, splits as u32, 1], block: threads as u32, shared: 0 };
-    device.launch(variant, "gemm", launch, &args).unwrap();
+    // SAFETY: the interpreter checks every access.
+    unsafe { device.launch(variant, "gemm", launch, &args) }.unwrap();
     if split {
         let mut args = vec![Arg::Buffer(&parts), Arg::Buffer(&out)];
         args.extend([rows, OUTPUTS, splits].map(number));
         args.extend(finish());
         let grid = [(rows * OUTPUTS).div_ceil(8 * 128) as u32, 1, 1];
         let sum = Variant { file: "gemm_sum", constants: vec![], shared: 0 };
-        device.launch(&sum, "sum", Launch { grid, block: 128, shared: 0 }, &args).unwrap();
+        // SAFETY: as above.
+        unsafe { device.launch(&sum, "sum", Launch { grid, block: 128, shared: 0 }, &args) }.unwrap();
     }
 
     let mut bytes = vec![0; 2 * rows * OUTPUTS];

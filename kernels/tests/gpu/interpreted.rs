@@ -108,7 +108,7 @@ impl Device for Interpreted {
         Ok(())
     }
 
-    fn launch(
+    unsafe fn launch(
         &self,
         variant: &Variant,
         entry: &'static str,

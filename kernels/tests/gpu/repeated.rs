@@ -57,7 +57,8 @@ impl Command {
                         Owned::F32(value) => Arg::F32(*value),
                     })
                     .collect();
-                device.launch(variant, entry, *launch, &args)
+                // SAFETY: as of whoever launched it first; the interpreter checks every access.
+                unsafe { device.launch(variant, entry, *launch, &args) }
             }
         }
     }
@@ -115,7 +116,7 @@ impl Device for Small {
         self.device.download(&buffer.buffer, bytes)
     }
 
-    fn launch(
+    unsafe fn launch(
         &self,
         variant: &Variant,
         entry: &'static str,

@@ -25,21 +25,46 @@ pub trait Source {
 
     /// The address of this much memory; none where there is not so much left.
     fn allocate(&self, bytes: usize) -> Result<Option<u64>>;
-    /// Gives back what [`Source::allocate`] gave. Nothing that was launched uses it any more.
-    fn free(&self, address: u64);
+    /// Gives back what [`Source::allocate`] gave.
+    ///
+    /// # Safety
+    /// It came from there, was not given back yet, and nothing that was launched uses it any more.
+    unsafe fn free(&self, address: u64);
     /// Waits for all that was launched in the lane.
     fn settle(&self, lane: &Self::Lane) -> Result<()>;
     /// Has what is launched in `lane` from now on run after all that was launched in `earlier`.
     fn follow(&self, lane: &Self::Lane, earlier: &Self::Lane) -> Result<()>;
 }
 
-/// Memory from a source.
-#[derive(Debug)]
-pub struct Block {
+/// Memory from a source; dropped, it is free for its lane. Only a pool makes one, and nobody can have it twice.
+pub struct Block<S: Source> {
+    pool: Arc<Pool<S>>,
+    /// The number of the lane that it was given to.
+    lane: u64,
+    address: u64,
+    bytes: usize,
+}
+
+impl<S: Source> Block<S> {
     /// Of its first byte.
-    pub address: u64,
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
     /// Its size, which is at least what was asked for.
-    pub bytes: usize,
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl<S: Source> Drop for Block<S> {
+    fn drop(&mut self) {
+        let mut state = self.pool.state();
+        state.usage.used -= self.bytes;
+        if let Some(shelf) = state.shelves.iter_mut().find(|shelf| shelf.number == self.lane) {
+            shelf.free.entry(self.bytes).or_default().push(self.address);
+        }
+    }
 }
 
 /// How much memory a device's buffers take, those of all lanes together.
@@ -83,11 +108,10 @@ struct State<L> {
 }
 
 impl<L> State<L> {
-    /// A block of `size` is in use from now on.
-    fn lend(&mut self, address: u64, size: usize) -> Block {
+    /// So many bytes more are in use from now on.
+    fn lend(&mut self, size: usize) {
         self.usage.used += size;
         self.usage.peak = self.usage.peak.max(self.usage.used);
-        Block { address, bytes: size }
     }
 }
 
@@ -164,7 +188,9 @@ impl<S: Source> Pool<S> {
         let mut released = 0;
         while let Some((&size, _)) = shelf.free.last_key_value().filter(|_| released < bytes) {
             let Some(address) = shelf.take(size) else { break };
-            self.source.free(address);
+            // SAFETY: it came from the source. It was free, so that only its lane's work may still use it, which has run; what
+            // other lanes did with it came before that. It is on no shelf any more.
+            unsafe { self.source.free(address) };
             released += size;
         }
         Ok(released)
@@ -194,7 +220,7 @@ impl<S: Source> Pool<S> {
     }
 }
 
-/// A lane's part of a pool. Dropped, when all of its blocks were freed, it gives them back to the source.
+/// A lane's part of a pool. Dropped, it gives its free blocks back to the source; it outlives those that are in use.
 pub struct Share<S: Source> {
     pool: Arc<Pool<S>>,
     number: u64,
@@ -202,7 +228,7 @@ pub struct Share<S: Source> {
 
 impl<S: Source> Share<S> {
     /// A block of at least so many bytes; none where that exceeds the budget, or what the source has.
-    pub fn allocate(&self, bytes: usize) -> Result<Option<Block>> {
+    pub fn allocate(&self, bytes: usize) -> Result<Option<Block<S>>> {
         let Some(size) = size_class(bytes) else { return Ok(None) };
         let mut state = self.pool.state();
         loop {
@@ -211,7 +237,12 @@ impl<S: Source> Share<S> {
                 None if state.leaving > 0 => {
                     state = self.pool.left.wait(state).unwrap_or_else(PoisonError::into_inner);
                 }
-                address => return Ok(address.map(|address| state.lend(address, size))),
+                None => return Ok(None),
+                Some(address) => {
+                    state.lend(size);
+                    let (pool, lane) = (self.pool.clone(), self.number);
+                    return Ok(Some(Block { pool, lane, address, bytes: size }));
+                }
             }
         }
     }
@@ -241,15 +272,6 @@ impl<S: Source> Share<S> {
             }
         }
         Ok(None)
-    }
-
-    /// The block may be given out again.
-    pub fn free(&self, block: Block) {
-        let mut state = self.pool.state();
-        state.usage.used -= block.bytes;
-        if let Some(shelf) = state.shelves.iter_mut().find(|shelf| shelf.number == self.number) {
-            shelf.free.entry(block.bytes).or_default().push(block.address);
-        }
     }
 }
 

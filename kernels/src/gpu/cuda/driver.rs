@@ -130,9 +130,9 @@ pub struct Context {
     lost: OnceLock<String>,
 }
 
-// SAFETY: the handles may be used from any thread.
+// SAFETY: the context may be made current to any thread.
 unsafe impl Send for Context {}
-// SAFETY: the driver does its own locking.
+// SAFETY: it may be current to any number of threads; the driver's functions lock what they share.
 unsafe impl Sync for Context {}
 
 impl Context {

@@ -20,18 +20,20 @@ use std::{
 use cudarc::driver::sys;
 
 use super::{
-    CudaBuffer, Held, Home, Lane,
-    allocator::{Block, size_class},
+    CudaBuffer, Lane,
+    allocator::size_class,
+    buffer::{Block, Held, Home},
     staging::Pinned,
     stream::Stream,
 };
 use crate::{error::Result, gpu::Recording};
 
-/// The memory of a graph.
+/// The memory of a graph. It goes back to the lane when the graph and all of its buffers are gone; what the graph launched last
+/// comes before whatever uses the blocks next. (Fields are dropped in this order: the lane last.)
 pub struct Private {
-    lane: Arc<Lane>,
     /// By size.
     free: Mutex<BTreeMap<usize, Vec<Block>>>,
+    lane: Arc<Lane>,
 }
 
 impl Private {
@@ -52,15 +54,7 @@ impl Private {
     /// The block is free for what is recorded from here on.
     pub fn free(&self, block: Block) {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        free.entry(block.bytes).or_default().push(block);
-    }
-}
-
-impl Drop for Private {
-    fn drop(&mut self) {
-        // The graph and all of its buffers are gone. What it launched last comes before whatever uses the blocks next.
-        let free = std::mem::take(self.free.get_mut().unwrap_or_else(PoisonError::into_inner));
-        free.into_values().flatten().for_each(|block| self.lane.share.free(block));
+        free.entry(block.bytes()).or_default().push(block);
     }
 }
 
@@ -202,10 +196,8 @@ pub struct Graph {
     keeps: Keeps,
 }
 
-// SAFETY: the handle may be used from any thread, by one at a time: launches are ordered by the driver's lock.
+// SAFETY: the handle may be used from any thread, though not by two at the same time: so it is not `Sync`.
 unsafe impl Send for Graph {}
-// SAFETY: as above; the driver runs launches of one graph after one another.
-unsafe impl Sync for Graph {}
 
 impl Recording for Graph {
     fn replay(&self) -> Result<()> {
@@ -218,7 +210,7 @@ impl Recording for Graph {
                 .error("a replay within a recording, which it would not be part of".into()));
         }
         lane.join(&self.keeps.buffers)?;
-        // SAFETY: the graph and all that it uses exist.
+        // SAFETY: the graph exists, and with it all that it uses. No other thread uses the handle: it is not `Sync`.
         lane.gpu.with_room(|| "a replay".into(), || unsafe { sys::cuGraphLaunch(self.raw, stream.raw()) })
     }
 }

@@ -5,12 +5,14 @@
 //! kernels and the budget; pinned memory and recordings are each lane's own. A buffer belongs to the lane that allocated it. Others
 //! may use it: whoever does waits for all that the buffer's other users have launched, so lanes that share buffers often run
 //! one after the other.
-#![allow(unsafe_code)] // The driver is a C library. Nowhere else in the GPU backend is anything unsafe.
+#![allow(unsafe_code)] // The driver is a C library. Elsewhere in the GPU backend nothing is unsafe but to launch.
 
 mod allocator;
+mod buffer;
 mod compiled;
 mod driver;
 mod graph;
+mod launch;
 mod modules;
 mod once;
 mod properties;
@@ -20,18 +22,15 @@ mod tensor_map;
 mod trace;
 mod warm;
 
-use std::{
-    ffi::c_void,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::Arc;
 
 use cudarc::driver::sys;
 use sys::CUresult;
 
 use self::{
-    allocator::{Block, Pool, Share, Source},
+    allocator::{Pool, Share, Source},
+    buffer::Home,
     driver::Context,
-    graph::Private,
     modules::Modules,
     staging::Staging,
     stream::{Event, Stream},
@@ -40,13 +39,11 @@ use super::{Arg, Device, Launch, Recording, Variant};
 use crate::error::{Error, Result};
 
 pub use allocator::MemoryUse;
+pub use buffer::CudaBuffer;
 pub use compiled::{Compiled, Entry};
 pub use properties::Properties;
 pub use trace::Traced;
 pub use warm::Warming;
-
-/// The most parameters that a kernel may have.
-const PARAMETERS: usize = 32;
 
 /// A lane of an NVIDIA GPU of compute capability 8.0 or more. Clones share the lane.
 #[derive(Clone)]
@@ -115,9 +112,9 @@ impl Source for Memory {
         }
     }
 
-    fn free(&self, address: u64) {
+    unsafe fn free(&self, address: u64) {
         if self.context.enter().is_ok() {
-            // SAFETY: allocated above; nothing that was launched uses it any more.
+            // SAFETY: allocated above; as the caller says, nothing uses it any more.
             let _ = unsafe { sys::cuMemFree_v2(address) };
         }
     }
@@ -128,81 +125,6 @@ impl Source for Memory {
 
     fn follow(&self, lane: &Arc<Stream>, earlier: &Arc<Stream>) -> Result<()> {
         lane.follow(earlier)
-    }
-}
-
-/// Where a buffer's memory goes.
-enum Home {
-    /// To whatever its lane needs next.
-    Lane(Arc<Lane>),
-    /// To the graph that writes it at every replay.
-    Graph(Arc<Private>),
-}
-
-struct Held {
-    home: Home,
-    /// Taken when it is dropped.
-    block: Option<Block>,
-    /// What was asked for.
-    bytes: usize,
-    /// Lanes other than its own that ever used it.
-    guests: Mutex<Vec<Arc<Lane>>>,
-}
-
-impl Held {
-    fn lane(&self) -> &Arc<Lane> {
-        match &self.home {
-            Home::Lane(lane) => lane,
-            Home::Graph(private) => private.lane(),
-        }
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let Some(block) = self.block.take() else { return };
-        let guests = std::mem::take(self.guests.get_mut().unwrap_or_else(PoisonError::into_inner));
-        for guest in guests {
-            // What uses the block next comes after what the guest did with it. Where neither goes, the device is lost.
-            if self.lane().stream.follow(&guest.stream).is_err() {
-                let _ = guest.stream.synchronise();
-            }
-        }
-        match &self.home {
-            Home::Lane(lane) => lane.share.free(block),
-            Home::Graph(private) => private.free(block),
-        }
-    }
-}
-
-impl Lane {
-    /// Has what it launches from now on run after what other lanes launched so far that use these buffers.
-    fn join<'a>(self: &Arc<Self>, buffers: impl IntoIterator<Item = &'a Arc<Held>>) -> Result<()> {
-        let among =
-            |lanes: &[Arc<Lane>], lane: &Arc<Lane>| lanes.iter().any(|other| Arc::ptr_eq(other, lane));
-        let mut others: Vec<Arc<Lane>> = Vec::new();
-        for buffer in buffers {
-            let own = buffer.lane();
-            let mut guests = buffer.guests.lock().unwrap_or_else(PoisonError::into_inner);
-            if !Arc::ptr_eq(own, self) && !among(&guests, self) {
-                guests.push(self.clone());
-            }
-            for lane in guests.iter().chain([own]) {
-                if !Arc::ptr_eq(lane, self) && !among(&others, lane) {
-                    others.push(lane.clone());
-                }
-            }
-        }
-        others.iter().try_for_each(|other| self.stream.follow(&other.stream))
-    }
-}
-
-/// Memory of a [`Cuda`], which it keeps alive. Graphs that use it share it.
-pub struct CudaBuffer(Arc<Held>);
-
-impl CudaBuffer {
-    fn address(&self) -> u64 {
-        self.0.block.as_ref().map_or(0, |block| block.address)
     }
 }
 
@@ -319,18 +241,6 @@ impl Cuda {
     pub fn trace(&self, work: impl FnOnce() -> Result<()>) -> Result<Vec<Traced>> {
         trace::trace(&self.0, work)
     }
-
-    /// Refuses transfers past a buffer's end, and buffers of another device.
-    fn check(&self, buffer: &CudaBuffer, bytes: usize) -> Result<()> {
-        let Gpu { context, .. } = &*self.0.gpu;
-        if !Arc::ptr_eq(&self.0.gpu, &buffer.0.lane().gpu) {
-            return Err(context.error("a buffer of another device".into()));
-        }
-        if bytes > buffer.0.bytes {
-            return Err(context.error(format!("{bytes} bytes, in a buffer of {}", buffer.0.bytes)));
-        }
-        Ok(())
-    }
 }
 
 impl Device for Cuda {
@@ -356,11 +266,11 @@ impl Device for Cuda {
             None => (Home::Lane(self.0.clone()), self.0.share.allocate(bytes)?),
         };
         let block = block.ok_or_else(|| gpu.full(format!("{bytes} bytes")))?;
-        Ok(CudaBuffer(Arc::new(Held { home, block: Some(block), bytes, guests: Mutex::default() })))
+        Ok(CudaBuffer::new(home, block, bytes))
     }
 
     fn upload(&self, buffer: &CudaBuffer, bytes: &[u8]) -> Result<()> {
-        self.check(buffer, bytes.len())?;
+        self.0.check(buffer, bytes.len())?;
         let Lane { staging, stream, .. } = &*self.0;
         stream.context.enter()?;
         graph::with(&self.0, |capture| match capture {
@@ -374,7 +284,7 @@ impl Device for Cuda {
     }
 
     fn download(&self, buffer: &CudaBuffer, bytes: &mut [u8]) -> Result<()> {
-        self.check(buffer, bytes.len())?;
+        self.0.check(buffer, bytes.len())?;
         let Lane { staging, stream, .. } = &*self.0;
         stream.context.enter()?;
         if graph::private(&self.0).is_some() {
@@ -386,8 +296,8 @@ impl Device for Cuda {
     }
 
     fn copy(&self, from: &CudaBuffer, to: &CudaBuffer, bytes: usize) -> Result<()> {
-        self.check(from, bytes)?;
-        self.check(to, bytes)?;
+        self.0.check(from, bytes)?;
+        self.0.check(to, bytes)?;
         let Gpu { context, .. } = &*self.0.gpu;
         context.enter()?;
         graph::with(&self.0, |capture| {
@@ -404,60 +314,14 @@ impl Device for Cuda {
         Ok(graph.map(|graph| Box::new(graph) as Box<dyn Recording>))
     }
 
-    fn launch(
+    unsafe fn launch(
         &self,
         variant: &Variant,
         entry: &'static str,
         launch: Launch,
         args: &[Arg<'_, CudaBuffer>],
     ) -> Result<()> {
-        let gpu = &*self.0.gpu;
-        let context = &gpu.context;
-        context.enter()?;
-        let module = gpu.modules.get(gpu, variant)?;
-        let function = module.function(entry).filter(|function| function.takes(args));
-        let function = function.filter(|_| args.len() <= PARAMETERS).ok_or_else(|| {
-            context.error(format!("{entry} of {variant} does not take {} such parameters", args.len()))
-        })?;
-        function.reserve(launch.shared, gpu)?;
-        let mut buffers = Vec::with_capacity(PARAMETERS);
-        let mut maps = Vec::with_capacity(PARAMETERS);
-        let mut values = [0u64; PARAMETERS];
-        let mut pointers = [std::ptr::null_mut::<c_void>(); PARAMETERS];
-        for ((arg, value), pointer) in args.iter().zip(&mut values).zip(&mut pointers) {
-            // The driver reads as many bytes as the parameter has, from the first: hosts of NVIDIA's GPUs are little-endian.
-            *value = match arg {
-                Arg::Buffer(buffer) => {
-                    self.check(buffer, 0)?;
-                    buffers.push(*buffer);
-                    buffer.address()
-                }
-                Arg::Null => 0,
-                Arg::U32(value) => u64::from(*value),
-                Arg::F32(value) => u64::from(value.to_bits()),
-                Arg::Map(map) => {
-                    self.check(map.buffer, 0)?;
-                    buffers.push(map.buffer);
-                    maps.push(tensor_map::encode(map, map.buffer.address(), context)?);
-                    // There is room for as many as there are parameters: none of them moves.
-                    *pointer = maps.last_mut().map_or(std::ptr::null_mut(), std::ptr::from_mut).cast();
-                    continue;
-                }
-            };
-            *pointer = std::ptr::from_mut(value).cast();
-        }
-        let Launch { grid: [x, y, z], block, shared } = launch;
-        graph::with(&self.0, |capture| {
-            let records = capture.is_some();
-            let stream = graph::target(capture, &self.0, &buffers)?.raw();
-            let (pointers, extra) = (pointers.as_mut_ptr(), std::ptr::null_mut());
-            // SAFETY: the function is loaded and has just these parameters, which the driver copies. That it stays within
-            // its buffers is what the tests in the interpreter are for.
-            let call = || unsafe {
-                sys::cuLaunchKernel(function.raw(), x, y, z, block, 1, 1, shared, stream, pointers, extra)
-            };
-            let call = || gpu.with_room(|| format!("launching {entry} of {variant} as {launch:?}"), call);
-            if records { call() } else { trace::around(&self.0, (variant, entry, launch), call) }
-        })
+        // SAFETY: as the caller says.
+        unsafe { launch::launch(&self.0, variant, entry, launch, args) }
     }
 }

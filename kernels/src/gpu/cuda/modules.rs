@@ -57,9 +57,9 @@ pub struct Function {
     shared: Mutex<u32>,
 }
 
-// SAFETY: the handle may be used from any thread.
+// SAFETY: the handle may be used from any thread with the context current.
 unsafe impl Send for Function {}
-// SAFETY: the driver does its own locking.
+// SAFETY: several threads may launch a function; the one thing that is changed of it is behind the lock.
 unsafe impl Sync for Function {}
 
 impl Function {
@@ -100,9 +100,9 @@ pub struct Module {
     milliseconds: f32,
 }
 
-// SAFETY: the handle may be used from any thread.
+// SAFETY: the handle may be used from any thread with the context current.
 unsafe impl Send for Module {}
-// SAFETY: the driver does its own locking.
+// SAFETY: shared, nothing is done with it but to launch its functions.
 unsafe impl Sync for Module {}
 
 impl Module {

@@ -28,9 +28,9 @@ pub struct Pinned {
     bytes: usize,
 }
 
-// SAFETY: it owns its memory.
+// SAFETY: it owns its memory, which any thread may free.
 unsafe impl Send for Pinned {}
-// SAFETY: shared, it gives out nothing but its address.
+// SAFETY: shared, its memory is only read; whoever reads has seen to it that the device does not write.
 unsafe impl Sync for Pinned {}
 
 impl Pinned {
@@ -44,10 +44,15 @@ impl Pinned {
         Ok(Self { context, address: address.cast(), bytes })
     }
 
-    /// Its content. The device must not be writing it.
-    fn slice(&mut self) -> &mut [u8] {
-        // SAFETY: initialised in `new`, and borrowed for as long as `self`. Who calls waited for the device's copies.
-        unsafe { std::slice::from_raw_parts_mut(self.address, self.bytes) }
+    /// Its first bytes, at most as many as it has.
+    ///
+    /// # Safety
+    /// Copies that the device was asked to make into this memory have ended.
+    unsafe fn slice(&self, bytes: usize) -> &[u8] {
+        assert!(bytes <= self.bytes);
+        // SAFETY: initialised in `new`, so many bytes. They are written through `&mut self` only, and by the device, which is
+        // done with that, as the caller says.
+        unsafe { std::slice::from_raw_parts(self.address, bytes) }
     }
 
     /// Copies `bytes` to a device's address, when what is in the stream has run.
@@ -70,7 +75,8 @@ impl Pinned {
 impl Drop for Pinned {
     fn drop(&mut self) {
         if self.context.enter().is_ok() {
-            // SAFETY: allocated in `new`. The driver waits for copies that still use it.
+            // SAFETY: allocated in `new`. Who owns it has waited for the copies that use it: the lane and the graph do when they are
+            // dropped. Where that fails, the device is lost, and copies nothing more.
             let _ = unsafe { sys::cuMemFreeHost(self.address.cast::<c_void>()) };
         }
     }
@@ -144,7 +150,7 @@ impl Staging {
     /// Fills `bytes` from the device's address, after what is in the stream.
     ///
     /// # Safety
-    /// The device has so many bytes there.
+    /// The device has so many bytes there, and the stream is the same at each call.
     pub unsafe fn download(&self, from: u64, bytes: &mut [u8], stream: &Stream) -> Result<()> {
         let mut area = self.down.lock().unwrap_or_else(PoisonError::into_inner);
         let halves = area.halves(&stream.context)?;
@@ -171,10 +177,11 @@ impl Staging {
 }
 
 impl Half {
-    /// Copies what the device wrote.
+    /// Copies what the device wrote before the event.
     fn empty(&mut self, to: &mut [u8]) -> Result<()> {
         self.done.wait()?;
-        to.copy_from_slice(&self.memory.slice()[..to.len()]);
+        // SAFETY: `download` recorded the event behind its copy into this memory, which is the last one.
+        to.copy_from_slice(unsafe { self.memory.slice(to.len()) });
         Ok(())
     }
 }

@@ -13,9 +13,9 @@ pub struct Stream {
     raw: sys::CUstream,
 }
 
-// SAFETY: the handle may be used from any thread.
+// SAFETY: the handle may be used from any thread with the context current.
 unsafe impl Send for Stream {}
-// SAFETY: the driver does its own locking.
+// SAFETY: several threads may put work into a stream and wait for it; the driver locks it.
 unsafe impl Sync for Stream {}
 
 impl Stream {
@@ -66,9 +66,9 @@ pub struct Event {
     raw: sys::CUevent,
 }
 
-// SAFETY: the handle may be used from any thread.
+// SAFETY: the handle may be used from any thread with the context current.
 unsafe impl Send for Event {}
-// SAFETY: the driver does its own locking.
+// SAFETY: several threads may record an event and wait for it; the driver locks it.
 unsafe impl Sync for Event {}
 
 impl Event {

@@ -158,7 +158,7 @@ impl Grouped {
         args.push(Arg::F32(scale(width)));
         let (variant, block) = (self.variant(), 128 * (1 + self.groups as u32));
         let launch = Launch { grid: [(n * heads * tiles) as u32, 1, 1], block, shared: variant.shared };
-        gpu.device.launch(&variant, "attention", launch, &args)
+        gpu.launch(&variant, "attention", launch, &args)
     }
 }
 
@@ -204,6 +204,6 @@ pub(in crate::gpu) fn attention<D: Device>(
         }
         None => (any_variant(causal), Launch { grid: [blocks(warps, 4), 1, 1], block: 128, shared: 0 }),
     };
-    gpu.device.launch(&variant, "attention", launch, &args)?;
+    gpu.launch(&variant, "attention", launch, &args)?;
     Ok(out)
 }

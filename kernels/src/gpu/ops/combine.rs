@@ -24,7 +24,7 @@ fn launch<D: Device>(
     args.extend(factors.iter().map(|factor| Arg::F32(*factor)));
     args.push(Arg::U32(out.len() as u32));
     let launch = Launch { grid: [blocks(out.len(), 8 * 256), 1, 1], block: 256, shared: 0 };
-    gpu.device.launch(&Variant::new("combine", &[]), entry, launch, &args)?;
+    gpu.launch(&Variant::new("combine", &[]), entry, launch, &args)?;
     Ok(out)
 }
 

@@ -68,7 +68,7 @@ impl Rows {
             number(256 % width),
         ];
         let grid = [blocks(self.rows * width, 4 * 256), self.images as u32, 1];
-        gpu.device.launch(&variant(word), "copy", Launch { grid, block: 256, shared: 0 }, &args)
+        gpu.launch(&variant(word), "copy", Launch { grid, block: 256, shared: 0 }, &args)
     }
 }
 

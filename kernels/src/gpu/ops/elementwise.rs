@@ -18,7 +18,7 @@ fn launch<D: Device>(
     args: &[Arg<'_, D::Buffer>],
 ) -> Result<()> {
     let launch = Launch { grid: [blocks(out.len(), each * 256), 1, 1], block: 256, shared: 0 };
-    gpu.device.launch(&Variant::new("elementwise", &[]), entry, launch, args)
+    gpu.launch(&Variant::new("elementwise", &[]), entry, launch, args)
 }
 
 /// The entry for so many channels, of the two that do 8 of them and one, and which it is.

@@ -65,7 +65,7 @@ impl<D: Device> GpuEmbedding<D> {
             Arg::U32(out.len() as u32),
         ];
         let launch = Launch { grid: [blocks(out.len(), 256 * values), 1, 1], block: 256, shared: 0 };
-        gpu.device.launch(&variant(values), "embedding", launch, &args)?;
+        gpu.launch(&variant(values), "embedding", launch, &args)?;
         Ok(out)
     }
 }

@@ -240,17 +240,17 @@ impl<D: Device> Matrix<D> {
         let Some(parts) = &parts else {
             args.extend(finish);
             args.push(number(plan.steps));
-            gpu.device.launch(&variant, "gemm", launch, &args)?;
+            gpu.launch(&variant, "gemm", launch, &args)?;
             return Ok(out);
         };
         args.push(number(plan.steps));
-        gpu.device.launch(&variant, "gemm", launch, &args)?;
+        gpu.launch(&variant, "gemm", launch, &args)?;
 
         let mut args =
             vec![Arg::Buffer(parts), out.arg(), number(rows), number(self.outputs), number(plan.splits)];
         args.extend(finish);
         let launch = Launch { grid: [blocks(out.len(), 8 * 128), 1, 1], block: 128, shared: 0 };
-        gpu.device.launch(&sum_variant(), "sum", launch, &args)?;
+        gpu.launch(&sum_variant(), "sum", launch, &args)?;
         Ok(out)
     }
 }

@@ -30,7 +30,7 @@ fn launch<D: Device>(
     };
     let args =
         [Arg::Buffer(planes), x.arg(), Arg::U32(n as u32), Arg::U32(c as u32), Arg::U32((h * w) as u32)];
-    gpu.device.launch(&variant, entry, Launch { grid: [blocks, 1, 1], block: 256, shared: 0 }, &args)
+    gpu.launch(&variant, entry, Launch { grid: [blocks, 1, 1], block: 256, shared: 0 }, &args)
 }
 
 /// Fills `out` from fp32 values in N, C, H, W order.

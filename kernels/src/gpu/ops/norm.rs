@@ -66,7 +66,7 @@ pub(in crate::gpu) fn group_norm<D: Device>(
         Arg::U32(groups as u32),
         Arg::F32(eps),
     ];
-    gpu.device.launch(&group_norm_variant(values, act), "one_group", launch, &args)?;
+    gpu.launch(&group_norm_variant(values, act), "one_group", launch, &args)?;
     Ok(out)
 }
 
@@ -139,7 +139,7 @@ fn large_group_norm<D: Device>(
         count,
         each,
     ];
-    gpu.device.launch(&variant, "partial", slices.launch, &args)?;
+    gpu.launch(&variant, "partial", slices.launch, &args)?;
 
     let statistics = gpu.allocate(8 * n * groups)?;
     let launch = Launch { grid: [blocks(n * groups, 8), 1, 1], block: 256, shared: 0 };
@@ -153,7 +153,7 @@ fn large_group_norm<D: Device>(
         Arg::U32((n * groups) as u32),
         Arg::F32(eps),
     ];
-    gpu.device.launch(&variant, "finish", launch, &args)?;
+    gpu.launch(&variant, "finish", launch, &args)?;
 
     // A thread's beginning is about as much work as 2 pixels. Several waves of blocks hide it behind each other.
     let columns = (c / values).min(THREADS);
@@ -173,7 +173,7 @@ fn large_group_norm<D: Device>(
         Arg::U32(slices.count as u32),
         Arg::U32(slices.pixels as u32),
     ];
-    gpu.device.launch(&variant, "apply", slices.launch, &args)?;
+    gpu.launch(&variant, "apply", slices.launch, &args)?;
     Ok(out)
 }
 
@@ -199,6 +199,6 @@ pub(in crate::gpu) fn layer_norm<D: Device>(
         Arg::F32(eps),
     ];
     let launch = Launch { grid: [blocks(rows, 4), 1, 1], block: 128, shared: 0 };
-    gpu.device.launch(&layer_norm_variant(rounds.unwrap_or(0)), "layer_norm", launch, &args)?;
+    gpu.launch(&layer_norm_variant(rounds.unwrap_or(0)), "layer_norm", launch, &args)?;
     Ok(out)
 }

@@ -43,11 +43,6 @@ pub(in crate::gpu) fn pixel_shuffle<D: Device>(
         Arg::U32(x.shape[3] as u32),
         Arg::U32(count as u32),
     ];
-    gpu.device.launch(
-        &variant,
-        entry,
-        Launch { grid: [blocks(count, 256), 1, 1], block: 256, shared: 0 },
-        &args,
-    )?;
+    gpu.launch(&variant, entry, Launch { grid: [blocks(count, 256), 1, 1], block: 256, shared: 0 }, &args)?;
     Ok(out)
 }

@@ -23,7 +23,7 @@ fn launch<D: Device>(
 ) -> Result<()> {
     let args = [Arg::Buffer(pixels), x.arg(), Arg::F32(factor), Arg::F32(shift), Arg::U32(x.len() as u32)];
     let launch = Launch { grid: [blocks(x.len(), 8 * 256), 1, 1], block: 256, shared: 0 };
-    gpu.device.launch(&variant(), entry, launch, &args)
+    gpu.launch(&variant(), entry, launch, &args)
 }
 
 /// Pictures of `shape` from their pixels.

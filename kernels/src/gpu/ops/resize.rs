@@ -69,7 +69,7 @@ pub(in crate::gpu) fn resize<D: Device>(
         Arg::U32(count as u32),
     ];
     let launch = Launch { grid: [blocks(count, 256), 1, 1], block: 256, shared: 0 };
-    gpu.device.launch(&variant(filter, values as i64, wide), "resize", launch, &args)?;
+    gpu.launch(&variant(filter, values as i64, wide), "resize", launch, &args)?;
     Ok(out)
 }
 
@@ -89,7 +89,7 @@ fn planes<D: Device>(
     let sizes = [old_h * old_w, h, w, count].map(|size| Arg::U32(size as u32));
     let args: Vec<_> = [x.arg(), out.arg(), Arg::Buffer(&taps)].into_iter().chain(sizes).collect();
     let launch = Launch { grid: [blocks(count, 256), 1, 1], block: 256, shared: 0 };
-    gpu.device.launch(&planes_variant(filter, values as i64), "resize", launch, &args)?;
+    gpu.launch(&planes_variant(filter, values as i64), "resize", launch, &args)?;
     Ok(out)
 }
 

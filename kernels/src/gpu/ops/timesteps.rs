@@ -41,6 +41,6 @@ pub(in crate::gpu) fn timestep_embedding<D: Device>(
         Arg::U32(count as u32),
     ];
     let launch = Launch { grid: [blocks(count, 256), 1, 1], block: 256, shared: 0 };
-    gpu.device.launch(&variant(each), "timesteps", launch, &args)?;
+    gpu.launch(&variant(each), "timesteps", launch, &args)?;
     Ok(out)
 }

@@ -52,7 +52,7 @@ impl Source for &Fake {
         Ok(Some(address))
     }
 
-    fn free(&self, address: u64) {
+    unsafe fn free(&self, address: u64) {
         let bytes = self.live.lock().unwrap().remove(&address).expect("it was allocated");
         self.log.lock().unwrap().push(format!("free {bytes}"));
         *self.left.lock().unwrap() += bytes;
@@ -70,7 +70,7 @@ impl Source for &Fake {
 }
 
 #[track_caller]
-fn allocate<S: Source>(pool: &Share<S>, bytes: usize) -> Block {
+fn allocate<S: Source>(pool: &Share<S>, bytes: usize) -> Block<S> {
     pool.allocate(bytes).unwrap().expect("there is room")
 }
 
@@ -108,17 +108,17 @@ fn a_freed_block_is_used_again_and_nothing_grows() {
     assert_ne!(a.address, b.address);
     assert_eq!(a.bytes, 114_688);
     let (first, second) = (a.address, b.address);
-    pool.free(a);
+    drop(a);
     let c = allocate(&pool, 114_688);
     assert_eq!(c.address, first);
     assert_eq!(source.log(), ["allocate 114688", "allocate 114688"]);
     let other = allocate(&pool, 1000);
     assert!(other.address != first && other.address != second, "another size, another block");
     assert_eq!(source.log(), ["allocate 1024"]);
-    pool.free(c);
+    drop(c);
     for _ in 0..100 {
         let blocks = [allocate(&pool, 100_000), allocate(&pool, 100_000)];
-        blocks.into_iter().for_each(|block| pool.free(block));
+        blocks.into_iter().for_each(drop);
     }
     assert_eq!(source.log(), ["allocate 114688"], "a third, as the second is still in use");
     let usage = MemoryUse { used: 114_688 + 1024, held: 3 * 114_688 + 1024, peak: 3 * 114_688 + 1024 };
@@ -130,8 +130,8 @@ fn the_budget_counts_what_is_kept_and_frees_it_first() {
     let source = Fake::new(1 << 30);
     let pool = Pool::new(&source, 10 * 1024).share("a");
     let (a, b) = (allocate(&pool, 4096), allocate(&pool, 2048));
-    pool.free(a);
-    pool.free(b);
+    drop(a);
+    drop(b);
     source.log();
     // 6 KiB are kept; with 5 more it is one too many, and the largest block makes room.
     let c = allocate(&pool, 5120);
@@ -146,7 +146,7 @@ fn the_budget_counts_what_is_kept_and_frees_it_first() {
     assert!(pool.allocate(3 * 1024 + 1).unwrap().is_none());
     let e = allocate(&pool, 3 * 1024);
     assert_eq!(pool.pool.usage().held, pool.pool.budget());
-    [c, d, e].into_iter().for_each(|block| pool.free(block));
+    [c, d, e].into_iter().for_each(drop);
     assert_eq!(pool.pool.usage().used, 0);
 }
 
@@ -155,17 +155,17 @@ fn a_source_without_memory_is_asked_again_after_all_was_given_back() {
     let source = Fake::new(8192);
     let pool = Pool::new(&source, usize::MAX).share("a");
     let (a, b) = (allocate(&pool, 2048), allocate(&pool, 4096));
-    pool.free(a);
+    drop(a);
     assert!(pool.allocate(8192).unwrap().is_none());
     assert_eq!(
         source.log(),
         ["allocate 2048", "allocate 4096", "allocate 8192", "settle a", "free 2048", "allocate 8192"]
     );
     assert_eq!(pool.pool.usage().held, 4096);
-    pool.free(b);
+    drop(b);
     let c = allocate(&pool, 8192);
     assert_eq!(source.log(), ["allocate 8192", "settle a", "free 4096", "allocate 8192"]);
-    pool.free(c);
+    drop(c);
 }
 
 #[test]
@@ -173,14 +173,14 @@ fn all_goes_back_at_last_and_when_asked() {
     let source = Fake::new(1 << 20);
     let pool = Pool::new(&source, usize::MAX).share("a");
     let blocks = [512, 1024, 512].map(|bytes| allocate(&pool, bytes));
-    blocks.into_iter().for_each(|block| pool.free(block));
+    blocks.into_iter().for_each(drop);
     pool.pool.trim().unwrap();
     assert_eq!(pool.pool.usage(), MemoryUse { used: 0, held: 0, peak: 2048 });
     source.log();
     pool.pool.trim().unwrap();
     assert_eq!(source.log(), [""; 0], "nothing to wait for");
     let block = allocate(&pool, 512);
-    pool.free(block);
+    drop(block);
     drop(pool);
     assert_eq!(*source.left.lock().unwrap(), 1 << 20);
 }
@@ -190,7 +190,7 @@ fn a_device_that_is_gone_keeps_its_blocks() {
     let source = Fake { broken: true, ..Fake::new(4096) };
     let pool = Pool::new(&source, usize::MAX).share("a");
     let block = allocate(&pool, 4096);
-    pool.free(block);
+    drop(block);
     assert!(matches!(pool.allocate(512), Err(Error::Device { lost: true, .. })));
     assert_eq!(pool.pool.usage(), MemoryUse { used: 0, held: 4096, peak: 4096 });
 }
@@ -202,7 +202,7 @@ fn lanes_keep_their_blocks_as_long_as_there_is_other_memory() {
     let (a, b) = (pool.share("a"), pool.share("b"));
     let block = allocate(&a, 4096);
     let first = block.address;
-    a.free(block);
+    drop(block);
     let other = allocate(&b, 4096);
     assert_ne!(other.address, first, "what a launched may still use it");
     let again = allocate(&a, 4096);
@@ -210,8 +210,8 @@ fn lanes_keep_their_blocks_as_long_as_there_is_other_memory() {
     assert_eq!(source.log(), ["allocate 4096", "allocate 4096"], "and nobody waited");
     assert_eq!(pool.usage(), MemoryUse { used: 8192, held: 8192, peak: 8192 });
     // Freed, a block is its own lane's, whoever frees it.
-    b.free(other);
-    a.free(again);
+    drop(other);
+    drop(again);
     assert_eq!(allocate(&a, 4096).address, first);
 }
 
@@ -223,16 +223,16 @@ fn a_full_budget_takes_another_lanes_block_and_has_the_device_wait() {
     let blocks = [allocate(&a, 4096), allocate(&a, 4096)];
     let addresses = blocks.each_ref().map(|block| block.address);
     let [kept, freed] = blocks;
-    a.free(freed);
+    drop(freed);
     source.log();
     let taken = allocate(&b, 4096);
     assert_eq!((taken.address, source.log()), (addresses[1], vec!["b after a".to_owned()]));
     assert!(b.allocate(512).unwrap().is_none(), "all is in use");
     // From now on it is b's.
-    b.free(taken);
+    drop(taken);
     assert_eq!(allocate(&b, 4096).address, addresses[1]);
     assert_eq!(source.log(), [""; 0]);
-    a.free(kept);
+    drop(kept);
 }
 
 #[test]
@@ -242,18 +242,18 @@ fn room_is_made_of_the_own_blocks_first_and_then_of_the_others() {
     let lanes = ["a", "b", "c"].map(|lane| pool.share(lane));
     for (lane, bytes) in lanes.iter().zip([4096, 2048, 1024]) {
         let block = allocate(lane, bytes);
-        lane.free(block);
+        drop(block);
     }
     source.log();
     // 7 KiB are kept. b's own block is enough for 5 more, and for 8 it takes all.
     let block = allocate(&lanes[1], 5 * 1024);
     assert_eq!(source.log(), ["settle b", "free 2048", "allocate 5120"]);
-    lanes[1].free(block);
+    drop(block);
     let block = allocate(&lanes[1], 8 * 1024);
     let all = ["settle b", "free 5120", "settle a", "free 4096", "allocate 8192"];
     assert_eq!(source.log(), all, "c's may stay");
     assert_eq!(pool.usage().held, 8192 + 1024);
-    lanes[1].free(block);
+    drop(block);
 }
 
 #[test]
@@ -262,11 +262,11 @@ fn a_source_without_memory_gets_back_what_any_lane_keeps() {
     let pool = Pool::new(&source, usize::MAX);
     let (a, b) = (pool.share("a"), pool.share("b"));
     let block = allocate(&a, 2048);
-    a.free(block);
+    drop(block);
     let block = allocate(&b, 8192);
     let log = ["allocate 2048", "allocate 8192", "settle a", "free 2048", "allocate 8192"];
     assert_eq!(source.log(), log);
-    b.free(block);
+    drop(block);
 }
 
 #[test]
@@ -276,12 +276,12 @@ fn a_lane_that_goes_gives_its_memory_back() {
     let (a, b) = (pool.share("a"), pool.share("b"));
     let blocks = [&a, &b].map(|lane| allocate(lane, 1024));
     let [of_a, of_b] = blocks;
-    a.free(of_a);
+    drop(of_a);
     source.log();
     drop(a);
     assert_eq!(source.log(), ["settle a", "free 1024"]);
     assert_eq!(pool.usage(), MemoryUse { used: 1024, held: 1024, peak: 2048 });
-    b.free(of_b);
+    drop(of_b);
     drop(b);
     assert_eq!(pool.usage().held, 0);
 }
@@ -291,7 +291,7 @@ fn what_a_lane_is_giving_back_is_waited_for_only_by_who_needs_it() {
     let source = Fake::new(1 << 20);
     let pool = Pool::new(&source, 4096);
     let (a, b) = (pool.share("a"), pool.share("b"));
-    a.free(allocate(&a, 2048));
+    drop(allocate(&a, 2048));
     let unsettled = source.settles.lock().unwrap();
     std::thread::scope(|scope| {
         scope.spawn(move || drop(a));
@@ -303,7 +303,7 @@ fn what_a_lane_is_giving_back_is_waited_for_only_by_who_needs_it() {
         std::thread::sleep(std::time::Duration::from_millis(20));
         assert!(!large.is_finished());
         drop(unsettled);
-        b.free(large.join().unwrap());
-        b.free(small);
+        drop(large.join().unwrap());
+        drop(small);
     });
 }
