@@ -64,6 +64,9 @@ pub trait Device: Send + Sync + 'static {
     /// In words, for logs.
     fn name(&self) -> &str;
 
+    /// Its multiprocessors, each of which runs one block at least: work is divided for so many.
+    fn multiprocessors(&self) -> usize;
+
     /// Whether attention is to use `wgmma` and TMA, which devices of compute capability 9.0 have.
     fn wgmma(&self) -> bool {
         false

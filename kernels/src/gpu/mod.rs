@@ -10,6 +10,7 @@ mod device;
 mod ops;
 mod repeated;
 mod template;
+mod tensor;
 
 use std::sync::Arc;
 
@@ -25,6 +26,8 @@ pub use device::{Arg, Device, Launch, Recording, TensorMap};
 pub use ops::{conv2d::GpuConv2d, embedding::GpuEmbedding, linear::GpuLinear};
 use repeated::Recordings;
 pub use repeated::Repeated;
+pub use tensor::GpuTensor;
+use tensor::shapes;
 
 /// Runs tensor operations on a GPU.
 ///
@@ -33,41 +36,6 @@ pub struct GpuBackend<D: Device> {
     device: D,
     /// Those of all lanes.
     recordings: Arc<Recordings<D>>,
-}
-
-/// fp16 values in N, H, W, C order.
-pub struct GpuTensor<D: Device> {
-    buffer: Arc<D::Buffer>,
-    shape: Shape,
-}
-
-impl<D: Device> Clone for GpuTensor<D> {
-    fn clone(&self) -> Self {
-        Self { buffer: self.buffer.clone(), shape: self.shape }
-    }
-}
-
-impl<D: Device> GpuTensor<D> {
-    /// Values.
-    fn len(&self) -> usize {
-        self.shape.iter().product()
-    }
-
-    /// Its memory, as a kernel's parameter.
-    fn arg(&self) -> Arg<'_, D::Buffer> {
-        Arg::Buffer(&self.buffer)
-    }
-
-    /// The same values under another shape of as many.
-    fn reshaped(&self, shape: Shape) -> Self {
-        Self { buffer: self.buffer.clone(), shape }
-    }
-
-    /// Whether axis 3 is the innermost in memory, as it is for sequences.
-    fn check_rows(&self, operation: &'static str) -> Result<()> {
-        let [n, _, h, w] = self.shape;
-        same_shape(operation, [n, 1, h, w], self.shape)
-    }
 }
 
 impl<D: Device> GpuBackend<D> {
@@ -144,10 +112,6 @@ impl<D: Device> GpuBackend<D> {
     fn floats(&self, values: &[f32]) -> Result<D::Buffer> {
         self.filled(&values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>())
     }
-}
-
-fn shapes<D: Device>(xs: &[&GpuTensor<D>]) -> Vec<Shape> {
-    xs.iter().map(|x| x.shape).collect()
 }
 
 impl<D: Device> Backend for GpuBackend<D> {

@@ -18,19 +18,32 @@ pub fn gpu() -> Gpu {
     GpuBackend::new(Interpreted::default())
 }
 
+/// One that stands for a device with so many multiprocessors, by which work is divided.
+#[allow(dead_code, reason = "the models' tests, which include this file too, do without")]
+pub fn gpu_of(multiprocessors: usize) -> Gpu {
+    GpuBackend::new(Interpreted { multiprocessors, ..Interpreted::default() })
+}
+
 /// One that stands for a device of compute capability 9.0.
 #[allow(dead_code, reason = "the models' tests, which include this file too, do without")]
 pub fn hopper() -> Gpu {
     GpuBackend::new(Interpreted { wgmma: true, ..Interpreted::default() })
 }
 
-#[derive(Default)]
 pub struct Interpreted {
     memory: Arc<RwLock<ptx::Memory>>,
     modules: Arc<Mutex<HashMap<Variant, Arc<ptx::Module>>>>,
     /// Buffers that there is still memory for.
     room: Arc<Mutex<Option<usize>>>,
+    multiprocessors: usize,
     wgmma: bool,
+}
+
+impl Default for Interpreted {
+    fn default() -> Self {
+        let (memory, modules, room) = Default::default();
+        Self { memory, modules, room, multiprocessors: 128, wgmma: false }
+    }
 }
 
 pub struct Buffer {
@@ -75,6 +88,10 @@ impl Device for Interpreted {
         "PTX interpreter"
     }
 
+    fn multiprocessors(&self) -> usize {
+        self.multiprocessors
+    }
+
     fn wgmma(&self) -> bool {
         self.wgmma
     }
@@ -82,7 +99,7 @@ impl Device for Interpreted {
     // All that is launched has run when the call returns: lanes are in order anyway.
     fn lane(&self) -> Result<Self> {
         let (memory, modules, room) = (self.memory.clone(), self.modules.clone(), self.room.clone());
-        Ok(Self { memory, modules, room, wgmma: self.wgmma })
+        Ok(Self { memory, modules, room, ..*self })
     }
 
     fn allocate(&self, bytes: usize) -> Result<Buffer> {

@@ -14,6 +14,7 @@ mod gemm;
 mod interpreted;
 mod layout;
 mod linear;
+mod multiprocessors;
 mod norm;
 mod pixel_shuffle;
 mod pixels;

@@ -96,6 +96,10 @@ impl Device for Small {
         "small"
     }
 
+    fn multiprocessors(&self) -> usize {
+        self.device.multiprocessors()
+    }
+
     fn lane(&self) -> Result<Self> {
         Ok(Self { device: self.device.clone(), left: self.left.clone(), tape: Mutex::default() })
     }

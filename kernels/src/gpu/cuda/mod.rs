@@ -254,6 +254,10 @@ impl Device for Cuda {
         Self::open(self.0.gpu.clone())
     }
 
+    fn multiprocessors(&self) -> usize {
+        self.0.gpu.context.properties.multiprocessors.max(1) as usize
+    }
+
     fn wgmma(&self) -> bool {
         self.0.gpu.wgmma
     }

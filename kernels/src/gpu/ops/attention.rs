@@ -12,8 +12,8 @@ const WIDTHS: [usize; 8] = [24, 32, 40, 64, 80, 128, 160, 512];
 /// Of those, the ones that have variants with 32 queries a warp: there are pictures with that many, and registers suffice.
 const TWICE: [usize; 3] = [40, 64, 80];
 
-/// Blocks from which on 32 queries a warp are better than twice as many blocks: two for each multiprocessor of most GPUs.
-const ENOUGH: usize = 256;
+/// Blocks for each multiprocessor from which on 32 queries a warp are better than twice as many blocks.
+const ENOUGH: usize = 2;
 
 /// Columns of a head that a warp of `attention_any.ptx` does.
 const SLICE: usize = 128;
@@ -57,11 +57,11 @@ impl Tiles {
         Self { width, causal, groups, queries, keys, split }
     }
 
-    /// Those for heads of this width, if there are any; `heads` of all images.
-    fn of(width: usize, causal: bool, queries: usize, heads: usize) -> Option<Self> {
+    /// Those for heads of this width on so many multiprocessors, if there are any; `heads` of all images.
+    fn of(multiprocessors: usize, width: usize, causal: bool, queries: usize, heads: usize) -> Option<Self> {
         let room = WIDTHS.into_iter().find(|room| *room >= width && width.is_multiple_of(8))?;
         let blocks = queries.div_ceil(128) * heads;
-        let twice = TWICE.contains(&room) && !causal && queries > 64 && blocks >= ENOUGH;
+        let twice = TWICE.contains(&room) && !causal && queries > 64 && blocks >= ENOUGH * multiprocessors;
         Some(Self::new(room, causal, 1 + usize::from(twice)))
     }
 
@@ -182,7 +182,7 @@ pub(in crate::gpu) fn attention<D: Device>(
         grouped.run(gpu, [q, k, v], heads, &out)?;
         return Ok(out);
     }
-    let tiles = Tiles::of(width, causal, queries, n * heads);
+    let tiles = Tiles::of(gpu.device.multiprocessors(), width, causal, queries, n * heads);
 
     // Queries of a block, or columns of a warp, are what blocks, or warps, of a head are counted by.
     let parts = tiles.as_ref().map_or(width.div_ceil(SLICE), |tiles| queries.div_ceil(tiles.queries));
@@ -206,4 +206,28 @@ pub(in crate::gpu) fn attention<D: Device>(
     };
     gpu.launch(&variant, "attention", launch, &args)?;
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Tiles;
+
+    /// 4096 queries of 8 heads are 256 blocks of 128: enough for twice as many queries a warp where that leaves two blocks for
+    /// each multiprocessor.
+    #[test]
+    fn queries_of_a_warp_are_for_the_device() {
+        let groups = |multiprocessors, queries, heads| {
+            Tiles::of(multiprocessors, 40, false, queries, heads).map(|tiles| tiles.groups)
+        };
+        assert_eq!(
+            [46, 80, 108, 132].map(|device| groups(device, 4096, 8)),
+            [Some(2), Some(2), Some(2), Some(1)]
+        );
+        assert_eq!(
+            [46, 80, 108, 132].map(|device| groups(device, 1024, 16)),
+            [Some(2), Some(1), Some(1), Some(1)]
+        );
+        assert_eq!(groups(132, 4096, 16), Some(2));
+        assert_eq!(groups(1, 64, 1000), Some(1), "32 queries a warp would be half empty");
+    }
 }

@@ -37,9 +37,6 @@ const NARROW: Tile = TILES[2];
 /// Values of a sum that a block adds at a time.
 const STEP: usize = 32;
 
-/// Multiprocessors to fill: an A100 has 108, an RTX 4080 76, an H100 132.
-const MULTIPROCESSORS: f64 = 100.0;
-
 impl Tile {
     fn variant(&self, window: bool, wide: bool, split: bool) -> Variant {
         let constants = [
@@ -89,8 +86,8 @@ struct Plan {
 }
 
 impl Plan {
-    /// The plan that should be fastest, in cycles of an A100, which does 1024 products a cycle on a multiprocessor.
-    fn new(rows: usize, columns: usize, depth: usize) -> Self {
+    /// The plan that should be fastest on so many multiprocessors, in cycles of an A100's, which does 1024 products a cycle.
+    fn new(multiprocessors: usize, [rows, columns, depth]: [usize; 3]) -> Self {
         let all = depth.div_ceil(STEP);
         let mut best = (f64::INFINITY, Self { tile: NARROW, steps: all, splits: 1 });
         for tile in TILES {
@@ -98,9 +95,8 @@ impl Plan {
             for wanted in 1..=most {
                 let steps = all.div_ceil(wanted);
                 let splits = all.div_ceil(steps);
-                // Blocks of a multiprocessor, one after another. The last turn is half empty, on average over what devices have.
-                let blocks = (tile.count(rows, columns) * splits) as f64;
-                let turns = (blocks / MULTIPROCESSORS + 0.5).max(1.0);
+                // Blocks of the multiprocessor that has the most of them.
+                let turns = (tile.count(rows, columns) * splits).div_ceil(multiprocessors) as f64;
                 let work = tile.cost * (tile.rows * tile.columns * STEP / 1024) as f64;
                 // A step takes no less than memory's latency, some 700 cycles, shared among the tiles on their way. To begin and
                 // to end takes as long as 8 steps or so.
@@ -194,7 +190,7 @@ impl<D: Device> Matrix<D> {
         let rows = out.len() / self.outputs;
         let wide = self.channels.is_multiple_of(8);
         let plan = if wide {
-            Plan::new(rows, self.outputs, self.depth)
+            Plan::new(gpu.device.multiprocessors(), [rows, self.outputs, self.depth])
         } else {
             Plan { tile: NARROW, steps: self.depth.div_ceil(STEP), splits: 1 }
         };
@@ -259,23 +255,44 @@ impl<D: Device> Matrix<D> {
 mod tests {
     use super::{Plan, TILES};
 
-    /// Shapes of Stable Diffusion and of upscalers.
+    /// Of an RTX 4070, an RTX 4080 Super, an A100 and an H100.
+    const DEVICES: [usize; 4] = [46, 80, 108, 132];
+
+    fn plan(multiprocessors: usize, sizes: [usize; 3]) -> ([usize; 2], usize) {
+        let plan = Plan::new(multiprocessors, sizes);
+        ([plan.tile.rows, plan.tile.columns], plan.splits)
+    }
+
+    /// Shapes of Stable Diffusion and of upscalers that are alike on all.
     #[test]
     fn plans() {
-        let tile = |rows, columns, depth| {
-            let plan = Plan::new(rows, columns, depth);
-            ([plan.tile.rows, plan.tile.columns], plan.splits)
-        };
-        // A picture's size: no sum is split.
-        assert_eq!(tile(1 << 18, 64, 576), ([128, 64], 1));
-        assert_eq!(tile(1 << 18, 3, 1152), ([128, 32], 1));
-        assert_eq!(tile(8192, 640, 5760), ([128, 128], 1));
-        // Few outputs and long sums.
-        assert!(tile(128, 1280, 11520).1 > 2);
-        assert!(tile(512, 1280, 23040).1 > 2);
-        // Short sums.
-        assert_eq!(tile(128, 320, 320).1, 1);
-        assert_eq!(tile(1, 1280, 320), ([64, 64], 1));
+        for device in DEVICES {
+            let tile = |rows, columns, depth| plan(device, [rows, columns, depth]);
+            // A picture's size: no sum is split.
+            assert_eq!(tile(1 << 18, 64, 576), ([128, 64], 1));
+            assert_eq!(tile(1 << 18, 3, 1152), ([128, 32], 1));
+            assert_eq!(tile(2048, 10240, 1280), ([128, 128], 1));
+            // Few outputs and long sums.
+            assert!(tile(128, 1280, 11520).1 > 2);
+            // Short sums.
+            assert_eq!(tile(128, 320, 320).1, 1);
+            assert_eq!(tile(1, 1280, 320), ([64, 64], 1));
+        }
+    }
+
+    /// What is even on one device leaves much of another without work.
+    #[test]
+    fn plans_are_for_the_device() {
+        let plans = |sizes| DEVICES.map(|device| plan(device, sizes));
+        let [large, half] = [[128, 128], [128, 64]];
+        // 40 large tiles are one turn of 46; more multiprocessors have something to do only with 80 smaller ones.
+        assert_eq!(plans([512, 1280, 1280]), [(large, 1), (half, 1), (half, 1), (half, 1)]);
+        // 160 large tiles are two turns of 108 or 132, the second one of which is half empty: 320 smaller ones are three.
+        assert_eq!(plans([2048, 1280, 1280]), [(large, 1), (large, 1), (half, 1), (half, 1)]);
+        // 96 large tiles are one turn of 108 and two of 46 and 80.
+        assert_eq!(plans([4096, 320, 2880]), [(half, 1), (half, 1), (large, 1), (large, 1)]);
+        // Long sums are split into whole turns: 40, 80, 200 and 120 blocks.
+        assert_eq!(plans([512, 1280, 23040]), [(large, 1), (large, 2), (large, 5), (large, 3)]);
     }
 
     #[test]

@@ -123,9 +123,11 @@ fn large_group_norm<D: Device>(
     let [channels, pixels, width_arg, groups_arg] =
         [c, h * w, width, groups].map(|value| Arg::U32(value as u32));
 
-    // Each of an H100's 132 multiprocessors holds 6 blocks of 40 registers a thread: with fewer, too few reads are under way.
-    // 8 pixels are a few times the work of adding a block's sums up.
-    let slices = Slices::new(x.shape, span * width / values, groups.div_ceil(span), 8, 6 * 132);
+    // A multiprocessor holds 6 blocks of 40 registers a thread: with fewer, too few reads are under way. 8 pixels are a few times
+    // the work of adding a block's sums up.
+    let multiprocessors = gpu.device.multiprocessors();
+    let (columns, windows) = (span * width / values, groups.div_ceil(span));
+    let slices = Slices::new(x.shape, columns, windows, 8, 6 * multiprocessors);
     let [count, each] = [slices.count, slices.pixels].map(|value| Arg::U32(value as u32));
     let partials = gpu.allocate(8 * n * groups * slices.count)?;
     let args = [
@@ -157,7 +159,7 @@ fn large_group_norm<D: Device>(
 
     // A thread's beginning is about as much work as 2 pixels. Several waves of blocks hide it behind each other.
     let columns = (c / values).min(THREADS);
-    let slices = Slices::new(x.shape, columns, (c / values).div_ceil(columns), 4, 32 * 132);
+    let slices = Slices::new(x.shape, columns, (c / values).div_ceil(columns), 4, 32 * multiprocessors);
     let out = gpu.empty(x.shape)?;
     let args = [
         x.arg(),
