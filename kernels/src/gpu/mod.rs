@@ -59,10 +59,7 @@ impl<D: Device> GpuBackend<D> {
 
     /// Memory, for which recordings give theirs where there is no other.
     fn allocate(&self, bytes: usize) -> Result<D::Buffer> {
-        match self.device.allocate(bytes) {
-            Err(Error::OutOfMemory { .. }) if self.recordings.forget() => self.device.allocate(bytes),
-            allocated => allocated,
-        }
+        self.with_room(|| self.device.allocate(bytes))
     }
 
     /// Launches what an operation of [`ops`] asks for. Where the driver has no memory for that, recordings give theirs.
@@ -77,10 +74,16 @@ impl<D: Device> GpuBackend<D> {
         // SAFETY: private to the operations. Each allocates its results by the shape that it gives the kernel, has the shapes
         // of its inputs checked, which their buffers were allocated by, and makes grid and indices from those. Each is run in the
         // interpreter, at sizes around every bound, which checks all accesses.
-        let launch = || unsafe { self.device.launch(variant, entry, launch, args) };
-        match launch() {
-            Err(Error::OutOfMemory { .. }) if self.recordings.forget() => launch(),
-            launched => launched,
+        self.with_room(|| unsafe { self.device.launch(variant, entry, launch, args) })
+    }
+
+    /// Does `call`; where there is no memory for that, again after a recording gave its own, until there is.
+    fn with_room<T>(&self, call: impl Fn() -> Result<T>) -> Result<T> {
+        loop {
+            match call() {
+                Err(Error::OutOfMemory { .. }) if self.recordings.forget() => {}
+                done => return done,
+            }
         }
     }
 

@@ -2,7 +2,10 @@
 
 use std::{
     cell::Cell,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use super::{Device, GpuBackend, GpuTensor, Recording};
@@ -11,8 +14,15 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Recordings that are kept, one for each combination of the inputs' shapes: each holds as much memory as its work needs.
-const KEPT: usize = 2;
+/// Recordings that are kept of one piece of work, one for each combination of the inputs' shapes; each holds as much memory as
+/// its work needs. A batch of up to 4 pictures has 1 to 8 entries, as each has 1 or 2: so many for two sizes of pictures.
+const KEPT: usize = 16;
+
+/// Combinations of shapes that are known, most of them just counted.
+const KNOWN: usize = 8 * KEPT;
+
+/// Runs after which counts are halved, so that what was in use long ago gives way.
+const AGE: u32 = 16 * KEPT as u32;
 
 /// How often it is tried to record work for which memory runs out: each time it is done twice.
 const TRIES: u32 = 3;
@@ -22,12 +32,45 @@ const TRIES: u32 = 3;
 ///
 /// A replay does what was recorded: with the same tensors other than the inputs, the same numbers, and the same uploads.
 /// Whatever changes from one time to the next must be in the inputs, and nothing but the results may outlive the work.
+///
+/// Of shapes that come in more combinations than recordings are kept for, those that are used most are recorded. One takes another
+/// one's place only where it is used more than twice as often, so that recording ends, however shapes are mixed.
 pub struct Repeated<D: Device> {
     states: Arc<States<D>>,
+    recordings: Arc<Recordings<D>>,
 }
 
-/// By the inputs' shapes; the one used last comes last.
-type States<D> = Mutex<Vec<(Vec<Shape>, State<D>)>>;
+type States<D> = Mutex<Known<D>>;
+
+/// What is known of some work.
+struct Known<D: Device> {
+    /// By the inputs' shapes; the one used last comes last.
+    kinds: Vec<Kind<D>>,
+    /// Runs since counts were halved.
+    runs: u32,
+}
+
+impl<D: Device> Default for Known<D> {
+    fn default() -> Self {
+        Self { kinds: Vec::new(), runs: 0 }
+    }
+}
+
+/// Work on inputs of certain shapes.
+struct Kind<D: Device> {
+    shapes: Vec<Shape>,
+    /// Runs, of which earlier ones count less.
+    uses: u32,
+    /// The [`Recordings::clock`] of the last one.
+    last: u64,
+    state: State<D>,
+}
+
+impl<D: Device> Kind<D> {
+    fn is_recorded(&self) -> bool {
+        matches!(self.state, State::Recorded(_))
+    }
+}
 
 enum State<D: Device> {
     /// Done once, which compiled its kernels. The next time it is recorded, or as often as this where memory runs out.
@@ -49,38 +92,49 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// What the lanes of a device do again and again.
-pub(super) struct Recordings<D: Device>(Mutex<Vec<Weak<States<D>>>>);
+pub(super) struct Recordings<D: Device> {
+    all: Mutex<Vec<Weak<States<D>>>>,
+    /// Runs of all work.
+    clock: AtomicU64,
+}
 
 impl<D: Device> Default for Recordings<D> {
     fn default() -> Self {
-        Self(Mutex::default())
+        Self { all: Mutex::default(), clock: AtomicU64::new(0) }
     }
 }
 
 impl<D: Device> Recordings<D> {
     /// Nothing to remember yet.
-    pub fn repeated(&self) -> Repeated<D> {
+    pub fn repeated(self: &Arc<Self>) -> Repeated<D> {
         let states: Arc<States<D>> = Arc::default();
-        let mut all = locked(&self.0);
+        let mut all = locked(&self.all);
         all.retain(|states| states.strong_count() > 0);
         all.push(Arc::downgrade(&states));
-        Repeated { states }
+        Repeated { states, recordings: self.clone() }
     }
 
-    /// Drops all recordings, to have their memory back; whether there were any. One that is being replayed goes afterwards.
-    /// Nothing is dropped for what is being recorded itself: it can be done without.
+    /// Drops the recording that was not used for longest, to have its memory back; whether there was any. One that is being replayed
+    /// goes afterwards. Nothing is dropped for what is being recorded itself: it can be done without.
     pub fn forget(&self) -> bool {
         if RECORDS.get() {
             return false;
         }
-        let all: Vec<_> = locked(&self.0).iter().filter_map(Weak::upgrade).collect();
-        let is_recorded = |(_, state): &mut (_, State<D>)| matches!(state, State::Recorded(_));
-        // Whatever is dropped waits for the device.
-        let dropped: Vec<_> = all
-            .iter()
-            .flat_map(|states| locked(states).extract_if(.., is_recorded).collect::<Vec<_>>())
-            .collect();
-        !dropped.is_empty()
+        let all: Vec<_> = locked(&self.all).iter().filter_map(Weak::upgrade).collect();
+        let oldest = |states: &Arc<States<D>>| {
+            let known = locked(states);
+            known.kinds.iter().filter(|kind| kind.is_recorded()).map(|kind| kind.last).min()
+        };
+        let Some((last, states)) =
+            all.iter().filter_map(|states| Some((oldest(states)?, states))).min_by_key(|(last, _)| *last)
+        else {
+            return false;
+        };
+        let is_it = |kind: &mut Kind<D>| kind.is_recorded() && kind.last == last;
+        let dropped: Vec<_> = locked(states).kinds.extract_if(.., is_it).collect();
+        // Whatever is dropped waits for the device. Where another thread was faster, there may be room now.
+        drop(dropped);
+        true
     }
 }
 
@@ -193,28 +247,64 @@ impl<D: Device> Repeated<D> {
         }
     }
 
-    /// The state for these shapes, now the last used; what is to be recorded is plain to others until it is.
+    /// The state for these shapes, which are used now; what is to be recorded is plain to others until it is. What has to wait
+    /// for its recording is plain this time.
     fn advance(&self, shapes: &[Shape]) -> Option<State<D>> {
-        let mut states = locked(&self.states);
-        let at = states.iter().position(|(of, _)| of == shapes)?;
-        let (shapes, state) = states.remove(at);
-        let (next, now) = match state {
-            State::Warm(tries) => (State::Plain, State::Warm(tries)),
-            State::Plain => (State::Plain, State::Plain),
-            State::Recorded(recorded) => (State::Recorded(recorded.clone()), State::Recorded(recorded)),
+        let mut known = locked(&self.states);
+        known.runs += 1;
+        if known.runs >= AGE {
+            known.runs = 0;
+            known.kinds.iter_mut().for_each(|kind| kind.uses /= 2);
+        }
+        let at = known.kinds.iter().position(|kind| kind.shapes == shapes)?;
+        let mut kind = known.kinds.remove(at);
+        kind.uses += 1;
+        kind.last = self.recordings.clock.fetch_add(1, Ordering::Relaxed);
+        let (now, replaced) = match &kind.state {
+            State::Plain => (State::Plain, None),
+            State::Recorded(recorded) => (State::Recorded(recorded.clone()), None),
+            State::Warm(tries) => match known.admit(kind.uses) {
+                Some(replaced) => (State::Warm(*tries), replaced),
+                None => (State::Plain, None),
+            },
         };
-        states.push((shapes, next));
+        if let State::Warm(_) = now {
+            kind.state = State::Plain;
+        }
+        known.kinds.push(kind);
+        drop(known);
+        // It waits for the device.
+        drop(replaced);
         Some(now)
     }
 
     fn set(&self, shapes: Vec<Shape>, state: State<D>) {
-        let mut states = locked(&self.states);
-        states.retain(|(of, _)| *of != shapes);
-        states.push((shapes, state));
-        // Whatever is dropped here waits for the device.
-        let excess = states.len().saturating_sub(KEPT);
-        let dropped: Vec<_> = states.drain(..excess).collect();
-        drop(states);
-        drop(dropped);
+        let mut known = locked(&self.states);
+        let before = known.kinds.iter().position(|kind| kind.shapes == shapes);
+        let before = before.map(|at| known.kinds.remove(at));
+        let uses = before.as_ref().map_or(1, |kind| kind.uses);
+        let last = self.recordings.clock.fetch_add(1, Ordering::Relaxed);
+        known.kinds.push(Kind { shapes, uses, last, state });
+        // Only what is counted: recordings are fewer.
+        if known.kinds.len() > KNOWN
+            && let Some(at) = known.kinds.iter().position(|kind| !kind.is_recorded())
+        {
+            known.kinds.remove(at);
+        }
+        drop(known);
+        drop(before);
+    }
+}
+
+impl<D: Device> Known<D> {
+    /// Whether work with so many uses is recorded, and the recording that makes place for it.
+    fn admit(&mut self, uses: u32) -> Option<Option<State<D>>> {
+        let recorded = self.kinds.iter().filter(|kind| kind.is_recorded()).count();
+        if recorded < KEPT {
+            return Some(None);
+        }
+        let recorded = self.kinds.iter_mut().filter(|kind| kind.is_recorded());
+        let least = recorded.min_by_key(|kind| kind.uses).filter(|least| uses > 2 * least.uses)?;
+        Some(Some(std::mem::replace(&mut least.state, State::Warm(TRIES))))
     }
 }

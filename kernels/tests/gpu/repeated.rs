@@ -1,6 +1,11 @@
 //! Work that is recorded, on a device whose memory is small.
 
-use std::sync::{Arc, Mutex};
+mod mixed;
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use reverie_kernels::{
     Backend, Error, Result,
@@ -15,6 +20,8 @@ struct Small {
     left: Arc<Mutex<usize>>,
     /// What is being recorded: of one thread, as these tests have.
     tape: Mutex<Option<Vec<Command>>>,
+    /// How often something was recorded.
+    records: AtomicUsize,
 }
 
 struct Held {
@@ -77,7 +84,13 @@ impl Recording for Tape {
 
 impl Small {
     fn new(bytes: usize) -> Self {
-        Self { device: Arc::default(), left: Arc::new(Mutex::new(bytes)), tape: Mutex::default() }
+        let (device, tape, records) = Default::default();
+        Self { device, left: Arc::new(Mutex::new(bytes)), tape, records }
+    }
+
+    /// How often something was recorded in this lane.
+    fn records(&self) -> usize {
+        self.records.load(Ordering::Relaxed)
     }
 
     fn ask(&self, command: Command) -> Result<()> {
@@ -101,7 +114,8 @@ impl Device for Small {
     }
 
     fn lane(&self) -> Result<Self> {
-        Ok(Self { device: self.device.clone(), left: self.left.clone(), tape: Mutex::default() })
+        let (tape, records) = Default::default();
+        Ok(Self { device: self.device.clone(), left: self.left.clone(), tape, records })
     }
 
     fn allocate(&self, bytes: usize) -> Result<Buffer> {
@@ -138,6 +152,7 @@ impl Device for Small {
     }
 
     fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Box<dyn Recording>>> {
+        self.records.fetch_add(1, Ordering::Relaxed);
         *self.tape.lock().unwrap() = Some(Vec::new());
         let done = work();
         let commands = self.tape.lock().unwrap().take().unwrap();
@@ -218,8 +233,8 @@ fn recordings_of_all_lanes_go_where_memory_runs_out() {
     // Each holds its input, its result and what is in between.
     assert_eq!(before - free(&gpu), 2 * 3 * BYTES);
     let rest = gpu.device().allocate(free(&gpu)).unwrap();
-    // An upload and a tensor: twice and once its bytes, for which all recordings go.
-    let more = gpu.tensor(vec![1.0; LEN], [1, 1, 16, 16]).unwrap();
+    // An upload and a tensor, of four times and twice the bytes, for which all recordings go.
+    let more = gpu.tensor(vec![1.0; 2 * LEN], [1, 1, 16, 32]).unwrap();
     drop(more);
     assert_eq!(free(&gpu), 6 * BYTES);
     drop(rest);
