@@ -1,8 +1,9 @@
 //! Scaled dot-product attention.
 
 use super::blocks;
-use crate::backend::Mask;
-use crate::error::Result;
+use crate::backend::{Backend, Mask};
+use crate::checks;
+use crate::error::{Error, Result};
 use crate::gpu::{Arg, Device, GpuBackend, GpuTensor, Launch, TensorMap, Variant};
 
 /// Widths of heads that `attention.ptx` has variants for; heads between two of them are done as the next wider one. 40, 64, 80,
@@ -109,10 +110,22 @@ const GROUPED: [Grouped; 5] = [
 ];
 
 impl Grouped {
+    /// The narrowest that has room for heads of this width, proven or not.
+    fn with_room(width: usize) -> Option<&'static Self> {
+        GROUPED.iter().find(|grouped| width.is_multiple_of(8) && grouped.width >= width)
+    }
+
     /// Those for heads of this width, if there are any. Few queries or keys, as a prompt's, would leave most of a tile empty.
     fn of(width: usize, causal: bool, queries: usize, keys: usize) -> Option<&'static Self> {
-        let fits = width.is_multiple_of(8) && width > 32 && !causal && queries >= 128 && keys >= 128;
-        GROUPED.iter().find(|grouped| fits && grouped.width >= width)
+        let fits = width > 32 && !causal && queries >= 128 && keys >= 128;
+        Self::with_room(width).filter(|grouped| fits && grouped.has_whole_atoms())
+    }
+
+    /// Whether the columns of v, N of the second product, fill atoms of 128 swizzled bytes. No library has wgmma read a part of
+    /// an atom there, and until a device has shown that it does so as the interpreter has it, attention goes without. (That q and
+    /// k do not fill theirs is common: their columns are K, which takes 16 at a time.)
+    fn has_whole_atoms(&self) -> bool {
+        self.width.is_multiple_of(64)
     }
 
     fn variant(&self) -> Variant {
@@ -167,6 +180,34 @@ fn scale(width: usize) -> f32 {
     std::f32::consts::LOG2_E / (width as f32).sqrt()
 }
 
+impl<D: Device> GpuBackend<D> {
+    /// [`Backend::attention`] without a mask by `wgmma`, also at widths of heads where that does without for want of proof on
+    /// a device: for examining one.
+    ///
+    /// # Errors
+    /// Those of [`Backend::attention`]; [`Error::Device`] where the device was opened without `wgmma`, or there is no variant for
+    /// the width.
+    pub fn attention_by_warp_groups(
+        &self,
+        q: &GpuTensor<D>,
+        k: &GpuTensor<D>,
+        v: &GpuTensor<D>,
+        heads: usize,
+    ) -> Result<GpuTensor<D>> {
+        checks::attention(q.shape, k.shape, v.shape, heads)?;
+        let refused = |what: String| Error::Device { device: self.name().to_owned(), what, lost: false };
+        if !self.device.wgmma() {
+            return Err(refused("opened without wgmma".into()));
+        }
+        let width = q.shape[3] / heads;
+        let grouped = Grouped::with_room(width)
+            .ok_or_else(|| refused(format!("attention by wgmma has no variant for heads of {width}")))?;
+        let out = self.empty(q.shape)?;
+        grouped.run(self, [q, k, v], heads, &out)?;
+        Ok(out)
+    }
+}
+
 /// `softmax(q kᵀ / √d + mask) v` by heads; shapes fit.
 pub(in crate::gpu) fn attention<D: Device>(
     gpu: &GpuBackend<D>,
@@ -210,7 +251,7 @@ pub(in crate::gpu) fn attention<D: Device>(
 
 #[cfg(test)]
 mod tests {
-    use super::Tiles;
+    use super::*;
 
     /// 4096 queries of 8 heads are 256 blocks of 128: enough for twice as many queries a warp where that leaves two blocks for
     /// each multiprocessor.
@@ -229,5 +270,22 @@ mod tests {
         );
         assert_eq!(groups(132, 4096, 16), Some(2));
         assert_eq!(groups(1, 64, 1000), Some(1), "32 queries a warp would be half empty");
+    }
+
+    #[test]
+    fn warp_groups_do_heads_that_fill_whole_atoms() {
+        let width = |width| Grouped::of(width, false, 1024, 1024).map(|grouped| grouped.width);
+        for (heads, taken) in [(48, 64), (56, 64), (64, 64), (88, 128), (96, 128), (128, 128)] {
+            assert_eq!(width(heads), Some(taken), "{heads}");
+        }
+        for heads in [8, 32, 40, 60, 72, 80, 136, 160, 168, 512] {
+            assert_eq!(width(heads), None, "{heads}");
+        }
+        // The others are there for whoever asks for them.
+        assert_eq!(
+            [40, 72, 80, 160].map(|width| Grouped::with_room(width).unwrap().width),
+            [40, 80, 80, 160]
+        );
+        assert!(Grouped::of(64, true, 1024, 1024).is_none() && Grouped::of(64, false, 1024, 77).is_none());
     }
 }
