@@ -6,5 +6,9 @@
 #![warn(missing_docs)]
 
 pub mod correctness;
+pub mod mismatch;
 pub mod modules;
+pub mod noise;
+pub mod probe;
+pub mod sinusoids;
 pub mod speed;
