@@ -7,7 +7,8 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use common::{NUMBERS, Plain, TIMESTEPS, assert_close, layouts, timestep_embedding};
+use common::{Plain, assert_close, layouts};
+use reverie_examine::sinusoids::{NUMBERS, TIMESTEPS, timestep_embedding};
 use reverie_kernels::{Backend, Error, PixelRange, Timesteps, cpu::CpuBackend};
 
 #[test]

@@ -1,8 +1,11 @@
 //! Plain versions of every operation, with sums in `f64`, and what the tests share.
 #![allow(dead_code)] // Each test crate uses its part.
 
+use reverie_examine::mismatch::{Layout, compare_and_dump};
 use reverie_kernels::cpu::{CpuBackend, CpuTensor, Level};
-use reverie_kernels::{Activation, Backend, Conv2dDesc, Filter, Mask, Shape, Timesteps, Unary};
+use reverie_kernels::{Activation, Backend, Conv2dDesc, Filter, Mask, Shape, Unary};
+
+pub use reverie_examine::noise::uniform as noise;
 
 /// Height and width: single pixels, less than a tile, exact tiles, and odd remainders.
 pub const SIZES: [[usize; 2]; 9] =
@@ -11,16 +14,6 @@ pub const SIZES: [[usize; 2]; 9] =
 /// A backend for each instruction set of this machine.
 pub fn backends() -> Vec<CpuBackend> {
     Level::available().filter_map(|level| CpuBackend::with_level(2, level)).collect()
-}
-
-/// Values in -1..1 from a linear congruential generator (Knuth, MMIX).
-pub fn noise(len: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let next = |_| {
-        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..len).map(next).collect()
 }
 
 pub fn len(shape: Shape) -> usize {
@@ -250,51 +243,20 @@ pub fn resize(x: &Plain, h: usize, w: usize, filter: Filter) -> Plain {
     })
 }
 
-/// Sinusoids of numbers, each with the size of its number.
-pub fn timestep_embedding(values: &[f32], timesteps: Timesteps) -> Vec<(f64, f64)> {
-    let Timesteps { num_channels, flip_sin_to_cos, downscale_freq_shift } = timesteps;
-    let half = num_channels / 2;
-    let step = -10000f64.ln() / (half as f64 - f64::from(downscale_freq_shift));
-    let row = |value: &f32| {
-        let value = f64::from(*value);
-        (0..num_channels).map(move |c| {
-            let angle = value * (step * (c % half.max(1)) as f64).exp();
-            match (c / half.max(1), flip_sin_to_cos) {
-                _ if c >= 2 * half => (0.0, 0.0),
-                (0, false) | (1, true) => (angle.sin(), value.abs()),
-                _ => (angle.cos(), value.abs()),
-            }
-        })
-    };
-    values.iter().flat_map(row).collect()
-}
-
-/// What a backend is asked for where timestep embeddings are tested: channels in eights and not, odd, and none but a zero;
-/// both orders, both spacings. Numbers from 0 to what time ids can be, and below zero.
-pub const TIMESTEPS: [Timesteps; 6] = {
-    const fn of(num_channels: usize, flip_sin_to_cos: bool, downscale_freq_shift: f32) -> Timesteps {
-        Timesteps { num_channels, flip_sin_to_cos, downscale_freq_shift }
-    }
-    [
-        of(320, true, 0.0),
-        of(256, true, 0.0),
-        of(256, false, 1.0),
-        of(30, false, 0.0),
-        of(17, true, 1.0),
-        of(1, true, 0.0),
-    ]
-};
-
-pub const NUMBERS: [f32; 10] = [0.0, 1.0, 0.5, 21.0, 499.5, 999.0, -3.25, 1536.0, 8191.0, 20000.0];
-
-/// Asserts that no value is further off than `tolerance` times the largest expected one.
+/// Asserts that no value is further off than `tolerance` times the largest expected one. What it says where one is lets the error be
+/// found without the device; with `REVERIE_DUMP` set to a folder, all values are written there.
 #[track_caller]
 pub fn assert_close(actual: &[f32], expected: &Plain, tolerance: f32, what: &str) {
-    assert_eq!(actual.len(), expected.data.len(), "{what}: number of values");
-    let scale = expected.data.iter().fold(1e-3f32, |max, x| max.max(x.abs()));
-    for (i, (a, e)) in actual.iter().zip(&expected.data).enumerate() {
-        let error = (a - e).abs() / scale;
-        assert!(error <= tolerance, "{what}: value {i} is {a}, not {e} (off by {error:e} of {scale})");
+    assert_close_in_heads(actual, expected, 1, tolerance, what);
+}
+
+/// The same for what has so many heads side by side.
+#[track_caller]
+pub fn assert_close_in_heads(actual: &[f32], expected: &Plain, heads: usize, tolerance: f32, what: &str) {
+    let layout = Layout { shape: expected.shape, heads };
+    let found = compare_and_dump(what, actual, &expected.data, layout, tolerance, &[]);
+    if let Some(mismatch) = found.mismatch {
+        panic!("{what}: {mismatch}");
     }
 }
 

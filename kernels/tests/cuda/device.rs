@@ -1,11 +1,12 @@
 //! Memory, transfers, recordings and errors.
 
+use reverie_examine::noise::halves as noise;
 use reverie_kernels::{
-    Backend, Error, Result,
+    Backend, Error,
     gpu::{Arg, Device, GpuBackend, GpuTensor, Launch, cuda::Cuda, variants},
 };
 
-use crate::{LONG, common::len, cuda, noise};
+use crate::{LONG, common::len, cuda};
 
 /// Bytes without a period that a wrong offset could hide behind.
 fn bytes(len: usize, seed: u64) -> Vec<u8> {
@@ -48,13 +49,6 @@ fn a_budget_is_kept() {
     cuda.trim().unwrap();
     assert_eq!(cuda.memory().held, 0);
     assert!(matches!(cuda.allocate(usize::MAX / 2), Err(Error::OutOfMemory { .. })));
-}
-
-#[test]
-fn more_than_the_device_has_is_an_error_that_passes() {
-    let Some(cuda) = cuda(Some(u64::MAX)) else { return };
-    assert!(matches!(cuda.allocate(1 << 46), Err(Error::OutOfMemory { .. })));
-    cuda.allocate(1 << 20).unwrap();
 }
 
 #[test]
@@ -352,77 +346,4 @@ fn requests_that_do_not_fit_are_refused() {
         assert!(matches!(error, Err(Error::Device { lost: false, .. })), "{error:?}");
     }
     device.upload(&buffer, &[0; 100]).unwrap();
-}
-
-/// Runs a test in a process of its own. It must say that it was done.
-fn alone(name: &str) {
-    if cuda(None).is_none() {
-        return;
-    }
-    let test = std::env::current_exe().unwrap();
-    let args = ["--exact", name, "--ignored", "--nocapture"];
-    let out = std::process::Command::new(test).args(args).output().unwrap();
-    let [text, errors] = [&out.stdout, &out.stderr].map(|text| String::from_utf8_lossy(text));
-    assert!(out.status.success() && text.contains("as expected"), "{text}{errors}");
-}
-
-/// Only in a process of its own, as it leaves nothing to others.
-#[test]
-#[ignore = "started by what_is_kept_makes_room_for_the_driver"]
-fn full() {
-    let Some(cuda) = cuda(Some(u64::MAX)) else { return };
-    let gpu = GpuBackend::new(cuda.clone());
-    let shape = [1, 8, 2, 2];
-    let x = gpu.tensor(noise(len(shape), 1.0, 1), shape).unwrap();
-    let mut all = Vec::new();
-    let mut bytes = 1 << 30;
-    while bytes >= 512 {
-        match cuda.allocate(bytes) {
-            Ok(buffer) => all.push(buffer),
-            Err(Error::OutOfMemory { .. }) => bytes /= 2,
-            Err(error) => panic!("{error}"),
-        }
-    }
-    let twice = || gpu.to_vec(&gpu.add(&x, &x)?);
-    // Enough for the results, so that a driver that has nothing left misses it when it compiles.
-    all.truncate(all.len() - 4);
-    let first = twice();
-    assert!(matches!(first, Ok(_) | Err(Error::OutOfMemory { .. })), "{first:?}");
-    drop(all);
-    let held = cuda.memory().held;
-    let expected: Vec<f32> = noise(len(shape), 1.0, 1).into_iter().map(|value| 2.0 * value).collect();
-    assert_eq!(twice().unwrap(), expected);
-    println!("{first:?} with all taken, then {held} bytes held, as expected");
-}
-
-#[test]
-fn what_is_kept_makes_room_for_the_driver() {
-    alone("device::full");
-}
-
-/// Only in a process of its own, as the GPU is lost to the whole process.
-#[test]
-#[ignore = "started by a_fault_loses_the_device"]
-fn fault() {
-    let Some(cuda) = cuda(None) else { return };
-    let variant = variants().into_iter().find(|variant| variant.file == "elementwise").unwrap();
-    let launch = Launch { grid: [1, 1, 1], block: 256, shared: 0 };
-    let buffer = cuda.allocate(4096).unwrap();
-    let args = [Arg::Null, Arg::Null, Arg::Null, Arg::F32(1.0), Arg::U32(2048)];
-    // SAFETY: none: no buffer is there. The device refuses address 0, and is lost, which is what this is about.
-    unsafe { cuda.launch(&variant, "scale_add", launch, &args) }.unwrap();
-    let lost = |result: Result<()>| matches!(result, Err(Error::Device { lost: true, .. }));
-    let first = cuda.synchronise();
-    assert!(lost(first.clone()), "{first:?}");
-    assert_eq!(cuda.upload(&buffer, &[0; 4]), first, "the same at each call");
-    assert_eq!(cuda.allocate(1 << 30).map(drop), first);
-    assert_eq!(cuda.download(&buffer, &mut [0; 4]), first);
-    drop(buffer);
-    drop(cuda);
-    println!("lost as expected");
-}
-
-#[test]
-fn a_fault_loses_the_device() {
-    alone("device::fault");
 }

@@ -1,21 +1,27 @@
-use reverie_kernels::{Backend, Mask};
+use reverie_kernels::{Backend, Error, Mask, Result};
 
-use crate::{Gpu, Plain, check, common, gpu, halves, hopper, noise, upload};
+use crate::{Gpu, Plain, Tensor, check, check_heads, common, gpu, halves, noise, tested::hopper, upload};
 
 /// Of the largest value: weights are rounded to fp16, as is the result.
 const TOLERANCE: f32 = 2e-3;
 
 #[track_caller]
 fn run(q: &Plain, k: &Plain, v: &Plain, heads: usize, mask: Mask) {
-    run_on(&gpu(), q, k, v, heads, mask);
+    run_by(&gpu(), [q, k, v], heads, mask, |gpu, [q, k, v]| gpu.attention(q, k, v, heads, mask));
 }
 
 #[track_caller]
-fn run_on(gpu: &Gpu, q: &Plain, k: &Plain, v: &Plain, heads: usize, mask: Mask) {
+fn run_by(
+    gpu: &Gpu,
+    [q, k, v]: [&Plain; 3],
+    heads: usize,
+    mask: Mask,
+    attention: impl Fn(&Gpu, [&Tensor; 3]) -> Result<Tensor>,
+) {
     let expected = common::attention(q, k, v, heads, mask);
     let what = format!("{:?} of {:?}, {heads} heads, {mask:?}", q.shape, k.shape);
     let [q, k, v] = [q, k, v].map(|x| upload(gpu, x));
-    check(gpu, &gpu.attention(&q, &k, &v, heads, mask).unwrap(), &expected, TOLERANCE, &what);
+    check_heads(gpu, &attention(gpu, [&q, &k, &v]).unwrap(), &expected, heads, TOLERANCE, &what);
 }
 
 /// Queries times `factor`, so that the weights of keys differ by as much as is wanted.
@@ -24,26 +30,66 @@ fn scaled(mut x: Plain, factor: f32) -> Plain {
     halves(x)
 }
 
-#[track_caller]
-fn run_noise(sizes: [usize; 3], heads: usize, width: usize, mask: Mask) {
-    run_noise_on(&gpu(), sizes, heads, width, mask);
-}
-
-#[track_caller]
-fn run_noise_on(gpu: &Gpu, [n, queries, keys]: [usize; 3], heads: usize, width: usize, mask: Mask) {
+fn noises([n, queries, keys]: [usize; 3], heads: usize, width: usize) -> [Plain; 3] {
     let features = heads * width;
     let q = scaled(noise([n, 1, queries, features], 1), 6.0);
     let [k, v] = [2, 3].map(|seed| noise([n, 1, keys, features], seed));
-    run_on(gpu, &q, &k, &v, heads, mask);
+    [q, k, v]
 }
 
-/// Each width that `attention_wgmma.ptx` has a variant for, and one between; a tile of keys, several of them, and a rest.
+#[track_caller]
+fn run_noise(sizes: [usize; 3], heads: usize, width: usize, mask: Mask) {
+    let [q, k, v] = noises(sizes, heads, width);
+    run(&q, &k, &v, heads, mask);
+}
+
+/// Each width that `attention_wgmma.ptx` has a variant for, and one between; a tile of keys, several of them, and a rest. Those too
+/// that the backend does without it.
 #[test]
 fn warp_groups() {
-    for (width, keys) in [(40, 128), (56, 300), (64, 385), (80, 129), (128, 256), (160, 200)] {
-        run_noise_on(&hopper(), [1, 130, keys], 2, width, Mask::None);
+    let Some(gpu) = hopper() else { return };
+    for (sizes, width) in [
+        ([1, 130, 128], 40),
+        ([1, 130, 300], 56),
+        ([1, 130, 385], 64),
+        ([1, 130, 129], 80),
+        ([1, 130, 256], 128),
+        ([1, 130, 200], 160),
+        ([2, 193, 141], 64),
+    ] {
+        let inputs = noises(sizes, 2, width);
+        run_by(&gpu, inputs.each_ref(), 2, Mask::None, |gpu, [q, k, v]| {
+            gpu.attention_by_warp_groups(q, k, v, 2)
+        });
     }
-    run_noise_on(&hopper(), [2, 193, 141], 2, 64, Mask::None);
+}
+
+/// Through the backend: by `wgmma` where it is proven, by `mma` else.
+#[test]
+fn every_width_on_a_device_with_wgmma() {
+    let Some(gpu) = hopper() else { return };
+    for width in [40, 64, 80, 128] {
+        let inputs = noises([1, 128, 131], 1, width);
+        run_by(&gpu, inputs.each_ref(), 1, Mask::None, |gpu, [q, k, v]| {
+            gpu.attention(q, k, v, 1, Mask::None)
+        });
+    }
+}
+
+#[test]
+fn warp_groups_that_cannot_be_are_refused() {
+    let Some(with) = hopper() else { return };
+    let [narrow, wide] = [12, 168].map(|width| upload(&with, &noise([1, 1, 130, width], 1)));
+    for x in [narrow, wide] {
+        let error = with.attention_by_warp_groups(&x, &x, &x, 1).err().unwrap();
+        assert!(error.to_string().contains("no variant for heads of"), "{error}");
+    }
+    let without = gpu();
+    let x = upload(&without, &noise([1, 1, 130, 64], 1));
+    let error = without.attention_by_warp_groups(&x, &x, &x, 1).err().unwrap();
+    assert!(error.to_string().contains("without wgmma"), "{error}");
+    let error = with.attention_by_warp_groups(&x, &x, &x, 3).err();
+    assert_eq!(error, Some(Error::Heads { heads: 3, features: 64 }));
 }
 
 /// Those that have variants, those between, and beyond.

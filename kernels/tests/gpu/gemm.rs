@@ -7,9 +7,8 @@ use reverie_kernels::{
 };
 
 use crate::{
-    Plain, common, halves,
-    interpreted::{Buffer, Interpreted},
-    noise,
+    Plain, common, halves, noise,
+    tested::{self, Buffer, Tested},
 };
 
 /// Rows and columns that no tile divides, and sums of more steps than there are stages.
@@ -29,13 +28,13 @@ struct Problem {
     residual: Buffer,
 }
 
-fn filled(device: &Interpreted, bytes: Vec<u8>) -> Buffer {
+fn filled(device: &Tested, bytes: Vec<u8>) -> Buffer {
     let buffer = device.allocate(bytes.len()).unwrap();
     device.upload(&buffer, &bytes).unwrap();
     buffer
 }
 
-fn floats(device: &Interpreted, values: &[f32]) -> Buffer {
+fn floats(device: &Tested, values: &[f32]) -> Buffer {
     filled(device, values.iter().flat_map(|value| value.to_le_bytes()).collect())
 }
 
@@ -50,7 +49,7 @@ fn last(x: &Plain, channels: usize) -> Vec<u8> {
     values.flatten().collect()
 }
 
-fn problem(device: &Interpreted, kernel: usize, channels: usize) -> Problem {
+fn problem(device: &Tested, kernel: usize, channels: usize) -> Problem {
     let desc = Conv2dDesc::same(channels, OUTPUTS, kernel);
     let [n, h, w] = PIXELS;
     let x = noise([n, channels, h, w], 1);
@@ -75,7 +74,7 @@ fn problem(device: &Interpreted, kernel: usize, channels: usize) -> Problem {
     }
 }
 
-fn run(device: &Interpreted, variant: &Variant) {
+fn run(device: &Tested, variant: &Variant) {
     let constant = |name| variant.constants.iter().find(|(known, _)| *known == name).unwrap().1 as usize;
     let [rows_of, columns_of] = ["BM", "BN"].map(constant);
     let [conv, wide, split] = ["CONV", "WIDE", "SPLIT"].map(|name| constant(name) == 1);
@@ -117,7 +116,7 @@ fn run(device: &Interpreted, variant: &Variant) {
     let tiles = (rows.div_ceil(rows_of) * OUTPUTS.div_ceil(columns_of)) as u32;
     let threads = 32 * (rows_of / constant("WM")) * (columns_of / constant("WN"));
     let launch = Launch { grid: [tiles, splits as u32, 1], block: threads as u32, shared: 0 };
-    // SAFETY: the interpreter checks every access.
+    // SAFETY: buffers are as large as the sizes say, and the grid covers no more.
     unsafe { device.launch(variant, "gemm", launch, &args) }.unwrap();
     if split {
         let mut args = vec![Arg::Buffer(&parts), Arg::Buffer(&out)];
@@ -144,7 +143,7 @@ fn run(device: &Interpreted, variant: &Variant) {
 
 #[test]
 fn every_variant() {
-    let device = Interpreted::default();
+    let device = tested::device();
     let all = variants().into_iter().filter(|variant| variant.file == "gemm");
     assert!(all.map(|variant| run(&device, &variant)).count() > 10);
 }

@@ -18,18 +18,6 @@ pub fn gpu() -> Gpu {
     GpuBackend::new(Interpreted::default())
 }
 
-/// One that stands for a device with so many multiprocessors, by which work is divided.
-#[allow(dead_code, reason = "the models' tests, which include this file too, do without")]
-pub fn gpu_of(multiprocessors: usize) -> Gpu {
-    GpuBackend::new(Interpreted { multiprocessors, ..Interpreted::default() })
-}
-
-/// One that stands for a device of compute capability 9.0.
-#[allow(dead_code, reason = "the models' tests, which include this file too, do without")]
-pub fn hopper() -> Gpu {
-    GpuBackend::new(Interpreted { wgmma: true, ..Interpreted::default() })
-}
-
 pub struct Interpreted {
     memory: Arc<RwLock<ptx::Memory>>,
     modules: Arc<Mutex<HashMap<Variant, Arc<ptx::Module>>>>,
@@ -64,8 +52,17 @@ fn failed(what: impl ToString) -> Error {
 }
 
 impl Interpreted {
+    /// One that stands for a device with so many multiprocessors, by which work is divided.
+    pub fn with_multiprocessors(multiprocessors: usize) -> Self {
+        Self { multiprocessors, ..Self::default() }
+    }
+
+    /// One that stands for a device of compute capability 9.0.
+    pub fn with_wgmma() -> Self {
+        Self { wgmma: true, ..Self::default() }
+    }
+
     /// Memory runs out after so many more buffers; none: never. How many there still was memory for.
-    #[allow(dead_code, reason = "as above")]
     pub fn run_out_after(&self, buffers: Option<usize>) -> Option<usize> {
         std::mem::replace(&mut self.room.lock().unwrap(), buffers)
     }

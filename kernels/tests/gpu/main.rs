@@ -1,5 +1,5 @@
 //! The GPU backend without a GPU: its PTX runs in the interpreter, which checks every access, and its results are held
-//! against plain versions with sums in `f64`.
+//! against plain versions with sums in `f64`. The same on a GPU with `REVERIE_TEST_DEVICE=cuda:0`.
 
 mod assemble;
 mod attention;
@@ -11,22 +11,24 @@ mod copies;
 mod elementwise;
 mod embedding;
 mod gemm;
-mod interpreted;
 mod layout;
 mod linear;
 mod multiprocessors;
 mod norm;
+#[cfg(target_os = "linux")]
+mod on_the_driver;
 mod pixel_shuffle;
 mod pixels;
 mod repeated;
 mod resize;
+mod tested;
 mod timesteps;
 
-use common::{Plain, assert_close};
-use interpreted::{Gpu, gpu, hopper};
+use common::{Plain, assert_close_in_heads};
 use reverie_kernels::{Backend, gpu::GpuTensor};
+use tested::{Gpu, Tested, gpu};
 
-type Tensor = GpuTensor<interpreted::Interpreted>;
+type Tensor = GpuTensor<Tested>;
 
 /// Rounded to fp16, as the device holds it: what is expected of an operation is computed from that.
 fn halves(mut x: Plain) -> Plain {
@@ -46,6 +48,12 @@ fn upload(gpu: &Gpu, x: &Plain) -> Tensor {
 /// 4.9e-4 of a value at most.
 #[track_caller]
 fn check(gpu: &Gpu, actual: &Tensor, expected: &Plain, tolerance: f32, what: &str) {
+    check_heads(gpu, actual, expected, 1, tolerance, what);
+}
+
+/// The same for the result of so many heads.
+#[track_caller]
+fn check_heads(gpu: &Gpu, actual: &Tensor, expected: &Plain, heads: usize, tolerance: f32, what: &str) {
     assert_eq!(gpu.shape(actual), expected.shape, "{what}");
-    assert_close(&gpu.to_vec(actual).unwrap(), expected, tolerance, what);
+    assert_close_in_heads(&gpu.to_vec(actual).unwrap(), expected, heads, tolerance, what);
 }

@@ -2,7 +2,7 @@
 
 use reverie_kernels::{Backend, Mask, Unary};
 
-use crate::{check, common, interpreted::gpu_of, noise, upload};
+use crate::{check, common, noise, tested::gpu_of, upload};
 
 /// One, and more than there is work for.
 const DEVICES: [usize; 3] = [1, 46, 1000];

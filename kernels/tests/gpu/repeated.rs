@@ -12,7 +12,10 @@ use reverie_kernels::{
     gpu::{Arg, Device, GpuBackend, GpuTensor, Launch, Recording, Variant},
 };
 
-use crate::interpreted::{self, Interpreted};
+use crate::tested::{
+    self,
+    interpreted::{self, Interpreted},
+};
 
 /// An interpreter with so many bytes of memory, which records. Lanes share them.
 struct Small {
@@ -161,6 +164,11 @@ impl Device for Small {
     }
 }
 
+/// A backend on one with 1 MiB.
+fn small() -> Option<GpuBackend<Small>> {
+    tested::is_interpreter().then(|| GpuBackend::new(Small::new(1 << 20)))
+}
+
 /// Values of a tensor in the tests, and its bytes.
 const LEN: usize = 256;
 const BYTES: usize = 2 * LEN;
@@ -199,7 +207,8 @@ impl Worker {
 
 #[test]
 fn work_is_recorded_at_its_second_time() {
-    let mut worker = Worker::new(GpuBackend::new(Small::new(1 << 20)));
+    let Some(gpu) = small() else { return };
+    let mut worker = Worker::new(gpu);
     let done = [1.0, 2.0, 3.0, 4.0].map(|value| {
         let x = worker.input(value);
         worker.run(&x, value)
@@ -209,7 +218,7 @@ fn work_is_recorded_at_its_second_time() {
 
 #[test]
 fn a_full_device_is_an_error_that_passes() {
-    let gpu = interpreted::gpu();
+    let Some(gpu) = tested::interpreter() else { return };
     let x = gpu.tensor(vec![1.0; LEN], [1, 1, 16, 16]).unwrap();
     gpu.device().run_out_after(Some(1));
     assert!(gpu.add(&x, &x).is_ok());
@@ -221,7 +230,7 @@ fn a_full_device_is_an_error_that_passes() {
 
 #[test]
 fn recordings_of_all_lanes_go_where_memory_runs_out() {
-    let gpu = GpuBackend::new(Small::new(1 << 20));
+    let Some(gpu) = small() else { return };
     let lane = gpu.lane().unwrap();
     let mut workers = [Worker::new(lane), Worker::new(gpu.lane().unwrap())];
     let xs = workers.each_ref().map(|worker| worker.input(7.0));
@@ -245,7 +254,7 @@ fn recordings_of_all_lanes_go_where_memory_runs_out() {
 
 #[test]
 fn a_recording_takes_no_other_ones_memory() {
-    let gpu = GpuBackend::new(Small::new(1 << 20));
+    let Some(gpu) = small() else { return };
     let mut workers = [Worker::new(gpu.lane().unwrap()), Worker::new(gpu.lane().unwrap())];
     let xs = workers.each_ref().map(|worker| worker.input(7.0));
     assert_eq!([(); 3].map(|()| workers[0].run(&xs[0], 7.0)), [true, true, false]);
@@ -258,7 +267,7 @@ fn a_recording_takes_no_other_ones_memory() {
 
 #[test]
 fn without_room_for_its_results_a_recording_gives_way_to_the_work() {
-    let gpu = GpuBackend::new(Small::new(1 << 20));
+    let Some(gpu) = small() else { return };
     let mut worker = Worker::new(gpu.lane().unwrap());
     let x = worker.input(7.0);
     assert_eq!([(); 3].map(|()| worker.run(&x, 7.0)), [true, true, false]);
@@ -269,7 +278,7 @@ fn without_room_for_its_results_a_recording_gives_way_to_the_work() {
 
 #[test]
 fn what_there_was_no_room_to_record_is_recorded_once_there_is() {
-    let gpu = GpuBackend::new(Small::new(1 << 20));
+    let Some(gpu) = small() else { return };
     let mut worker = Worker::new(gpu.lane().unwrap());
     let x = worker.input(7.0);
     assert!(worker.run(&x, 7.0));
@@ -282,7 +291,7 @@ fn what_there_was_no_room_to_record_is_recorded_once_there_is() {
 
 #[test]
 fn repeated_work_within_repeated_work_is_part_of_it() {
-    let gpu = GpuBackend::new(Small::new(1 << 20));
+    let Some(gpu) = small() else { return };
     let mut inner = Worker::new(gpu.lane().unwrap());
     let x = inner.input(7.0);
     assert_eq!([(); 3].map(|()| inner.run(&x, 7.0)), [true, true, false]);

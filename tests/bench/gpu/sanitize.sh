@@ -18,19 +18,16 @@ fi
 test=$(cargo test -p reverie-kernels --test cuda --no-run --message-format json |
     sed -n 's/.*"executable":"\([^"]*\/cuda-[^"]*\)".*/\1/p')
 
-# Faults on purpose, in a process of its own.
-faulty=a_fault_loses_the_device
-
 # Runs by a tool the tests that filters fit.
 sanitize() {
     local tool=$1
     shift
     echo "== $tool"
     # One test after the other, so that what is found stands beside its name.
-    compute-sanitizer --tool "$tool" --error-exitcode 1 "${options[@]}" "$test" --test-threads 1 --skip "$faulty" "$@"
+    compute-sanitizer --tool "$tool" --error-exitcode 1 "${options[@]}" "$test" --test-threads 1 "$@"
 }
 
-# Tests ask the driver for more than it has: errors of its functions are no finding. The padding keeps the next block of memory
+# Tests ask the driver for what it does not have: errors of its functions are no finding. The padding keeps the next block of memory
 # from hiding that a kernel goes beyond the one before.
 options=(--report-api-errors no --padding 512)
 sanitize memcheck "$@"
