@@ -1,7 +1,7 @@
 //! Schedulers against diffusers': timesteps, noise levels, and the latents after each step. The files come from
 //! tests/oracles/diffusion/make_scheduler_goldens.py.
 
-use std::{fs, path::PathBuf};
+use std::fs;
 
 use reverie_kernels::{
     Backend,
@@ -14,8 +14,9 @@ use reverie_models::{
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 
-#[path = "../../../kernels/tests/gpu/interpreted.rs"]
-mod interpreted;
+mod fixtures;
+#[path = "../../../kernels/tests/gpu/tested.rs"]
+mod tested;
 
 type Scheduler = reverie_models::schedulers::Scheduler<CpuBackend>;
 
@@ -28,8 +29,7 @@ const TOLERANCE: f64 = 1e-5;
 const ROUNDED: f64 = 1.5 * f32::EPSILON as f64;
 
 fn fixture(name: &str) -> Vec<u8> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/diffusion");
-    fs::read(folder.join(name)).unwrap()
+    fs::read(fixtures::folder("").join(name)).unwrap()
 }
 
 struct Golden<'a>(SafeTensors<'a>);
@@ -358,7 +358,7 @@ fn trajectory<B: Backend>(backend: &B, config: &SchedulerConfig, steps: usize) -
 /// The kernels that a GPU runs, here in the PTX interpreter, with latents that are fp16 between the steps.
 #[test]
 fn a_gpu_takes_the_same_steps_within_fp16() {
-    let (cpu, gpu) = (CpuBackend::new(1), interpreted::gpu());
+    let (cpu, gpu) = (CpuBackend::new(1), tested::gpu());
     for (name, _) in SchedulerName::ALL {
         for prediction_type in ["epsilon", "v_prediction"] {
             let text = json!({"_class_name": "EulerDiscreteScheduler", "beta_end": 0.012, "beta_start": 0.00085,
