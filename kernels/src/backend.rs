@@ -205,6 +205,16 @@ pub trait Backend: Send + Sync + 'static {
     /// The device in words, for logs and reports.
     fn name(&self) -> &str;
 
+    /// The largest finite value that a tensor holds. Where it is less than fp32's, models scale what would pass it.
+    fn largest(&self) -> f32 {
+        f32::MAX
+    }
+
+    /// The most values of one tensor, beyond which [`Error::InvalidShape`] refuses it.
+    fn most_values(&self) -> usize {
+        usize::MAX
+    }
+
     /// Nothing to remember yet.
     fn repeated(&self) -> Self::Repeated;
 

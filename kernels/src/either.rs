@@ -77,6 +77,20 @@ impl<A: Backend, B: Backend> Backend for Either<A, B> {
         }
     }
 
+    fn largest(&self) -> f32 {
+        match self {
+            First(backend) => backend.largest(),
+            Second(backend) => backend.largest(),
+        }
+    }
+
+    fn most_values(&self) -> usize {
+        match self {
+            First(backend) => backend.most_values(),
+            Second(backend) => backend.most_values(),
+        }
+    }
+
     fn repeated(&self) -> Self::Repeated {
         match self {
             First(backend) => First(backend.repeated()),

@@ -36,12 +36,19 @@ pub struct GpuBackend<D: Device> {
     device: D,
     /// Those of all lanes.
     recordings: Arc<Recordings<D>>,
+    most_values: usize,
 }
 
 impl<D: Device> GpuBackend<D> {
     /// A backend on this device.
     pub fn new(device: D) -> Self {
-        Self { device, recordings: Arc::default() }
+        // Kernels number values in 32 bits.
+        Self { device, recordings: Arc::default(), most_values: i32::MAX as usize }
+    }
+
+    /// The same with tensors of fewer values, at most `values`.
+    pub fn with_most_values(self, values: usize) -> Self {
+        Self { most_values: values.min(self.most_values), ..self }
     }
 
     /// A backend on another lane of the device: what both compute may overlap, and each may use the other's tensors and layers.
@@ -49,7 +56,8 @@ impl<D: Device> GpuBackend<D> {
     /// # Errors
     /// [`Error::Device`].
     pub fn lane(&self) -> Result<Self> {
-        Ok(Self { device: self.device.lane()?, recordings: self.recordings.clone() })
+        let (device, recordings) = (self.device.lane()?, self.recordings.clone());
+        Ok(Self { device, recordings, most_values: self.most_values })
     }
 
     /// What it runs on.
@@ -89,11 +97,8 @@ impl<D: Device> GpuBackend<D> {
 
     /// A tensor with nothing written to it.
     fn empty(&self, shape: Shape) -> Result<GpuTensor<D>> {
-        let values = check_shape(shape)?;
-        // Kernels number values in 32 bits.
-        if values > i32::MAX as usize {
-            return Err(Error::InvalidShape { shape });
-        }
+        let values = check_shape(shape).ok().filter(|values| *values <= self.most_values);
+        let values = values.ok_or(Error::InvalidShape { shape })?;
         Ok(GpuTensor { buffer: Arc::new(self.allocate(2 * values)?), shape })
     }
 
@@ -126,6 +131,14 @@ impl<D: Device> Backend for GpuBackend<D> {
 
     fn name(&self) -> &str {
         self.device.name()
+    }
+
+    fn largest(&self) -> f32 {
+        half::f16::MAX.to_f32()
+    }
+
+    fn most_values(&self) -> usize {
+        self.most_values
     }
 
     fn repeated(&self) -> Self::Repeated {
