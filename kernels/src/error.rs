@@ -1,6 +1,7 @@
 //! What can be wrong with a request to a backend.
 
 use crate::backend::{Conv2dDesc, Shape};
+use crate::numerics::NotFinite;
 
 /// The result of a tensor operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -107,6 +108,9 @@ pub enum Error {
         /// How many there are.
         count: usize,
     },
+    /// An operation gave what is no number.
+    #[error(transparent)]
+    NotFinite(Box<NotFinite>),
     /// A tensor or a layer of another backend.
     #[error("a tensor or a layer belongs to another device")]
     OtherDevice,

@@ -27,6 +27,7 @@ pub mod cpu;
 mod either;
 mod error;
 pub mod gpu;
+mod numerics;
 pub mod nvml;
 mod taps;
 
@@ -35,3 +36,4 @@ pub use backend::{
 };
 pub use either::Either;
 pub use error::{Error, Result};
+pub use numerics::{NotFinite, Numerics};

@@ -100,6 +100,7 @@ pub struct Execution {
     pub backend: Backend,
     pub vram_budget_mb: u64,
     pub attention: Attention,
+    pub numerics: bool,
     pub lanes: usize,
     pub threads: usize,
     pub tile: usize,

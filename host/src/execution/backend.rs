@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use reverie_kernels::{
-    Backend as _, Either,
+    Backend as _, Either, Numerics,
     cpu::CpuBackend,
     gpu::{GpuBackend, cuda::Cuda},
     nvml,
@@ -12,7 +12,7 @@ use reverie_kernels::{
 use crate::config::{Attention, Backend, Execution};
 
 /// The CPU or a GPU.
-pub type AnyBackend = Either<CpuBackend, GpuBackend<Cuda>>;
+pub type AnyBackend = Either<CpuBackend, Numerics<GpuBackend<Cuda>>>;
 
 /// The device that the configuration names. `auto` falls back to the CPU and logs why.
 ///
@@ -21,7 +21,8 @@ pub type AnyBackend = Either<CpuBackend, GpuBackend<Cuda>>;
 pub fn open(execution: &Execution) -> Result<Arc<AnyBackend>, String> {
     let budget = Some(execution.vram_budget_mb << 20).filter(|budget| *budget > 0);
     let wgmma = execution.attention == Attention::Wgmma;
-    let cuda = |number| Cuda::new(number, budget, wgmma).map(GpuBackend::new);
+    let checked = |device| Numerics::new(GpuBackend::new(device), execution.numerics);
+    let cuda = |number| Cuda::new(number, budget, wgmma).map(checked);
     let backend = match execution.backend {
         Backend::Cpu => return Ok(cpu(execution.threads)),
         Backend::Cuda(number) => Either::Second(cuda(number).map_err(|error| {
@@ -39,6 +40,11 @@ pub fn open(execution: &Execution) -> Result<Arc<AnyBackend>, String> {
         },
     };
     tracing::info!("backend: {}", backend.name());
+    if execution.numerics {
+        tracing::warn!(
+            "execution.numerics = true: each result is looked at, and all takes many times longer"
+        );
+    }
     Ok(Arc::new(backend))
 }
 
