@@ -107,7 +107,8 @@ pub struct UNet2DConditionConfig {
     pub addition_time_embed_dim: Option<usize>,
     /// Classes of the embedding that `class_embed_type` describes.
     pub num_class_embeds: Option<usize>,
-    /// Whether attention is computed in f32 even where the model is f16; all is f32 here.
+    /// Whether attention is computed in f32 even where the model is f16. Its scores and its sums are so
+    /// on every device.
     pub upcast_attention: bool,
     /// `default`, or `scale_shift`.
     pub resnet_time_scale_shift: String,
@@ -271,7 +272,7 @@ pub struct AutoencoderKLConfig {
     pub latents_mean: Option<Vec<f32>>,
     /// By channel.
     pub latents_std: Option<Vec<f32>>,
-    /// Whether it must not run in f16; all is f32 here.
+    /// Whether f16 can't hold its activations: where it is all that a device has, they are scaled.
     pub force_upcast: bool,
     /// Whether there is a convolution after the encoder.
     pub use_quant_conv: bool,
@@ -334,7 +335,7 @@ pub struct AutoencoderTinyConfig {
     pub latent_magnitude: f32,
     /// The mean of latents that are scaled to 0..1.
     pub latent_shift: f32,
-    /// Whether it must not run in f16; all is f32 here.
+    /// Whether it must not run in f16. Not used: it is false in those that are published.
     pub force_upcast: bool,
     /// Multiplies latents: 1.
     pub scaling_factor: f32,

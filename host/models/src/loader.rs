@@ -29,6 +29,8 @@ struct Key {
     weights: u64,
     name: String,
     adapters: AdapterKey,
+    /// The bits of the factors.
+    factors: [u32; 2],
 }
 
 enum Layer<B: Backend> {
@@ -106,18 +108,25 @@ pub struct Loader<'a, B: Backend> {
     pub weights: Weights,
     cache: &'a LayerCache<B>,
     adapters: Option<&'a ComponentAdapters>,
+    /// Of weights and of biases.
+    factors: [f32; 2],
 }
 
 impl<'a, B: Backend> Loader<'a, B> {
     /// A loader over all of `weights`.
     pub fn new(backend: &'a B, weights: Weights, cache: &'a LayerCache<B>) -> Self {
-        Self { backend, weights, cache, adapters: None }
+        Self { backend, weights, cache, adapters: None, factors: [1.0; 2] }
     }
 
     /// The same with what LoRAs add to the component, as [`crate::Adapters::component`] has it.
     pub fn with_adapters(self, adapters: Option<&'a ComponentAdapters>) -> Self {
         self.cache.forget_unused();
         Self { adapters, ..self }
+    }
+
+    /// The same with the weights and the biases of linear layers and convolutions multiplied by these.
+    pub fn scaled(&self, weight: f32, bias: f32) -> Self {
+        Self { weights: self.weights.clone(), factors: [weight, bias], ..*self }
     }
 
     /// The same for the tensors below `prefix`.
@@ -208,6 +217,7 @@ impl<'a, B: Backend> Loader<'a, B> {
         if let Some(adapters) = self.adapters {
             adapters.apply(self.backend, &self.weights.full_name(name), &mut weight)?;
         }
+        scale(&mut weight, self.factors[0]);
         Ok(weight)
     }
 
@@ -216,7 +226,9 @@ impl<'a, B: Backend> Loader<'a, B> {
         if !self.weights.has(&bias) {
             return Ok(None);
         }
-        self.weights.tensor(&bias, &[outputs]).map(Some)
+        let mut bias = self.weights.tensor(&bias, &[outputs])?;
+        scale(&mut bias, self.factors[1]);
+        Ok(Some(bias))
     }
 
     /// The layer in the cache, or what `prepare` makes, which is told whether adapters touch it.
@@ -229,7 +241,7 @@ impl<'a, B: Backend> Loader<'a, B> {
         let name = self.weights.full_name(name);
         let adapters = self.adapters.map(|adapters| adapters.key(&name)).unwrap_or_default();
         let adapted = !adapters.is_empty();
-        let key = Key { weights: self.weights.id(), name, adapters };
+        let key = Key { weights: self.weights.id(), name, adapters, factors: self.factors.map(f32::to_bits) };
         if let Some(layer) = self.cache.lock().get(&key).and_then(&found) {
             return Ok(layer);
         }
@@ -241,5 +253,11 @@ impl<'a, B: Backend> Loader<'a, B> {
         }
         layers.insert(key, kept);
         Ok(layer)
+    }
+}
+
+fn scale(values: &mut [f32], factor: f32) {
+    if factor != 1.0 {
+        values.iter_mut().for_each(|x| *x *= factor);
     }
 }

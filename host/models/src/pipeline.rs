@@ -286,7 +286,8 @@ impl<B: Backend> Pipeline<B> {
         match &self.vae {
             Vae::Kl { vae, scaling_factor, shift_factor } => {
                 let [.., height, width] = backend.shape(x);
-                let small = height * width <= UNTILED_LATENTS * self.factor * self.factor;
+                let small = height * width <= UNTILED_LATENTS * self.factor * self.factor
+                    && vae.encodes_whole(backend, height, width);
                 let posterior = match small {
                     true => vae.encode(backend, x)?,
                     false => vae.tiled_encode(backend, x, &vae.default_tiling(), &mut |_, _| Ok(()))?,
@@ -321,7 +322,7 @@ impl<B: Backend> Pipeline<B> {
         let picture = match &self.vae {
             Vae::Kl { vae, scaling_factor, shift_factor } => {
                 let latents = unscaled(*scaling_factor, *shift_factor)?;
-                if h * w <= UNTILED_LATENTS {
+                if h * w <= UNTILED_LATENTS && vae.decodes_whole(backend, h, w) {
                     progress(0, 1)?;
                     vae.decode(backend, &latents)?
                 } else {

@@ -214,6 +214,8 @@ fn an_autoencoder_is_read_by_itself() {
     let alone = File::new(&case.file.iter().filter_map(strip).collect());
     let alone = ModelFiles::open_vae(&alone.path).unwrap();
     assert!(alone.weights.names().eq(case.tensors["vae"].keys()));
+    // Nothing tells whether fp16 holds its activations: as diffusers has it, they are taken to be too large.
+    assert!(matches!(alone.config, VaeConfig::Kl(config) if config.force_upcast));
     let folder = ModelFiles::open_vae(&fixtures().join("folder/vae")).unwrap();
     assert!(matches!(folder.config, VaeConfig::Kl(config) if config.block_out_channels == [8, 8]));
 }
@@ -227,6 +229,7 @@ fn old_names_in_folders_are_renamed() {
     let file = File::with_header(&shapes, "diffusion_pytorch_model.safetensors", &[]);
     std::fs::write(file.folder.path().join("config.json"), r#"{"_class_name": "AutoencoderKL"}"#).unwrap();
     let vae = ModelFiles::open_vae(file.folder.path()).unwrap();
+    assert!(matches!(vae.config, VaeConfig::Kl(config) if config.force_upcast), "diffusers' default");
     let names = ["group_norm", "to_k", "to_out.0", "to_q", "to_v"];
     let expected = names.map(|name| format!("encoder.mid_block.attentions.0.{name}.weight"));
     assert!(vae.weights.names().eq(expected));

@@ -200,6 +200,33 @@ fn a_gpu_makes_the_same_pictures_within_fp16() {
     }
 }
 
+/// A device may take less of a picture at once than the pipeline would give it.
+#[test]
+fn what_the_device_cannot_take_whole_is_done_in_tiles() {
+    let Some(gpu) = tested::interpreter() else { return };
+    let few = |values: usize| gpu.lane().unwrap().with_most_values(values);
+    let all = requests();
+    let asked = all.iter().find(|asked| asked["name"] == "sd_img2img").unwrap();
+    let pipeline = load(&gpu, asked);
+    let (width, height) = (72, 64);
+    let image = Picture { width, height, rgb: (0..width * height * 3).map(|i| (i % 251) as u8).collect() };
+    let request = Request { width, height, image: Some(image), ..read(asked).remove(0) };
+    // The encoder's widest activations have 4 channels of the picture's size and its padding; tiles are of 64 by 64.
+    let state = pipeline.prepare(&few(4 * 65 * 73 - 1), &request).unwrap();
+    // The decoder's have 8.
+    let mut tiles = 0;
+    let mut progress = |_, of| {
+        tiles = of;
+        Ok(())
+    };
+    let picture = pipeline.decode(&few(8 * 64 * 72 - 1), &state, &mut progress).unwrap();
+    assert_eq!(picture.rgb.len(), width * height * 3);
+    assert_eq!(tiles, 4);
+    let error = pipeline.decode(&few(8 * 64 * 64 - 1), &state, &mut |_, _| Ok(())).err();
+    let error = error.map(|error| error.to_string()).unwrap_or_default();
+    assert!(error.contains("64x64 pixels") && error.contains("smaller ones"), "{error}");
+}
+
 /// What a host relies on that makes room on a full device, and then tries again.
 #[test]
 fn what_ran_out_of_memory_can_be_done_again() {

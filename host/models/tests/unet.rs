@@ -120,7 +120,7 @@ impl Parts {
 
     fn resnet(&self, in_channels: usize, out_channels: usize) -> ResnetConfig {
         let temb_channels = Some(4 * self.golden.config.block_out_channels[0]);
-        ResnetConfig { in_channels, out_channels, temb_channels, groups: 8, eps: 1e-5 }
+        ResnetConfig { in_channels, out_channels, temb_channels, groups: 8, eps: 1e-5, scale: 1.0 }
     }
 
     fn check_resnet(&self, part: &str, in_channels: usize, out_channels: usize) {

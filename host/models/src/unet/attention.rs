@@ -89,7 +89,7 @@ impl<B: Backend> BasicTransformerBlock<B> {
     fn load(loader: &Loader<B>, config: &TransformerConfig) -> Result<Self> {
         let TransformerConfig { channels, num_attention_heads, cross_attention_dim, .. } = *config;
         let attention =
-            |name, context| Attention::load(&loader.sub(name), channels, context, num_attention_heads);
+            |name, context| Attention::load(&loader.sub(name), channels, context, num_attention_heads, 1.0);
         Ok(Self {
             norm1: LayerNorm::load(loader, "norm1", channels)?,
             attn1: attention("attn1", channels)?,
@@ -130,12 +130,20 @@ pub(crate) struct Attention<B: Backend> {
 }
 
 impl<B: Backend> Attention<B> {
-    pub(crate) fn load(loader: &Loader<B>, channels: usize, context: usize, heads: usize) -> Result<Self> {
+    /// `scale` is what the residual is multiplied by already, and the result is to be. Values and what is gathered of them have
+    /// it too.
+    pub(crate) fn load(
+        loader: &Loader<B>,
+        channels: usize,
+        context: usize,
+        heads: usize,
+        scale: f32,
+    ) -> Result<Self> {
         Ok(Self {
             to_q: loader.linear("to_q", channels, channels)?,
             to_k: loader.linear("to_k", context, channels)?,
-            to_v: loader.linear("to_v", context, channels)?,
-            to_out: loader.linear("to_out.0", channels, channels)?,
+            to_v: loader.scaled(scale, scale).linear("to_v", context, channels)?,
+            to_out: loader.scaled(1.0, scale).linear("to_out.0", channels, channels)?,
             heads,
         })
     }

@@ -44,6 +44,7 @@ impl Layout {
             temb_channels: Some(time_embed_dim),
             groups,
             eps: config.norm_eps,
+            scale: 1.0,
         };
         let mid_block = match config.mid_block_type.as_deref() {
             None => None,

@@ -20,6 +20,8 @@ pub struct ResnetConfig {
     pub groups: usize,
     /// Epsilon of the two norms.
     pub eps: f32,
+    /// What the input is already multiplied by, and the output is to be: a power of two, 1 where nothing is scaled.
+    pub scale: f32,
 }
 
 /// Two 3×3 convolutions, each after GroupNorm and SiLU, around which the input is added back (by a 1×1 convolution where
@@ -39,16 +41,20 @@ impl<B: Backend> ResnetBlock2D<B> {
     /// # Errors
     /// Tensors that are missing or of another shape.
     pub fn load(loader: &Loader<B>, config: &ResnetConfig) -> Result<Self> {
-        let ResnetConfig { in_channels, out_channels, temb_channels, groups, eps } = *config;
-        let time_emb_proj = temb_channels.map(|temb| loader.linear("time_emb_proj", temb, out_channels));
-        let conv_shortcut = (in_channels != out_channels)
-            .then(|| conv1x1(loader, "conv_shortcut", in_channels, out_channels));
+        let ResnetConfig { in_channels, out_channels, temb_channels, groups, eps, scale } = *config;
+        // A norm of what is scaled is that of what is not, if its epsilon is scaled as variances are.
+        let eps = eps * scale * scale;
+        // From a norm to the image; and from the image to the image, whose scale is in the weights' input already.
+        let (scaled, kept) = (loader.scaled(scale, scale), loader.scaled(1.0, scale));
+        let time_emb_proj = temb_channels.map(|temb| scaled.linear("time_emb_proj", temb, out_channels));
+        let conv_shortcut =
+            (in_channels != out_channels).then(|| conv1x1(&kept, "conv_shortcut", in_channels, out_channels));
         Ok(Self {
             norm1: GroupNorm::load(loader, "norm1", in_channels, groups, eps)?,
-            conv1: conv3x3(loader, "conv1", in_channels, out_channels)?,
+            conv1: conv3x3(&scaled, "conv1", in_channels, out_channels)?,
             time_emb_proj: time_emb_proj.transpose()?,
             norm2: GroupNorm::load(loader, "norm2", out_channels, groups, eps)?,
-            conv2: conv3x3(loader, "conv2", out_channels, out_channels)?,
+            conv2: conv3x3(&scaled, "conv2", out_channels, out_channels)?,
             conv_shortcut: conv_shortcut.transpose()?,
         })
     }

@@ -30,29 +30,31 @@ struct UpDecoderBlock2D<B: Backend> {
 }
 
 impl<B: Backend> Decoder<B> {
-    pub(super) fn load(loader: &Loader<B>, config: &AutoencoderKLConfig) -> Result<Self> {
+    /// With activations that are multiplied by `scale`.
+    pub(super) fn load(loader: &Loader<B>, config: &AutoencoderKLConfig, scale: f32) -> Result<Self> {
         let widths: Vec<usize> = config.block_out_channels.iter().rev().copied().collect();
         let last = widths.len() - 1;
         let up_block = |i: usize| {
             let loader = loader.sub(&format!("up_blocks.{i}"));
             let (before, width) = (widths[i.saturating_sub(1)], widths[i]);
-            let upsampler = (i < last).then(|| Upsample2D::load(&loader.sub("upsamplers.0"), width));
+            let upsampler =
+                (i < last).then(|| Upsample2D::load(&loader.sub("upsamplers.0").scaled(1.0, scale), width));
             Ok(UpDecoderBlock2D {
                 // diffusers gives the decoder's stages one block more than the encoder's.
-                resnets: resnets(&loader, config, config.layers_per_block + 1, before, width)?,
+                resnets: resnets(&loader, config, scale, config.layers_per_block + 1, before, width)?,
                 upsampler: upsampler.transpose()?,
             })
         };
         Ok(Self {
-            conv_in: conv3x3(loader, "conv_in", config.latent_channels, widths[0])?,
-            mid_block: MidBlock::load(&loader.sub("mid_block"), config, widths[0])?,
+            conv_in: conv3x3(&loader.scaled(scale, scale), "conv_in", config.latent_channels, widths[0])?,
+            mid_block: MidBlock::load(&loader.sub("mid_block"), config, scale, widths[0])?,
             up_blocks: (0..=last).map(up_block).collect::<Result<_>>()?,
             conv_norm_out: GroupNorm::load(
                 loader,
                 "conv_norm_out",
                 widths[last],
                 config.norm_num_groups,
-                NORM_EPS,
+                NORM_EPS * scale * scale,
             )?,
             conv_out: conv3x3(loader, "conv_out", widths[last], config.out_channels)?,
         })

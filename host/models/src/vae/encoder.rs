@@ -30,29 +30,32 @@ struct DownEncoderBlock2D<B: Backend> {
 }
 
 impl<B: Backend> Encoder<B> {
-    pub(super) fn load(loader: &Loader<B>, config: &AutoencoderKLConfig) -> Result<Self> {
+    /// With activations that are multiplied by `scale`.
+    pub(super) fn load(loader: &Loader<B>, config: &AutoencoderKLConfig, scale: f32) -> Result<Self> {
         let widths = &config.block_out_channels;
         let last = widths.len() - 1;
         let down_block = |i: usize| {
             let loader = loader.sub(&format!("down_blocks.{i}"));
             let (before, width) = (widths[i.saturating_sub(1)], widths[i]);
-            let downsampler = (i < last)
-                .then(|| Downsample2D::load(&loader.sub("downsamplers.0"), width, Padding::RightBottom));
+            let downsampler = (i < last).then(|| {
+                let loader = loader.sub("downsamplers.0").scaled(1.0, scale);
+                Downsample2D::load(&loader, width, Padding::RightBottom)
+            });
             Ok(DownEncoderBlock2D {
-                resnets: resnets(&loader, config, config.layers_per_block, before, width)?,
+                resnets: resnets(&loader, config, scale, config.layers_per_block, before, width)?,
                 downsampler: downsampler.transpose()?,
             })
         };
         Ok(Self {
-            conv_in: conv3x3(loader, "conv_in", config.in_channels, widths[0])?,
+            conv_in: conv3x3(&loader.scaled(scale, scale), "conv_in", config.in_channels, widths[0])?,
             down_blocks: (0..=last).map(down_block).collect::<Result<_>>()?,
-            mid_block: MidBlock::load(&loader.sub("mid_block"), config, widths[last])?,
+            mid_block: MidBlock::load(&loader.sub("mid_block"), config, scale, widths[last])?,
             conv_norm_out: GroupNorm::load(
                 loader,
                 "conv_norm_out",
                 widths[last],
                 config.norm_num_groups,
-                NORM_EPS,
+                NORM_EPS * scale * scale,
             )?,
             conv_out: conv3x3(loader, "conv_out", widths[last], 2 * config.latent_channels)?,
         })

@@ -1,9 +1,11 @@
 //! `AutoencoderKL`: from pictures to latents and back (Rombach et al. 2022, "High-Resolution Image Synthesis with Latent
 //! Diffusion Models").
 
+mod batches;
 mod decoder;
 mod encoder;
 mod posterior;
+mod scale;
 mod stages;
 mod tiled;
 
@@ -20,6 +22,7 @@ use crate::{
     loader::Loader,
     unet::layers::conv1x1,
 };
+use batches::Activations;
 use decoder::Decoder;
 use encoder::Encoder;
 
@@ -35,16 +38,27 @@ pub struct AutoencoderKL<B: Backend> {
     /// f: how many pixels a latent is wide and high.
     factor: usize,
     sample_size: usize,
+    encoded: Activations,
+    decoded: Activations,
 }
 
 impl<B: Backend> AutoencoderKL<B> {
-    /// Both halves.
+    /// Both halves. Where `force_upcast` says that fp16 can't hold the activations, a device that has no more keeps a fraction
+    /// of them, from which the same comes out.
     ///
     /// # Errors
     /// Configurations that are not supported, and tensors that are missing or of another shape.
     pub fn load(loader: &Loader<B>, config: &AutoencoderKLConfig) -> Result<Self> {
-        let mut vae = Self::load_decoder(loader, config)?;
-        vae.encoder = Some(Encoder::load(&loader.sub("encoder"), config)?);
+        Self::load_scaled(loader, config, scale::scale(loader.backend, config))
+    }
+
+    /// [`AutoencoderKL::load`] with activations that are multiplied by `scale`, a power of two, whatever device it is.
+    ///
+    /// # Errors
+    /// As [`AutoencoderKL::load`].
+    pub fn load_scaled(loader: &Loader<B>, config: &AutoencoderKLConfig, scale: f32) -> Result<Self> {
+        let mut vae = Self::decoder(loader, config, scale)?;
+        vae.encoder = Some(Encoder::load(&loader.sub("encoder"), config, scale)?);
         if config.use_quant_conv {
             let channels = 2 * config.latent_channels;
             vae.quant_conv = Some(conv1x1(loader, "quant_conv", channels, channels)?);
@@ -57,6 +71,10 @@ impl<B: Backend> AutoencoderKL<B> {
     /// # Errors
     /// As [`AutoencoderKL::load`].
     pub fn load_decoder(loader: &Loader<B>, config: &AutoencoderKLConfig) -> Result<Self> {
+        Self::decoder(loader, config, scale::scale(loader.backend, config))
+    }
+
+    fn decoder(loader: &Loader<B>, config: &AutoencoderKLConfig, scale: f32) -> Result<Self> {
         stages::check(config)?;
         let channels = config.latent_channels;
         let post_quant_conv =
@@ -65,9 +83,11 @@ impl<B: Backend> AutoencoderKL<B> {
             encoder: None,
             quant_conv: None,
             post_quant_conv: post_quant_conv.transpose()?,
-            decoder: Decoder::load(&loader.sub("decoder"), config)?,
+            decoder: Decoder::load(&loader.sub("decoder"), config, scale)?,
             factor: 1 << (config.block_out_channels.len() - 1),
             sample_size: config.sample_size.as_slice().first().copied().unwrap_or(32),
+            encoded: Activations::of_encoder(config),
+            decoded: Activations::of_decoder(config),
         })
     }
 
@@ -76,10 +96,22 @@ impl<B: Backend> AutoencoderKL<B> {
         self.factor
     }
 
-    /// The distribution of the latents of `x`, (N, in_channels, H, W) in -1..1.
+    /// Whether the device can encode a picture of so many rows and columns in one piece.
+    pub fn encodes_whole(&self, backend: &B, rows: usize, columns: usize) -> bool {
+        self.encoded.fit(backend, [rows, columns])
+    }
+
+    /// Whether the device can decode so many rows and columns of latents in one piece.
+    pub fn decodes_whole(&self, backend: &B, rows: usize, columns: usize) -> bool {
+        self.decoded.fit(backend, [rows, columns].map(|latents| latents.saturating_mul(self.factor)))
+    }
+
+    /// The distribution of the latents of `x`, (N, in_channels, H, W) in -1..1. Where the device can't take all N together, they
+    /// are encoded one part after the other.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where only the decoder was loaded; the backend's, for shapes that do not fit.
+    /// [`Error::Invalid`] where only the decoder was loaded, and for pictures of which the device can't take one; the
+    /// backend's, for shapes that do not fit.
     pub fn encode(&self, backend: &B, x: &B::Tensor) -> Result<DiagonalGaussianDistribution> {
         DiagonalGaussianDistribution::new(backend, &self.moments(backend, x)?)
     }
@@ -103,15 +135,18 @@ impl<B: Backend> AutoencoderKL<B> {
         DiagonalGaussianDistribution::new(backend, &moments)
     }
 
-    /// The pictures of the latents `z`: (N, latent_channels, H, W) to (N, out_channels, H·f, W·f), mostly in -1..1.
+    /// The pictures of the latents `z`: (N, latent_channels, H, W) to (N, out_channels, H·f, W·f), mostly in -1..1. Where the
+    /// device can't take all N together, they are decoded one part after the other.
     ///
     /// # Errors
-    /// The backend's, for shapes that do not fit.
+    /// [`Error::Invalid`] for pictures of which the device can't take one; the backend's, for shapes that do not fit.
     pub fn decode(&self, backend: &B, z: &B::Tensor) -> Result<B::Tensor> {
-        match &self.post_quant_conv {
+        let [.., rows, columns] = backend.shape(z);
+        let size = [rows, columns].map(|latents| latents.saturating_mul(self.factor));
+        self.decoded.run(backend, z, size, |z| match &self.post_quant_conv {
             Some(conv) => self.decoder.forward(backend, &backend.conv2d(z, conv)?),
             None => self.decoder.forward(backend, z),
-        }
+        })
     }
 
     /// [`AutoencoderKL::decode`] in overlapping tiles which are blended, as diffusers' `tiled_decode`: bounded memory for
@@ -143,10 +178,13 @@ impl<B: Backend> AutoencoderKL<B> {
         let encoder = self.encoder.as_ref().ok_or_else(|| {
             Error::Invalid("the VAE was loaded without its encoder, which pictures as input need".into())
         })?;
-        let encoded = encoder.forward(backend, x)?;
-        Ok(match &self.quant_conv {
-            Some(conv) => backend.conv2d(&encoded, conv)?,
-            None => encoded,
+        let [.., rows, columns] = backend.shape(x);
+        self.encoded.run(backend, x, [rows, columns], |x| {
+            let encoded = encoder.forward(backend, x)?;
+            Ok(match &self.quant_conv {
+                Some(conv) => backend.conv2d(&encoded, conv)?,
+                None => encoded,
+            })
         })
     }
 }

@@ -42,15 +42,16 @@ pub(super) fn check(config: &AutoencoderKLConfig) -> Result<()> {
     Ok(())
 }
 
-/// A convolutional block without time embedding.
+/// A convolutional block without time embedding, of images that are multiplied by `scale`.
 pub(super) fn resnet<B: Backend>(
     loader: &Loader<B>,
     config: &AutoencoderKLConfig,
+    scale: f32,
     in_channels: usize,
     out_channels: usize,
 ) -> Result<ResnetBlock2D<B>> {
-    let groups = config.norm_num_groups;
-    let config = ResnetConfig { in_channels, out_channels, temb_channels: None, groups, eps: NORM_EPS };
+    let (groups, eps) = (config.norm_num_groups, NORM_EPS);
+    let config = ResnetConfig { in_channels, out_channels, temb_channels: None, groups, eps, scale };
     ResnetBlock2D::load(loader, &config)
 }
 
@@ -58,12 +59,14 @@ pub(super) fn resnet<B: Backend>(
 pub(super) fn resnets<B: Backend>(
     loader: &Loader<B>,
     config: &AutoencoderKLConfig,
+    scale: f32,
     count: usize,
     in_channels: usize,
     out_channels: usize,
 ) -> Result<Vec<ResnetBlock2D<B>>> {
     let input = |i| if i == 0 { in_channels } else { out_channels };
-    (0..count).map(|i| resnet(&loader.sub(&format!("resnets.{i}")), config, input(i), out_channels)).collect()
+    let block = |i| resnet(&loader.sub(&format!("resnets.{i}")), config, scale, input(i), out_channels);
+    (0..count).map(block).collect()
 }
 
 /// `UNetMidBlock2D`: two convolutional blocks, with attention among the pixels between them where the model has it.
@@ -74,14 +77,21 @@ pub(super) struct MidBlock<B: Backend> {
 }
 
 impl<B: Backend> MidBlock<B> {
-    pub(super) fn load(loader: &Loader<B>, config: &AutoencoderKLConfig, channels: usize) -> Result<Self> {
+    pub(super) fn load(
+        loader: &Loader<B>,
+        config: &AutoencoderKLConfig,
+        scale: f32,
+        channels: usize,
+    ) -> Result<Self> {
+        let groups = config.norm_num_groups;
         let attention = config
             .mid_block_add_attention
-            .then(|| PixelAttention::load(&loader.sub("attentions.0"), channels, config.norm_num_groups));
+            .then(|| PixelAttention::load(&loader.sub("attentions.0"), channels, groups, scale));
+        let resnet = |name| resnet(&loader.sub(name), config, scale, channels, channels);
         Ok(Self {
-            first: resnet(&loader.sub("resnets.0"), config, channels, channels)?,
+            first: resnet("resnets.0")?,
             attention: attention.transpose()?,
-            last: resnet(&loader.sub("resnets.1"), config, channels, channels)?,
+            last: resnet("resnets.1")?,
         })
     }
 
@@ -101,10 +111,11 @@ struct PixelAttention<B: Backend> {
 }
 
 impl<B: Backend> PixelAttention<B> {
-    fn load(loader: &Loader<B>, channels: usize, groups: usize) -> Result<Self> {
+    fn load(loader: &Loader<B>, channels: usize, groups: usize, scale: f32) -> Result<Self> {
+        let eps = NORM_EPS * scale * scale;
         Ok(Self {
-            group_norm: GroupNorm::load(loader, "group_norm", channels, groups, NORM_EPS)?,
-            attention: Attention::load(loader, channels, channels, 1)?,
+            group_norm: GroupNorm::load(loader, "group_norm", channels, groups, eps)?,
+            attention: Attention::load(loader, channels, channels, 1, scale)?,
         })
     }
 

@@ -36,10 +36,19 @@ struct About<C> {
 impl<C: DeserializeOwned> Golden<C> {
     /// `concern` is a folder of `tests/fixtures/diffusion`, `name` a case in it.
     pub fn open(concern: &str, name: &str) -> Self {
+        Self::open_scaled(concern, name, |_| 1.0)
+    }
+
+    /// With the values of each tensor multiplied by what `factor` says of its name: its goldens are not the model's any more.
+    pub fn open_scaled(concern: &str, name: &str, factor: impl Fn(&str) -> f64) -> Self {
         let folder =
             PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/diffusion").join(concern);
         let about = std::fs::read(folder.join(format!("{name}.json"))).unwrap();
-        let about: About<C> = serde_json::from_slice(&about).unwrap();
+        let mut about: About<C> = serde_json::from_slice(&about).unwrap();
+        for (name, (_, scale, offset)) in &mut about.tensors {
+            let factor = factor(name);
+            (*scale, *offset) = (*scale * factor, *offset * factor);
+        }
         let tensors = Tensors::open(&folder.join(format!("{name}.safetensors")));
         Self { config: about.config, weights: generate(&about.tensors), tensors }
     }
