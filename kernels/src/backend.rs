@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    weight::Weight,
+};
 
 /// The axes of a tensor: batch, channels, rows, columns.
 pub type Shape = [usize; 4];
@@ -60,7 +63,7 @@ impl Conv2dDesc {
     }
 
     /// Checks the description itself and the lengths of its parameters.
-    pub(crate) fn validate(&self, weight: &[f32], bias: Option<&[f32]>, act: &Activation) -> Result<()> {
+    pub(crate) fn validate(&self, weight: Weight<'_>, bias: Option<&[f32]>, act: &Activation) -> Result<()> {
         let invalid = Error::InvalidConv { desc: *self };
         if self.in_channels == 0
             || self.out_channels == 0
@@ -251,10 +254,10 @@ pub trait Backend: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`Error::InvalidConv`], [`Error::ParameterLength`].
-    fn prepare_conv2d(
+    fn prepare_conv2d<'a>(
         &self,
         desc: Conv2dDesc,
-        weight: &[f32],
+        weight: impl Into<Weight<'a>>,
         bias: Option<&[f32]>,
         act: Activation,
     ) -> Result<Self::Conv2d>;
@@ -376,11 +379,11 @@ pub trait Backend: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`Error::ParameterLength`].
-    fn prepare_linear(
+    fn prepare_linear<'a>(
         &self,
         inputs: usize,
         outputs: usize,
-        weight: &[f32],
+        weight: impl Into<Weight<'a>>,
         bias: Option<&[f32]>,
     ) -> Result<Self::Linear>;
 

@@ -4,6 +4,7 @@ use crate::backend::{
     Activation, Backend, Conv2dDesc, Filter, Mask, PixelRange, Rows, Shape, Timesteps, Unary, Work,
 };
 use crate::error::{Error, Result};
+use crate::weight::Weight;
 
 /// What belongs to one of two backends: the backend itself, its tensors, its layers.
 ///
@@ -150,10 +151,10 @@ impl<A: Backend, B: Backend> Backend for Either<A, B> {
         }
     }
 
-    fn prepare_conv2d(
+    fn prepare_conv2d<'a>(
         &self,
         desc: Conv2dDesc,
-        weight: &[f32],
+        weight: impl Into<Weight<'a>>,
         bias: Option<&[f32]>,
         act: Activation,
     ) -> Result<Self::Conv2d> {
@@ -229,11 +230,11 @@ impl<A: Backend, B: Backend> Backend for Either<A, B> {
         on!(self, x, y, mask => |backend| backend.blend(x, y, mask))
     }
 
-    fn prepare_linear(
+    fn prepare_linear<'a>(
         &self,
         inputs: usize,
         outputs: usize,
-        weight: &[f32],
+        weight: impl Into<Weight<'a>>,
         bias: Option<&[f32]>,
     ) -> Result<Self::Linear> {
         match self {

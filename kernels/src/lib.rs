@@ -30,6 +30,7 @@ pub mod gpu;
 mod numerics;
 pub mod nvml;
 mod taps;
+mod weight;
 
 pub use backend::{
     Activation, Backend, Conv2dDesc, Filter, Mask, PixelRange, Rows, Shape, Timesteps, Unary, Work,
@@ -37,3 +38,4 @@ pub use backend::{
 pub use either::Either;
 pub use error::{Error, Result};
 pub use numerics::{NotFinite, Numerics};
+pub use weight::{Format, Weight};

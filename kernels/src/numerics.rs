@@ -5,6 +5,7 @@ use crate::backend::{
 };
 use crate::error::{Error, Result};
 use crate::gpu::{Device, GpuBackend};
+use crate::weight::Weight;
 
 /// A backend that, where it is asked to, reads the result of each operation and refuses it with [`Error::NotFinite`] where a
 /// value is infinite or NaN.
@@ -183,21 +184,21 @@ impl<B: Backend> Backend for Numerics<B> {
         self.backend.shape(x)
     }
 
-    fn prepare_conv2d(
+    fn prepare_conv2d<'a>(
         &self,
         desc: Conv2dDesc,
-        weight: &[f32],
+        weight: impl Into<Weight<'a>>,
         bias: Option<&[f32]>,
         act: Activation,
     ) -> Result<Self::Conv2d> {
         self.backend.prepare_conv2d(desc, weight, bias, act)
     }
 
-    fn prepare_linear(
+    fn prepare_linear<'a>(
         &self,
         inputs: usize,
         outputs: usize,
-        weight: &[f32],
+        weight: impl Into<Weight<'a>>,
         bias: Option<&[f32]>,
     ) -> Result<Self::Linear> {
         self.backend.prepare_linear(inputs, outputs, weight, bias)

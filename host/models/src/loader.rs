@@ -10,7 +10,7 @@ use reverie_kernels::{Activation, Backend, Conv2dDesc};
 use crate::{
     error::Result,
     lora::{AdapterKey, ComponentAdapters},
-    weights::Weights,
+    weights::{LayerWeight, Weights},
 };
 
 /// Layers that are prepared, by name and by what LoRA adds to them. A model that is loaded again, with other adapters,
@@ -212,13 +212,19 @@ impl<'a, B: Backend> Loader<'a, B> {
     }
 
     /// The layer's weight, with what the adapters add.
-    fn weight(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        let mut weight = self.weights.tensor(&format!("{name}.weight"), shape)?;
-        if let Some(adapters) = self.adapters {
-            adapters.apply(self.backend, &self.weights.full_name(name), &mut weight)?;
+    fn weight(&self, name: &str, shape: &[usize]) -> Result<LayerWeight<'_>> {
+        let weight = self.weights.layer(&format!("{name}.weight"), shape)?;
+        let full_name = self.weights.full_name(name);
+        let adapters = self.adapters.filter(|adapters| !adapters.key(&full_name).is_empty());
+        if adapters.is_none() && self.factors[0] == 1.0 {
+            return Ok(weight);
         }
-        scale(&mut weight, self.factors[0]);
-        Ok(weight)
+        let mut values = weight.into_values();
+        if let Some(adapters) = adapters {
+            adapters.apply(self.backend, &full_name, &mut values)?;
+        }
+        scale(&mut values, self.factors[0]);
+        Ok(LayerWeight::Values(values))
     }
 
     fn bias(&self, name: &str, outputs: usize) -> Result<Option<Vec<f32>>> {

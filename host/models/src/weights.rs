@@ -10,8 +10,8 @@ use std::{
     },
 };
 
-use half::{bf16, f16};
 use memmap2::Mmap;
+use reverie_kernels::{Format, Weight};
 use safetensors::{Dtype, SafeTensors};
 
 use crate::error::{Error, Result};
@@ -161,6 +161,18 @@ impl Weights {
         self.values(name)
     }
 
+    /// The values of a tensor of exactly this shape, in the file where they lie there as they are read.
+    ///
+    /// # Errors
+    /// [`Error::Missing`], [`Error::Shape`], [`Error::Dtype`].
+    pub fn layer(&self, name: &str, shape: &[usize]) -> Result<LayerWeight<'_>> {
+        self.check(name, shape)?;
+        match self.entry(name)?.stored() {
+            Some((format, bytes)) => Ok(LayerWeight::Mapped(format, bytes)),
+            None => self.values(name).map(LayerWeight::Values),
+        }
+    }
+
     /// That there is a tensor of exactly this shape, without reading it.
     ///
     /// # Errors
@@ -238,6 +250,33 @@ impl Weights {
     }
 }
 
+/// A layer's weight: in a mapped file, or read from there.
+pub enum LayerWeight<'a> {
+    /// As the file has them.
+    Mapped(Format, &'a [u8]),
+    /// In the order of the layer.
+    Values(Vec<f32>),
+}
+
+impl LayerWeight<'_> {
+    /// The values as numbers, to be changed.
+    pub fn into_values(self) -> Vec<f32> {
+        match self {
+            Self::Mapped(format, bytes) => Weight::Stored(format, bytes).to_f32().into_owned(),
+            Self::Values(values) => values,
+        }
+    }
+}
+
+impl<'a> From<&'a LayerWeight<'_>> for Weight<'a> {
+    fn from(weight: &'a LayerWeight<'_>) -> Self {
+        match weight {
+            LayerWeight::Mapped(format, bytes) => Self::Stored(*format, bytes),
+            LayerWeight::Values(values) => Self::F32(values),
+        }
+    }
+}
+
 impl Entry {
     /// The one numbered `index` of `parts` equal parts along the first axis; none where that can't be divided so.
     pub(crate) fn part(&self, index: usize, parts: usize) -> Option<Self> {
@@ -264,18 +303,26 @@ impl Entry {
         }
     }
 
-    /// None for a type that is not read.
-    fn values(&self) -> Option<Vec<f32>> {
-        let data = &self.map[self.start..self.start + self.len];
-        let halves = || data.chunks_exact(2).map(|b| [b[0], b[1]]);
-        let values: Vec<f32> = match self.dtype {
-            Dtype::F32 => {
-                data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
-            }
-            Dtype::F16 => halves().map(|b| f16::from_le_bytes(b).to_f32()).collect(),
-            Dtype::BF16 => halves().map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
+    /// Its bytes; none for a type that is not read.
+    fn bytes(&self) -> Option<(Format, &[u8])> {
+        let format = match self.dtype {
+            Dtype::F32 => Format::F32,
+            Dtype::F16 => Format::F16,
+            Dtype::BF16 => Format::Bf16,
             _ => return None,
         };
+        Some((format, &self.map[self.start..self.start + self.len]))
+    }
+
+    /// The same where they are in order, too.
+    fn stored(&self) -> Option<(Format, &[u8])> {
+        self.bytes().filter(|_| !self.transposed)
+    }
+
+    /// None for a type that is not read.
+    fn values(&self) -> Option<Vec<f32>> {
+        let (format, bytes) = self.bytes()?;
+        let values = Weight::Stored(format, bytes).to_f32().into_owned();
         Some(if self.transposed { transpose(&values, &self.shape) } else { values })
     }
 }

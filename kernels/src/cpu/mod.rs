@@ -44,6 +44,7 @@ use crate::backend::{
 };
 use crate::checks::{self, same_shape};
 use crate::error::{Error, Result};
+use crate::weight::Weight;
 use buffer::{LANES, Pool};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -165,15 +166,16 @@ impl Backend for CpuBackend {
         x.shape
     }
 
-    fn prepare_conv2d(
+    fn prepare_conv2d<'a>(
         &self,
         desc: Conv2dDesc,
-        weight: &[f32],
+        weight: impl Into<Weight<'a>>,
         bias: Option<&[f32]>,
         act: Activation,
     ) -> Result<CpuConv2d> {
+        let weight = weight.into();
         desc.validate(weight, bias, &act)?;
-        Ok(self.install(|| CpuConv2d::new(desc, weight, bias, &act, self.level)))
+        Ok(self.install(|| CpuConv2d::new(desc, &weight.to_f32(), bias, &act, self.level)))
     }
 
     fn conv2d(&self, x: &CpuTensor, conv: &CpuConv2d) -> Result<CpuTensor> {
@@ -237,18 +239,19 @@ impl Backend for CpuBackend {
         Ok(self.install(|| combine::blend(&self.pool, x, y, mask)))
     }
 
-    fn prepare_linear(
+    fn prepare_linear<'a>(
         &self,
         inputs: usize,
         outputs: usize,
-        weight: &[f32],
+        weight: impl Into<Weight<'a>>,
         bias: Option<&[f32]>,
     ) -> Result<CpuLinear> {
+        let weight = weight.into();
         check_len("linear weight", check_shape([1, 1, outputs, inputs])?, weight.len())?;
         if let Some(bias) = bias {
             check_len("linear bias", outputs, bias.len())?;
         }
-        Ok(self.install(|| CpuLinear::new(inputs, outputs, weight, bias, self.level)))
+        Ok(self.install(|| CpuLinear::new(inputs, outputs, &weight.to_f32(), bias, self.level)))
     }
 
     fn linear(&self, x: &CpuTensor, linear: &CpuLinear) -> Result<CpuTensor> {

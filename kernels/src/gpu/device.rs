@@ -93,6 +93,22 @@ pub trait Device: Send + Sync + 'static {
     /// [`Error::Device`](crate::Error::Device).
     fn upload(&self, buffer: &Self::Buffer, bytes: &[u8]) -> crate::Result<()>;
 
+    /// Fills so many bytes of a buffer from its beginning by `write`, which is called for some at a time, in order: with the
+    /// number of the first and the place for them. It must not use the device.
+    ///
+    /// # Errors
+    /// [`Error::Device`](crate::Error::Device).
+    fn write(
+        &self,
+        buffer: &Self::Buffer,
+        bytes: usize,
+        write: &mut dyn FnMut(usize, &mut [u8]),
+    ) -> crate::Result<()> {
+        let mut all = vec![0; bytes];
+        write(0, &mut all);
+        self.upload(buffer, &all)
+    }
+
     /// The first bytes of a buffer, after all that was launched.
     ///
     /// # Errors

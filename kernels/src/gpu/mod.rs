@@ -20,6 +20,7 @@ use crate::backend::{
 };
 use crate::checks::{self, same_shape};
 use crate::error::{Error, Result};
+use crate::weight::Weight;
 
 pub use catalogue::{Variant, variants};
 pub use device::{Arg, Device, Launch, Recording, TensorMap};
@@ -109,11 +110,11 @@ impl<D: Device> GpuBackend<D> {
         Ok(buffer)
     }
 
-    /// A buffer of fp16.
-    fn halves(&self, values: impl IntoIterator<Item = f32>) -> Result<D::Buffer> {
-        let bytes: Vec<u8> =
-            values.into_iter().flat_map(|value| half::f16::from_f32(value).to_le_bytes()).collect();
-        self.filled(&bytes)
+    /// A buffer of so many bytes, which `write` puts there some at a time; see [`Device::write`].
+    fn written(&self, bytes: usize, mut write: impl FnMut(usize, &mut [u8])) -> Result<D::Buffer> {
+        let buffer = self.allocate(bytes)?;
+        self.device.write(&buffer, bytes, &mut write)?;
+        Ok(buffer)
     }
 
     /// A buffer of fp32.
@@ -176,13 +177,14 @@ impl<D: Device> Backend for GpuBackend<D> {
         x.shape
     }
 
-    fn prepare_conv2d(
+    fn prepare_conv2d<'a>(
         &self,
         desc: Conv2dDesc,
-        weight: &[f32],
+        weight: impl Into<Weight<'a>>,
         bias: Option<&[f32]>,
         act: Activation,
     ) -> Result<Self::Conv2d> {
+        let weight = weight.into();
         desc.validate(weight, bias, &act)?;
         GpuConv2d::new(self, desc, weight, bias, &act)
     }
@@ -250,13 +252,14 @@ impl<D: Device> Backend for GpuBackend<D> {
         ops::combine::blend(self, x, y, mask)
     }
 
-    fn prepare_linear(
+    fn prepare_linear<'a>(
         &self,
         inputs: usize,
         outputs: usize,
-        weight: &[f32],
+        weight: impl Into<Weight<'a>>,
         bias: Option<&[f32]>,
     ) -> Result<Self::Linear> {
+        let weight = weight.into();
         check_len("linear weight", check_shape([1, 1, outputs, inputs])?, weight.len())?;
         if let Some(bias) = bias {
             check_len("linear bias", outputs, bias.len())?;

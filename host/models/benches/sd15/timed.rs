@@ -7,7 +7,8 @@ use std::{
 };
 
 use reverie_kernels::{
-    Activation, Backend, Conv2dDesc, Filter, Mask, PixelRange, Result, Rows, Shape, Timesteps, Unary, Work,
+    Activation, Backend, Conv2dDesc, Filter, Mask, PixelRange, Result, Rows, Shape, Timesteps, Unary, Weight,
+    Work,
 };
 
 /// What the operations of one kind have cost.
@@ -91,13 +92,14 @@ impl<B: Backend> Backend for Timed<B> {
         self.inner.shape(x)
     }
 
-    fn prepare_conv2d(
+    fn prepare_conv2d<'a>(
         &self,
         desc: Conv2dDesc,
-        weight: &[f32],
+        weight: impl Into<Weight<'a>>,
         bias: Option<&[f32]>,
         act: Activation,
     ) -> Result<Self::Conv2d> {
+        let weight = weight.into();
         let prepare = |b: &B| b.prepare_conv2d(desc, weight, bias, act);
         Ok(Layer { layer: self.timed("prepare conv", 0.0, prepare)?, size: desc })
     }
@@ -156,13 +158,14 @@ impl<B: Backend> Backend for Timed<B> {
         self.timed("combine", 0.0, |b| b.blend(x, y, mask))
     }
 
-    fn prepare_linear(
+    fn prepare_linear<'a>(
         &self,
         inputs: usize,
         outputs: usize,
-        weight: &[f32],
+        weight: impl Into<Weight<'a>>,
         bias: Option<&[f32]>,
     ) -> Result<Self::Linear> {
+        let weight = weight.into();
         let prepare = |b: &B| b.prepare_linear(inputs, outputs, weight, bias);
         Ok(Layer { layer: self.timed("prepare linear", 0.0, prepare)?, size: (inputs, outputs) })
     }

@@ -111,15 +111,20 @@ impl Capture {
         }
     }
 
-    /// Uploads `bytes`, which fit, at each replay.
-    pub fn upload(&mut self, bytes: &[u8], to: &CudaBuffer) -> Result<()> {
-        if bytes.is_empty() {
+    /// Uploads so many bytes, which fit, at each replay, as `write` gives them now.
+    pub fn upload(
+        &mut self,
+        bytes: usize,
+        write: &mut dyn FnMut(usize, &mut [u8]),
+        to: &CudaBuffer,
+    ) -> Result<()> {
+        if bytes == 0 {
             return Ok(());
         }
         self.keep(to);
-        let mut pinned = Pinned::new(self.stream.context.clone(), bytes.len())?;
+        let mut pinned = Pinned::new(self.stream.context.clone(), bytes)?;
         // SAFETY: the buffer is as large. The graph keeps both it and the pinned memory.
-        unsafe { pinned.upload(0, bytes, to.address(), &self.stream) }?;
+        unsafe { pinned.upload(0..bytes, |part| write(0, part), to.address(), &self.stream) }?;
         self.keeps.pinned.push(pinned);
         Ok(())
     }

@@ -274,15 +274,25 @@ impl Device for Cuda {
     }
 
     fn upload(&self, buffer: &CudaBuffer, bytes: &[u8]) -> Result<()> {
-        self.0.check(buffer, bytes.len())?;
+        let mut copy = |first: usize, to: &mut [u8]| to.copy_from_slice(&bytes[first..first + to.len()]);
+        self.write(buffer, bytes.len(), &mut copy)
+    }
+
+    fn write(
+        &self,
+        buffer: &CudaBuffer,
+        bytes: usize,
+        write: &mut dyn FnMut(usize, &mut [u8]),
+    ) -> Result<()> {
+        self.0.check(buffer, bytes)?;
         let Lane { staging, stream, .. } = &*self.0;
         stream.context.enter()?;
         graph::with(&self.0, |capture| match capture {
-            Some(capture) => capture.upload(bytes, buffer),
+            Some(capture) => capture.upload(bytes, write, buffer),
             None => {
                 self.0.join([&buffer.0])?;
                 // SAFETY: the buffer is as large; dropped, its memory goes to nothing but later work.
-                unsafe { staging.upload(bytes, buffer.address(), stream) }
+                unsafe { staging.upload(bytes, write, buffer.address(), stream) }
             }
         })
     }

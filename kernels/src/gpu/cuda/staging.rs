@@ -4,6 +4,7 @@
 
 use std::{
     ffi::c_void,
+    ops::Range,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -55,19 +56,26 @@ impl Pinned {
         unsafe { std::slice::from_raw_parts(self.address, bytes) }
     }
 
-    /// Copies `bytes` to a device's address, when what is in the stream has run.
+    /// Has `write` fill a range of it, and copies that to a device's address when what is in the stream has run.
     ///
     /// # Safety
-    /// The device has so many bytes there; until the copy is done, `self` is not dropped and this part of it not written.
-    pub unsafe fn upload(&mut self, at: usize, bytes: &[u8], to: u64, stream: &Stream) -> Result<()> {
-        assert!(at <= self.bytes && bytes.len() <= self.bytes - at);
-        // SAFETY: within the memory, as asserted. No slice of the whole is made, since the device may be reading the rest.
-        // The caller answers for the target.
-        let code = unsafe {
-            let part = self.address.add(at);
-            part.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
-            sys::cuMemcpyHtoDAsync_v2(to, part.cast(), bytes.len(), stream.raw())
-        };
+    /// The device has so many bytes there, and has made all copies from this range; until this one is made, `self` is not
+    /// dropped and this part of it not written.
+    pub unsafe fn upload(
+        &mut self,
+        range: Range<usize>,
+        write: impl FnOnce(&mut [u8]),
+        to: u64,
+        stream: &Stream,
+    ) -> Result<()> {
+        assert!(range.start <= range.end && range.end <= self.bytes);
+        let bytes = range.len();
+        // SAFETY: within the memory, as asserted, which is initialised. The slice is of this part only, which nobody else uses, as
+        // the caller says; the device may be reading the rest.
+        let part = unsafe { std::slice::from_raw_parts_mut(self.address.add(range.start), bytes) };
+        write(part);
+        // SAFETY: as above. The caller answers for the target.
+        let code = unsafe { sys::cuMemcpyHtoDAsync_v2(to, part.as_ptr().cast(), bytes, stream.raw()) };
         self.context.check(code, "an upload")
     }
 }
@@ -119,15 +127,23 @@ pub struct Staging {
 }
 
 impl Staging {
-    /// Copies `bytes` to the device's address, when what is in the stream has run. Returns when they are in pinned memory.
+    /// Copies so many bytes to the device's address, when what is in the stream has run. `write` gives them, some at a time: from which
+    /// one on, and the place in pinned memory. Returns when they are there. While `write` fills one half, the device may
+    /// copy the other.
     ///
     /// # Safety
     /// The device has so many bytes there until the copy is done, and the stream is the same at each call.
-    pub unsafe fn upload(&self, bytes: &[u8], to: u64, stream: &Stream) -> Result<()> {
+    pub unsafe fn upload(
+        &self,
+        bytes: usize,
+        write: &mut dyn FnMut(usize, &mut [u8]),
+        to: u64,
+        stream: &Stream,
+    ) -> Result<()> {
         let mut area = self.up.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut to = to;
-        for chunk in bytes.chunks(HALF) {
-            if area.filled + chunk.len() > HALF {
+        for first in (0..bytes).step_by(HALF) {
+            let chunk = HALF.min(bytes - first);
+            if area.filled + chunk > HALF {
                 // The event follows every copy of this half. The other half's says when that may be overwritten; most
                 // often it has been for long.
                 let current = area.current;
@@ -140,9 +156,10 @@ impl Staging {
             let half = &mut area.halves(&stream.context)?[current];
             // SAFETY: the caller answers for the target. This part of the half is not written again before its event was
             // waited for, and the stream is done with it before it is freed.
-            unsafe { half.memory.upload(at, chunk, to, stream) }?;
-            area.filled = (at + chunk.len()).next_multiple_of(ALIGNMENT);
-            to += chunk.len() as u64;
+            unsafe {
+                half.memory.upload(at..at + chunk, |part| write(first, part), to + first as u64, stream)
+            }?;
+            area.filled = (at + chunk).next_multiple_of(ALIGNMENT);
         }
         Ok(())
     }

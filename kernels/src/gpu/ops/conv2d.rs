@@ -4,6 +4,7 @@ use super::gemm::{self, Matrix, Window};
 use crate::backend::{Activation, Conv2dDesc};
 use crate::error::{Error, Result};
 use crate::gpu::{Device, GpuBackend, GpuTensor, Variant};
+use crate::weight::Weight;
 
 pub(in crate::gpu) fn variants() -> Vec<Variant> {
     gemm::variants(true)
@@ -19,7 +20,7 @@ impl<D: Device> GpuConv2d<D> {
     pub(in crate::gpu) fn new(
         gpu: &GpuBackend<D>,
         desc: Conv2dDesc,
-        weight: &[f32],
+        weight: Weight<'_>,
         bias: Option<&[f32]>,
         act: &Activation,
     ) -> Result<Self> {

@@ -1,5 +1,7 @@
 //! Rows of a table on the device: only their numbers go there.
 
+use rayon::prelude::*;
+
 use super::blocks;
 use crate::backend::{Rows, Shape, check_shape};
 use crate::checks;
@@ -33,12 +35,14 @@ impl<D: Device> GpuEmbedding<D> {
         if check_shape(shape)? > i32::MAX as usize {
             return Err(Error::InvalidShape { shape });
         }
-        let mut bytes = Vec::with_capacity(2 * count * features);
-        for index in 0..count {
+        let mut bytes = vec![0; 2 * count * features];
+        bytes.par_chunks_mut(2 * features).enumerate().try_for_each(|(index, out)| {
             let row = rows(index);
             checks::row(&row, features)?;
-            bytes.extend(row.into_iter().flat_map(|value| half::f16::from_f32(value).to_le_bytes()));
-        }
+            let halves = row.into_iter().map(|value| half::f16::from_f32(value).to_le_bytes());
+            out.as_chunks_mut().0.iter_mut().zip(halves).for_each(|(out, half)| *out = half);
+            Ok(())
+        })?;
         Ok(Self { table: gpu.filled(&bytes)?, count, features })
     }
 

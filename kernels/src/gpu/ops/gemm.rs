@@ -1,9 +1,10 @@
 //! Matrix products, and convolutions as such.
 
-use super::blocks;
+use super::{blocks, packing::Packing};
 use crate::backend::Shape;
 use crate::error::{Error, Result};
 use crate::gpu::{Arg, Device, GpuBackend, GpuTensor, Launch, Variant};
+use crate::weight::Weight;
 
 /// What a block computes; see `gemm.ptx`.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -148,7 +149,7 @@ impl<D: Device> Matrix<D> {
     pub fn new(
         gpu: &GpuBackend<D>,
         [outputs, channels, taps]: [usize; 3],
-        weight: &[f32],
+        weight: Weight<'_>,
         bias: Option<&[f32]>,
         slopes: &[f32],
     ) -> Result<Self> {
@@ -157,10 +158,7 @@ impl<D: Device> Matrix<D> {
         if depth.checked_mul(outputs).is_none_or(|values| values > i32::MAX as usize) {
             return Err(Error::InvalidShape { shape: [1, taps, outputs, channels] });
         }
-        let values = (0..outputs * depth).map(|at| {
-            let (output, tap, channel) = (at / depth, at % depth / padded, at % padded);
-            if channel < channels { weight[(output * channels + channel) * taps + tap] } else { 0.0 }
-        });
+        let packing = Packing { weight, channels, taps, padded };
         let vectors = |value: &dyn Fn(usize) -> f32| {
             let values = (0..outputs.next_multiple_of(8)).map(|o| if o < outputs { value(o) } else { 0.0 });
             gpu.floats(&values.collect::<Vec<_>>())
@@ -170,7 +168,7 @@ impl<D: Device> Matrix<D> {
             channels,
             depth,
             taps,
-            weight: gpu.halves(values)?,
+            weight: gpu.written(2 * outputs * depth, |first, out| packing.write(first, out))?,
             bias: vectors(&|output| bias.map_or(0.0, |bias| bias[output]))?,
             slopes: vectors(&|output| slopes[if slopes.len() == 1 { 0 } else { output }])?,
         })

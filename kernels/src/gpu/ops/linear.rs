@@ -4,6 +4,7 @@ use super::gemm::{self, Matrix};
 use crate::backend::Shape;
 use crate::error::Result;
 use crate::gpu::{Device, GpuBackend, GpuTensor, Variant};
+use crate::weight::Weight;
 
 pub(in crate::gpu) fn variants() -> Vec<Variant> {
     gemm::variants(false)
@@ -21,7 +22,7 @@ impl<D: Device> GpuLinear<D> {
         gpu: &GpuBackend<D>,
         inputs: usize,
         outputs: usize,
-        weight: &[f32],
+        weight: Weight<'_>,
         bias: Option<&[f32]>,
     ) -> Result<Self> {
         let matrix = Matrix::new(gpu, [outputs, inputs, 1], weight, bias, &[1.0])?;

@@ -10,6 +10,7 @@ mod gemm;
 pub(super) mod layout;
 pub(super) mod linear;
 pub(super) mod norm;
+mod packing;
 pub(super) mod pixel_shuffle;
 pub(super) mod pixels;
 pub(super) mod resize;
