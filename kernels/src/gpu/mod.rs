@@ -52,6 +52,12 @@ impl<D: Device> GpuBackend<D> {
         Self { most_values: values.min(self.most_values), ..self }
     }
 
+    /// The same, with at most so many recordings of each piece of work that is repeated: one for each combination of shapes that
+    /// comes often. 16 unless set.
+    pub fn keeping(self, recordings: usize) -> Self {
+        Self { recordings: Arc::new(Recordings::keeping(recordings)), ..self }
+    }
+
     /// A backend on another lane of the device: what both compute may overlap, and each may use the other's tensors and layers.
     ///
     /// # Errors

@@ -14,15 +14,15 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Recordings that are kept of one piece of work, one for each combination of the inputs' shapes; each holds as much memory as
-/// its work needs. A batch of up to 4 pictures has 1 to 8 entries, as each has 1 or 2: so many for two sizes of pictures.
+/// Recordings that are kept of one piece of work unless [`GpuBackend::keeping`] says, one for each combination of the inputs' shapes;
+/// each holds as much memory as its work needs.
 const KEPT: usize = 16;
 
-/// Combinations of shapes that are known, most of them just counted.
-const KNOWN: usize = 8 * KEPT;
+/// Combinations of shapes that are known for each recording that is kept, most of them just counted.
+const KNOWN: usize = 8;
 
-/// Runs after which counts are halved, so that what was in use long ago gives way.
-const AGE: u32 = 16 * KEPT as u32;
+/// Runs for each recording that is kept after which counts are halved, so that what was in use long ago gives way.
+const AGE: usize = 16;
 
 /// How often it is tried to record work for which memory runs out: each time it is done twice.
 const TRIES: u32 = 3;
@@ -47,7 +47,7 @@ struct Known<D: Device> {
     /// By the inputs' shapes; the one used last comes last.
     kinds: Vec<Kind<D>>,
     /// Runs since counts were halved.
-    runs: u32,
+    runs: usize,
 }
 
 impl<D: Device> Default for Known<D> {
@@ -96,15 +96,22 @@ pub(super) struct Recordings<D: Device> {
     all: Mutex<Vec<Weak<States<D>>>>,
     /// Runs of all work.
     clock: AtomicU64,
+    /// How many are kept of each.
+    kept: usize,
 }
 
 impl<D: Device> Default for Recordings<D> {
     fn default() -> Self {
-        Self { all: Mutex::default(), clock: AtomicU64::new(0) }
+        Self::keeping(KEPT)
     }
 }
 
 impl<D: Device> Recordings<D> {
+    /// So many are kept of each piece of work.
+    pub fn keeping(kept: usize) -> Self {
+        Self { all: Mutex::default(), clock: AtomicU64::new(0), kept }
+    }
+
     /// Nothing to remember yet.
     pub fn repeated(self: &Arc<Self>) -> Repeated<D> {
         let states: Arc<States<D>> = Arc::default();
@@ -252,7 +259,7 @@ impl<D: Device> Repeated<D> {
     fn advance(&self, shapes: &[Shape]) -> Option<State<D>> {
         let mut known = locked(&self.states);
         known.runs += 1;
-        if known.runs >= AGE {
+        if known.runs >= AGE * self.recordings.kept {
             known.runs = 0;
             known.kinds.iter_mut().for_each(|kind| kind.uses /= 2);
         }
@@ -263,7 +270,7 @@ impl<D: Device> Repeated<D> {
         let (now, replaced) = match &kind.state {
             State::Plain => (State::Plain, None),
             State::Recorded(recorded) => (State::Recorded(recorded.clone()), None),
-            State::Warm(tries) => match known.admit(kind.uses) {
+            State::Warm(tries) => match known.admit(kind.uses, self.recordings.kept) {
                 Some(replaced) => (State::Warm(*tries), replaced),
                 None => (State::Plain, None),
             },
@@ -286,7 +293,7 @@ impl<D: Device> Repeated<D> {
         let last = self.recordings.clock.fetch_add(1, Ordering::Relaxed);
         known.kinds.push(Kind { shapes, uses, last, state });
         // Only what is counted: recordings are fewer.
-        if known.kinds.len() > KNOWN
+        if known.kinds.len() > KNOWN * self.recordings.kept
             && let Some(at) = known.kinds.iter().position(|kind| !kind.is_recorded())
         {
             known.kinds.remove(at);
@@ -298,9 +305,9 @@ impl<D: Device> Repeated<D> {
 
 impl<D: Device> Known<D> {
     /// Whether work with so many uses is recorded, and the recording that makes place for it.
-    fn admit(&mut self, uses: u32) -> Option<Option<State<D>>> {
+    fn admit(&mut self, uses: u32, kept: usize) -> Option<Option<State<D>>> {
         let recorded = self.kinds.iter().filter(|kind| kind.is_recorded()).count();
-        if recorded < KEPT {
+        if recorded < kept {
             return Some(None);
         }
         let recorded = self.kinds.iter_mut().filter(|kind| kind.is_recorded());

@@ -98,3 +98,19 @@ fn the_recording_used_longest_ago_gives_its_memory_first() {
     let again: Vec<_> = workers.iter_mut().zip(&xs).map(|(worker, x)| worker.run(x, 7.0)).collect();
     assert_eq!(again, [false, true, false]);
 }
+
+/// As many recordings as are asked for: with fewer than there are shapes, the others are done each time.
+#[test]
+fn as_many_are_kept_as_are_asked_for() {
+    for (kept, expected) in [(2, 2), (4, 4), (8, 4)] {
+        let gpu = GpuBackend::new(Small::new(1 << 24)).keeping(kept);
+        let mut next = 0;
+        let mut shapes = || {
+            next += 1;
+            [next % 4 + 1, 4, 2, 4]
+        };
+        let calls = calls(&gpu, 40, &mut shapes);
+        let late = calls.iter().filter(|round| **round >= 8).count();
+        assert_eq!(late, (4 - expected) * 8, "{kept} are kept");
+    }
+}
