@@ -71,6 +71,7 @@ const SOURCES: &[(&str, &str)] = sources![
     "attention_wgmma_sums",
     "attention_wgmma_wait",
     "attention_wgmma_weights",
+    "ceiling",
     "combine",
     "copies",
     "elementwise",
@@ -95,10 +96,11 @@ const SOURCES: &[(&str, &str)] = sources![
     "warp_sum",
 ];
 
-/// Every variant that [`GpuBackend`](super::GpuBackend) may launch, for what checks or assembles them all.
+/// Every variant that [`GpuBackend`](super::GpuBackend) or [`ceiling`](super::ceiling) may launch, for what checks or assembles them all.
 pub fn variants() -> Vec<Variant> {
     [
         ops::attention::variants(),
+        ops::ceiling::variants(),
         ops::combine::variants(),
         ops::conv2d::variants(),
         ops::copies::variants(),

@@ -24,7 +24,7 @@ use crate::weight::Weight;
 
 pub use catalogue::{Variant, variants};
 pub use device::{Arg, Device, Launch, Recording, TensorMap};
-pub use ops::{conv2d::GpuConv2d, embedding::GpuEmbedding, linear::GpuLinear};
+pub use ops::{ceiling, conv2d::GpuConv2d, embedding::GpuEmbedding, linear::GpuLinear};
 use repeated::Recordings;
 pub use repeated::Repeated;
 pub use tensor::GpuTensor;
@@ -65,6 +65,11 @@ impl<D: Device> GpuBackend<D> {
     pub fn lane(&self) -> Result<Self> {
         let (device, recordings) = (self.device.lane()?, self.recordings.clone());
         Ok(Self { device, recordings, most_values: self.most_values })
+    }
+
+    /// Whether attention at these sizes is by `wgmma` where the device has it: `width` of a head, and how many queries and keys.
+    pub fn attends_by_wgmma(width: usize, queries: usize, keys: usize, causal: bool) -> bool {
+        ops::attention::by_wgmma(width, queries, keys, causal)
     }
 
     /// What it runs on.

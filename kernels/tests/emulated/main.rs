@@ -11,6 +11,7 @@ mod emulator;
 mod examined;
 #[path = "../cuda_alone/exclusive.rs"]
 mod exclusive;
+mod speed;
 
 use reverie_kernels::{
     Backend, Mask, Shape,

@@ -3,6 +3,7 @@
 
 mod assemble;
 mod attention;
+mod ceiling;
 mod combine;
 #[path = "../common/mod.rs"]
 mod common;

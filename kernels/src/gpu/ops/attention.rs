@@ -27,6 +27,11 @@ pub(in crate::gpu) fn variants() -> Vec<Variant> {
     tiled.chain([false, true].map(any_variant)).chain(grouped).collect()
 }
 
+/// Whether there is a variant of `attention_wgmma.ptx` for these sizes.
+pub(in crate::gpu) fn by_wgmma(width: usize, queries: usize, keys: usize, causal: bool) -> bool {
+    Grouped::of(width, causal, queries, keys).is_some()
+}
+
 fn any_variant(causal: bool) -> Variant {
     Variant::new("attention_any", &[("CAUSAL", causal.into())])
 }

@@ -1,6 +1,7 @@
 //! The host side of each PTX file: which variant, what grid, which parameters.
 
 pub(super) mod attention;
+pub mod ceiling;
 pub(super) mod combine;
 pub(super) mod conv2d;
 pub(super) mod copies;
