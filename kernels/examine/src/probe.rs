@@ -43,15 +43,19 @@ const ALLOWED: f32 = 2e-3;
 ///
 /// Does not panic and does not stop: errors are [`Verdict::Failed`].
 pub fn warp_groups(cuda: &Cuda, each: &mut dyn FnMut(&Check)) -> Vec<Check> {
+    WIDTHS.into_iter().flat_map(|width| at_width(cuda, width, each)).collect()
+}
+
+/// [`warp_groups`] at one of the [`WIDTHS`]: in a process of its own, so that a hang at one keeps none of the others from being
+/// looked at.
+pub fn at_width(cuda: &Cuda, width: usize, each: &mut dyn FnMut(&Check)) -> Vec<Check> {
     let gpu = GpuBackend::new(cuda.clone());
-    let mut checks = Vec::new();
-    for width in WIDTHS {
-        for check in [one_hot(&gpu, width), on_noise(&gpu, width)] {
-            each(&check);
-            checks.push(check);
-        }
-    }
-    checks
+    let checks = [one_hot, on_noise].map(|probe| {
+        let check = probe(&gpu, width);
+        each(&check);
+        check
+    });
+    checks.into()
 }
 
 fn check(case: String, worst: f32, allowed: f32, verdict: Result<Option<String>>) -> Check {
