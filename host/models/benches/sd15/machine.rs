@@ -4,8 +4,8 @@ use reverie_kernels::{
     Backend, Result,
     cpu::CpuBackend,
     gpu::{
-        GpuBackend,
-        cuda::{Cuda, MemoryUse},
+        GpuBackend, Launch,
+        cuda::{Cuda, MemoryUse, Traced},
     },
 };
 
@@ -21,7 +21,16 @@ pub trait Machine: Backend {
 
     /// What its operations have taken since the last time, a line for each kind; empty where that is not known.
     fn operations(&self) -> Vec<String>;
+
+    /// The kernels that `work` launches, as rows of [`TRACED`]; none where there are none, and then nothing is done.
+    fn trace(
+        &self,
+        work: &mut dyn FnMut() -> reverie_models::Result<()>,
+    ) -> reverie_models::Result<Vec<String>>;
 }
+
+/// The columns of a trace.
+pub const TRACED: &str = "entry\tvariant\tblocks\tthreads\tms";
 
 impl Machine for Timed<CpuBackend> {
     fn settle(&self) -> Result<()> {
@@ -48,6 +57,13 @@ impl Machine for Timed<CpuBackend> {
         };
         costs.into_iter().map(line).collect()
     }
+
+    fn trace(
+        &self,
+        _: &mut dyn FnMut() -> reverie_models::Result<()>,
+    ) -> reverie_models::Result<Vec<String>> {
+        Ok(Vec::new())
+    }
 }
 
 impl Machine for GpuBackend<Cuda> {
@@ -62,6 +78,24 @@ impl Machine for GpuBackend<Cuda> {
     // An operation by itself is timed by `cargo bench -p reverie-kernels --bench gpu`.
     fn operations(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    fn trace(
+        &self,
+        work: &mut dyn FnMut() -> reverie_models::Result<()>,
+    ) -> reverie_models::Result<Vec<String>> {
+        let mut done = Ok(());
+        let traced = self.device().trace(|| {
+            done = work();
+            Ok(())
+        })?;
+        done?;
+        let row = |launch: Traced| {
+            let Launch { grid, block, .. } = launch.launch;
+            let blocks = grid.iter().map(|side| u64::from(*side)).product::<u64>();
+            format!("{}\t{}\t{blocks}\t{block}\t{:.5}", launch.entry, launch.variant, launch.milliseconds)
+        };
+        Ok(traced.into_iter().map(row).collect())
     }
 }
 

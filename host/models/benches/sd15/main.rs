@@ -1,4 +1,5 @@
-//! Times the UNet and the VAE decoder of Stable Diffusion 1.5's size, as four steps of LCM use them.
+//! Times the UNet and the VAE decoder of Stable Diffusion 1.5's size, as four steps of LCM use them; or those of another folder,
+//! such as of SDXL's size as `tests/gpu/peers/weights.py` makes it on a GPU.
 //!
 //! ```text
 //! python tests/oracles/diffusion/make_full_size.py FOLDER             random weights, once
@@ -6,6 +7,7 @@
 //! export REVERIE_FULL_SIZE=FOLDER
 //! cargo bench -p reverie-models --bench sd15 -- --size 256 --size 512
 //! cargo bench -p reverie-models --bench sd15 -- --device cuda:0 --batch 8 --size 512 [--wgmma]
+//! cargo bench -p reverie-models --bench sd15 -- --device cuda:0 --size 512 --trace FILE         the launches of a step
 //! cargo bench -p reverie-models --bench sd15 -- --serve               driven by tests/bench/diffusion/sd15.py
 //! ```
 //!
@@ -21,10 +23,11 @@ mod timed;
 use std::{
     io::BufRead,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use machine::{Machine, memory_mb};
+use machine::{Machine, TRACED, memory_mb};
 use picture::{Models, Pictures};
 use reverie_kernels::{
     cpu::CpuBackend,
@@ -42,11 +45,20 @@ struct Arguments {
     /// Attention by these instructions.
     wgmma: bool,
     serve: bool,
+    /// Where the launches of a step go.
+    trace: Option<PathBuf>,
 }
 
 fn main() {
-    let mut arguments =
-        Arguments { sizes: Vec::new(), batch: 1, threads: 2, gpu: None, wgmma: false, serve: false };
+    let mut arguments = Arguments {
+        sizes: Vec::new(),
+        batch: 1,
+        threads: 2,
+        gpu: None,
+        wgmma: false,
+        serve: false,
+        trace: None,
+    };
     let mut bench = false;
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
@@ -59,6 +71,7 @@ fn main() {
             "--size" => arguments.sizes.push(number(value())),
             "--batch" => arguments.batch = number(value()),
             "--threads" => arguments.threads = number(value()),
+            "--trace" => arguments.trace = Some(value().into()),
             "--device" => arguments.gpu = gpu_number(&value()),
             other => panic!("unknown argument {other}"),
         }
@@ -100,7 +113,8 @@ fn gpu_number(device: &str) -> Option<usize> {
 
 fn run<M: Machine>(backend: M, folder: &Path, arguments: &Arguments) -> Result<()> {
     let start = Instant::now();
-    let models = Models::load(backend, folder)?;
+    let backend = Arc::new(backend);
+    let models = Models::load(backend.clone(), folder)?;
     let load_s = start.elapsed().as_secs_f64();
     if arguments.serve {
         let about = serde_json::json!({
@@ -114,10 +128,17 @@ fn run<M: Machine>(backend: M, folder: &Path, arguments: &Arguments) -> Result<(
     }
     println!("{}", models.backend.name());
     println!("loading {load_s:.1} s, peak {} MB, then {} MB", memory_mb("VmHWM"), memory_mb("VmRSS"));
-    print_operations(&models.backend);
+    print_operations(&*models.backend);
     let sizes = if arguments.sizes.is_empty() { &[256, 512] } else { &arguments.sizes[..] };
     for &size in sizes {
         report(&models, size, arguments.batch)?;
+        if let Some(file) = &arguments.trace {
+            // Others, whose network has made nothing yet: what is recorded can't be traced.
+            let rows = Models::load(backend.clone(), folder)?.trace(&models, size, arguments.batch)?;
+            let lines: String = rows.iter().map(|row| format!("{row}\n")).collect();
+            std::fs::write(file, format!("{TRACED}\n{lines}")).expect("a file that can be written");
+            println!("{} launches of a step", rows.len());
+        }
     }
     Ok(())
 }
@@ -138,7 +159,7 @@ fn report<M: Machine>(models: &Models<M>, size: usize, batch: usize) -> Result<(
         println!("steps {} s, VAE {:.2} s", steps.join(" "), vae.as_secs_f64());
     }
     println!("peak memory {peak_mb} MB");
-    print_operations(&models.backend);
+    print_operations(&*models.backend);
     Ok(())
 }
 

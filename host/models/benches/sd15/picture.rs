@@ -2,6 +2,7 @@
 
 use std::{
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -21,13 +22,21 @@ const SEED: u64 = 7;
 const FACTOR: usize = 8;
 
 pub struct Models<M: Machine> {
-    pub backend: M,
+    pub backend: Arc<M>,
     unet: UNet2DConditionModel<M>,
     vae: AutoencoderKL<M>,
     /// Of the latents as the VAE takes them.
     scaling_factor: f32,
     /// Prompt, timesteps and noise levels, shared with the peers.
     inputs: Weights,
+}
+
+/// What a batch of pictures shows.
+struct Prompt<M: Machine> {
+    tokens: M::Tensor,
+    /// SDXL's, as the sizes.
+    text_embeds: Option<M::Tensor>,
+    time_ids: Option<Vec<f32>>,
 }
 
 /// The pictures of a batch, and what they took.
@@ -45,26 +54,53 @@ pub struct Pictures {
 }
 
 impl<M: Machine> Models<M> {
-    pub fn load(backend: M, folder: &Path) -> Result<Self> {
+    pub fn load(backend: Arc<M>, folder: &Path) -> Result<Self> {
         let cache = LayerCache::default();
         let (config, weights) = open(&folder.join("unet"))?;
-        let unet = UNet2DConditionModel::load(&Loader::new(&backend, weights, &cache), &config)?;
+        let unet = UNet2DConditionModel::load(&Loader::new(&*backend, weights, &cache), &config)?;
         let cache = LayerCache::default();
         let (config, weights) = open::<AutoencoderKLConfig>(&folder.join("vae"))?;
         let scaling_factor = config.scaling_factor;
-        let vae = AutoencoderKL::load_decoder(&Loader::new(&backend, weights, &cache), &config)?;
+        let vae = AutoencoderKL::load_decoder(&Loader::new(&*backend, weights, &cache), &config)?;
         let inputs = Weights::open(&[folder.join("picture.safetensors")])?;
         backend.settle()?;
         Ok(Self { backend, unet, vae, scaling_factor, inputs })
+    }
+
+    fn prompt(&self, size: usize, batch: usize) -> Result<Prompt<M>> {
+        let repeated = |name: &str| -> Result<M::Tensor> {
+            let shape = self.inputs.shape(name)?;
+            let (rows, features) = (shape[shape.len() - 2], shape[shape.len() - 1]);
+            Ok(self.backend.tensor(self.inputs.values(name)?.repeat(batch), [batch, 1, rows, features])?)
+        };
+        let side = size as f32;
+        let is_sdxl = self.inputs.has("text_embeds");
+        Ok(Prompt {
+            tokens: repeated("prompt")?,
+            text_embeds: is_sdxl.then(|| repeated("text_embeds")).transpose()?,
+            // The whole picture, uncropped.
+            time_ids: is_sdxl.then(|| [side, side, 0.0, 0.0, side, side].repeat(batch)),
+        })
+    }
+
+    /// What the network takes for the noise in `latents` at one timestep.
+    fn noise(&self, latents: &M::Tensor, timestep: f32, prompt: &Prompt<M>) -> Result<M::Tensor> {
+        let batch = self.backend.shape(latents)[0];
+        let conditions = Conditions {
+            text_embeds: prompt.text_embeds.as_ref(),
+            time_ids: prompt.time_ids.as_deref(),
+            ..Conditions::default()
+        };
+        self.unet.forward(&*self.backend, latents, &vec![timestep; batch], &prompt.tokens, &conditions)
     }
 
     /// Four steps and the decoding of `batch` pictures of `size` by `size` pixels.
     pub fn pictures(&self, size: usize, batch: usize) -> Result<Pictures> {
         reset_peak();
         let cpu = cpu_seconds();
-        let backend = &self.backend;
+        let backend = &*self.backend;
         let shape = [batch, 4, size / FACTOR, size / FACTOR];
-        let prompt = backend.tensor(self.inputs.values("prompt")?.repeat(batch), [batch, 1, 77, 768])?;
+        let prompt = self.prompt(size, batch)?;
         let timesteps = self.inputs.values("timesteps")?;
         let sigmas = self.inputs.values("sigmas")?;
         let noise = Generator::new(SEED).randn(shape.iter().product());
@@ -77,9 +113,7 @@ impl<M: Machine> Models<M> {
         for (i, (timestep, levels)) in timesteps.iter().zip(sigmas.windows(2)).enumerate() {
             let (sigma, next) = (levels[0], levels[1]);
             let input = backend.combine(&[(1.0 / (sigma * sigma + 1.0).sqrt(), &latents)])?;
-            let timesteps_of_batch = vec![*timestep; batch];
-            let noise =
-                self.unet.forward(backend, &input, &timesteps_of_batch, &prompt, &Conditions::default())?;
+            let noise = self.noise(&input, *timestep, &prompt)?;
             latents = backend.combine(&[(1.0, &latents), (next - sigma, &noise)])?;
             if i + 1 == timesteps.len() {
                 backend.settle()?;
@@ -94,6 +128,23 @@ impl<M: Machine> Models<M> {
         let (vae, cpu_s) = (start.elapsed(), cpu_seconds() - cpu);
         let values = backend.to_vec(&pictures)?;
         Ok(Pictures { values, steps, vae, cpu_s, peak_mb: memory_mb("VmHWM") })
+    }
+
+    /// The launches of one call of the network, a line for each. `ahead` are the same models on the same device, which have made
+    /// pictures of this size: then its kernels are compiled, and their calls replay recordings. These models have made none yet.
+    pub fn trace(&self, ahead: &Self, size: usize, batch: usize) -> Result<Vec<String>> {
+        /// Calls that the device is busy with while the host launches: a launch that it has to wait for would seem longer.
+        const AHEAD: usize = 8;
+        let prompt = self.prompt(size, batch)?;
+        let shape = [batch, 4, size / FACTOR, size / FACTOR];
+        let latents = self.backend.tensor(Generator::new(SEED).randn(shape.iter().product()), shape)?;
+        let timestep = self.inputs.values("timesteps")?[0];
+        self.backend.trace(&mut || {
+            for _ in 0..AHEAD {
+                ahead.noise(&latents, timestep, &prompt)?;
+            }
+            self.noise(&latents, timestep, &prompt).map(drop)
+        })
     }
 }
 
