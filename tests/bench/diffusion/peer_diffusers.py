@@ -47,7 +47,9 @@ def main():
             model.to(device, memory_format=torch.channels_last)
     denoise, decode = unet.forward, vae.decode
     if args.compile:
-        denoise, decode = (torch.compile(call, mode=args.compile, fullgraph=True) for call in (denoise, decode))
+        # For each shape anew: one for all shapes would be slower.
+        options = {"mode": args.compile, "fullgraph": True, "dynamic": False}
+        denoise, decode = (torch.compile(call, **options) for call in (denoise, decode))
     load_s = time.perf_counter() - start
     inputs = load_file(args.folder / "picture.safetensors")
     timesteps, sigmas = inputs["timesteps"].tolist(), inputs["sigmas"].tolist()
@@ -63,6 +65,12 @@ def main():
         latents = torch.randn(shape, generator=torch.Generator().manual_seed(SEED)) * sigmas[0]
         latents = latents.to(device, dtype)
         prompt = inputs["prompt"].repeat(batch, 1, 1).to(device, dtype)
+        conditions = {}
+        if "text_embeds" in inputs:
+            # SDXL's: the whole picture, uncropped.
+            pooled = inputs["text_embeds"].repeat(batch, 1).to(device, dtype)
+            sizes = torch.tensor([[size, size, 0, 0, size, size]], device=device, dtype=dtype).repeat(batch, 1)
+            conditions["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": sizes}
         # On the device beforehand, as in diffusers' pipelines.
         times = [torch.full((batch,), timestep, device=device) for timestep in timesteps]
         settle()
@@ -71,7 +79,7 @@ def main():
             if args.compile:
                 # What the call before gave is not needed any more.
                 torch.compiler.cudagraph_mark_step_begin()
-            noise = denoise(latents / (sigma**2 + 1) ** 0.5, timestep, prompt, return_dict=False)[0]
+            noise = denoise(latents / (sigma**2 + 1) ** 0.5, timestep, prompt, return_dict=False, **conditions)[0]
             latents = latents + noise * (after - sigma)
             marks.append(time.perf_counter())
         settle()

@@ -38,58 +38,20 @@ steps' memory in it, in PyTorch only the second has that of its graphs. Without 
 import argparse
 import importlib.util
 import json
-import os
 import pathlib
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
+
+import numpy as np
+
+from contenders import Contender, Ended, Skipped, differences, table
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
-PAUSE_S = 0.3
 # Batches before the measured ones; the last of them is compared. PyTorch compiles in the first, records in the second.
 WARM_UP = {"cpu": 1, "cuda": 3}
-
-
-class Skipped(Exception):
-    """A contender that says that it can't take part here, and why."""
-
-
-class Ended(Exception):
-    """A contender that ended before its time."""
-
-
-class Contender:
-    """A process that answers a line of its input with a line of JSON."""
-
-    def __init__(self, name, command, threads, env):
-        self.name = name
-        env = {**os.environ, "OMP_NUM_THREADS": threads, **env}
-        command = [*command, "--threads", threads]
-        self.process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.about = self.answer()
-        if reason := self.about.get("skipped"):
-            raise Skipped(reason)
-
-    def answer(self):
-        line = self.process.stdout.readline()
-        if not line:
-            raise Ended(f"{self.name} has ended")
-        return json.loads(line)
-
-    def ask(self, *words):
-        # OpenMP's threads spin for a while after their work, at the cost of whoever comes next.
-        time.sleep(PAUSE_S)
-        self.process.stdin.write(" ".join(map(str, words)) + "\n")
-        self.process.stdin.flush()
-        return self.answer()
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
 
 
 def build_reverie():
@@ -103,7 +65,7 @@ def build_reverie():
 def start_reverie(args):
     """Without it there is nothing to compare with: where it can't take part, that is an exception."""
     command = [build_reverie(), "--serve", "--device", args.device, *["--wgmma"] * args.wgmma]
-    return Contender("Reverie", command, str(args.threads), {"REVERIE_FULL_SIZE": str(args.folder.resolve())})
+    return Contender("Reverie", command, str(args.threads), {"REVERIE_FULL_SIZE": str(args.folder.resolve())}).wait()
 
 
 def start_peers(args, batch):
@@ -123,15 +85,13 @@ def start_peers(args, batch):
     for name, (script, *options) in commands.items():
         command = [sys.executable, HERE / script, args.folder.resolve(), *options]
         try:
-            yield Contender(name, command, str(args.threads), {})
+            yield Contender(name, command, str(args.threads), {}).wait()
         except (Skipped, Ended) as reason:
             print(f"- {name}: left out: {reason}", flush=True)
 
 
 def warm_up(contenders, size, batch, times):
     """Says how far each peer's pictures are from Reverie's; gives those that got through."""
-    import numpy as np
-
     ours, *peers = contenders
     with tempfile.TemporaryDirectory() as folder:
         file = pathlib.Path(folder) / "pictures"
@@ -148,40 +108,9 @@ def warm_up(contenders, size, batch, times):
                 continue
             through.append(peer)
             theirs = np.fromfile(file, np.float32)
-            eight_bits = peer.about.get("bits") == 8
-            error = np.abs((expected.clip(-1, 1) if eight_bits else expected) - theirs)
-            kind = ", as 8 bits" if eight_bits else ""
-            print(
-                f"- {peer.name}: differs by at most {error.max():.1e} of {np.abs(theirs).max():.2f}, "
-                f"on average {error.mean():.1e}{kind}",
-                flush=True,
-            )
+            difference = differences(expected, theirs, peer.about.get("bits") == 8)
+            print(f"- {peer.name}: {difference}", flush=True)
     return through
-
-
-def elapsed(answer):
-    return sum(answer["steps_s"]) + answer["vae_s"]
-
-
-# What is told of an answer, given also what the contender has said of itself.
-FIGURES = {
-    "cpu": {
-        "a step, s": lambda answer, _: statistics.median(answer["steps_s"]),
-        "VAE, s": lambda answer, _: answer["vae_s"],
-        "in all, s": lambda answer, _: elapsed(answer),
-        "CPU, s": lambda answer, _: answer["cpu_s"],
-        "threads at work": lambda answer, _: answer["cpu_s"] / elapsed(answer),
-        "peak, MB": lambda answer, _: answer["peak_mb"],
-        "peak less text encoder, MB": lambda answer, about: answer["peak_mb"] - about.get("extra_mb", 0),
-    },
-    "cuda": {
-        "all steps, ms": lambda answer, _: 1e3 * sum(answer["steps_s"]),
-        "VAE, ms": lambda answer, _: 1e3 * answer["vae_s"],
-        "in all, ms": lambda answer, _: 1e3 * elapsed(answer),
-        "tensors, MB": lambda answer, _: answer["tensors_mb"],
-        "held, MB": lambda answer, _: answer["held_mb"],
-    },
-}
 
 
 def measure(contenders, size, batch, rounds, kind):
@@ -192,17 +121,7 @@ def measure(contenders, size, batch, rounds, kind):
                 # The clocks have fallen meanwhile.
                 contender.ask(size, batch)
             own.append(contender.ask(size, batch))
-    names = [contender.name for contender in contenders]
-    print(f"\n| {size}x{size}, batch {batch} | " + " | ".join(names) + " |\n" + "|---" * (len(names) + 1) + "|")
-    for what, figure in FIGURES[kind].items():
-        values = [
-            statistics.median(figure(answer, contender.about) for answer in own)
-            for contender, own in zip(contenders, answers)
-        ]
-        shown = [f"{value:.0f}" if "MB" in what else f"{value:.2f}" for value in values]
-        if what != "threads at work":
-            shown[1:] = [f"{text} ({value / values[0]:.2f})" for text, value in zip(shown[1:], values[1:])]
-        print(f"| {what} | " + " | ".join(shown) + " |", flush=True)
+    print("\n" + table(f"{size}x{size}, batch {batch}", contenders, answers, kind), flush=True)
 
 
 def run(args, size, batch):
