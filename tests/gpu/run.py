@@ -1,0 +1,105 @@
+"""Runs the packed kit: half A, half B, or both. `run.sh` starts it; README.md says what comes of it."""
+
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import sys
+import tarfile
+import tempfile
+import traceback
+
+sys.dont_write_bytecode = True
+
+from kit import results
+from kit.schedule import Schedule
+from kit.stages import Kit, half_a, half_b
+
+HERE = pathlib.Path(__file__).resolve().parent
+SECONDS = 330
+# Of those, for packing what was found.
+PACKING_S = 20
+# Where the CUDA toolkit is, if nobody put it into PATH.
+TOOLS = ["/usr/local/cuda/bin", "/opt/cuda/bin"]
+# A dump of a core has the device's memory in it, but for this.
+DUMP = {
+    "CUDA_ENABLE_COREDUMP_ON_EXCEPTION": "1",
+    "CUDA_COREDUMP_GENERATION_FLAGS": "skip_global_memory,skip_abort",
+    "CUDA_COREDUMP_SHOW_PROGRESS": "1",
+    "RUST_BACKTRACE": "1",
+    # As nvidia-smi numbers them.
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+}
+
+
+def archive():
+    """Beside this file where that was packed, else where pack.sh leaves it."""
+    for folder in (HERE, HERE.parents[1] / "target" / "gpu-kit"):
+        if (folder / "kit.tar.xz").exists():
+            return folder / "kit.tar.xz"
+    sys.exit("there is no kit.tar.xz: tests/gpu/pack.sh makes it")
+
+
+def forget(half, status):
+    """Takes the lines of an earlier run of this half off `status.jsonl`."""
+    if status.exists():
+        lines = status.read_text().splitlines(keepends=True)
+        status.write_text("".join(line for line in lines if json.loads(line)["half"] != half))
+
+
+def run(half, kit, out, work, earlier, seconds):
+    dumps, logs = work / f"dumps-{half}", work / f"logs-{half}"
+    dumps.mkdir()
+    kit.dumps = dumps
+    # Ours go there too: inputs and results of what differs.
+    env = {**DUMP, "CUDA_COREDUMP_FILE": str(dumps / "core_%p"), "REVERIE_DUMP": str(dumps)}
+    forget(half, out / "status.jsonl")
+    ping = kit.asked("ping", "ping", expected=1, limit=15)
+    schedule = Schedule(half, logs, out / "status.jsonl", seconds - PACKING_S, env=env, ping=ping)
+    try:
+        if half == "A":
+            half_a(kit, schedule)
+        else:
+            half_b(kit, schedule, earlier)
+    except Exception:
+        # What is known is kept, and the other half may still run.
+        schedule.record("the run itself", "failed", None, 0, traceback.format_exc())
+    results.write(out, kit.tables, emulated=bool(kit.emulated))
+    for name, folder in (("tables", kit.tables), (f"logs-{half}", logs), (f"dumps-{half}", dumps)):
+        if left_out := results.pack(out / f"{name}.tar.xz", folder):
+            print(f"{name}: too large: {', '.join(left_out)}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("half", nargs="?", choices=["A", "B"], help="default: one after the other")
+    parser.add_argument(
+        "--earlier", type=pathlib.Path, help="status.jsonl of half A, where that is not among the results"
+    )
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="for a half")
+    args = parser.parse_args()
+    out = pathlib.Path(os.environ.get("OUT") or "results").resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    emulated = os.environ.get("REVERIE_EMULATED")
+    os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", ""), *filter(os.path.isdir, TOOLS)])
+    halves = [args.half] if args.half else ["A", "B"]
+    work = pathlib.Path(tempfile.mkdtemp(prefix="reverie-gpu-kit-"))
+    try:
+        root, tables = work / "kit", work / "tables"
+        with tarfile.open(archive()) as packed:
+            packed.extractall(root, filter="data")
+        tables.mkdir()
+        if halves == ["B"] and (out / "tables.tar.xz").exists():
+            with tarfile.open(out / "tables.tar.xz") as packed:
+                packed.extractall(tables, filter="data")
+        kit = Kit(root, work, tables, None, pathlib.Path(emulated).resolve() if emulated else None)
+        for half in halves:
+            earlier = results.statuses(args.earlier or out / "status.jsonl")
+            run(half, kit, out, work, earlier, args.seconds)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    print("\n" + (out / "results.md").read_text())
+
+
+main()
