@@ -1,6 +1,7 @@
 //! `AutoencoderKL` where fp16 can't hold its activations, and where the device can't take a batch at once. The kernels that a GPU
 //! runs are here in the PTX interpreter.
 
+#[allow(dead_code, reason = "the kernels' tests use the rest")]
 #[path = "../../../kernels/tests/gpu/interpreted.rs"]
 mod interpreted;
 mod random_weights;
