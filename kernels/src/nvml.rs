@@ -4,7 +4,7 @@
 //! Signatures and structures are those of NVIDIA's `nvml.h`.
 
 use libloading::Library;
-use std::ffi::{CString, c_char, c_int, c_uint, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::sync::OnceLock;
 
 /// Memory of a GPU, in MiB.
@@ -47,6 +47,11 @@ pub fn status(gpu: Gpu<'_>) -> Option<Status> {
     })
 }
 
+/// The driver's version, such as `550.54.15`; `None` without an NVIDIA driver.
+pub fn driver_version() -> Option<String> {
+    nvml()?.driver_version()
+}
+
 type Device = *mut c_void;
 /// 0 is success.
 type Code = c_int;
@@ -68,6 +73,9 @@ struct RawUtilisation {
     memory: c_uint,
 }
 
+/// `NVML_SYSTEM_DRIVER_VERSION_BUFFER_SIZE`
+const VERSION_BYTES: usize = 80;
+
 /// `NVML_TEMPERATURE_GPU`
 const SENSOR_GPU: c_int = 0;
 
@@ -77,6 +85,7 @@ struct Nvml {
     memory_info: unsafe extern "C" fn(Device, *mut RawMemory) -> Code,
     utilisation_rates: Option<unsafe extern "C" fn(Device, *mut RawUtilisation) -> Code>,
     temperature: Option<unsafe extern "C" fn(Device, c_int, *mut c_uint) -> Code>,
+    driver_version: Option<unsafe extern "C" fn(*mut c_char, c_uint) -> Code>,
     /// Keeps the functions above loaded.
     _library: Library,
 }
@@ -105,6 +114,7 @@ impl Nvml {
                 memory_info: *library.get(b"nvmlDeviceGetMemoryInfo\0").ok()?,
                 utilisation_rates: library.get(b"nvmlDeviceGetUtilizationRates\0").ok().map(|f| *f),
                 temperature: library.get(b"nvmlDeviceGetTemperature\0").ok().map(|f| *f),
+                driver_version: library.get(b"nvmlSystemGetDriverVersion\0").ok().map(|f| *f),
                 _library: library,
             })
         }
@@ -129,6 +139,14 @@ impl Nvml {
         // SAFETY: the handle came from the library; the pointer is to a local of the right layout.
         let code = unsafe { (self.memory_info)(device, &mut raw) };
         (code == 0).then_some(Memory { free_mb: raw.free >> 20, total_mb: raw.total >> 20 })
+    }
+
+    fn driver_version(&self) -> Option<String> {
+        let mut bytes = [0u8; VERSION_BYTES];
+        // SAFETY: the library is initialised; as many bytes as are said.
+        let code = unsafe { (self.driver_version?)(bytes.as_mut_ptr().cast(), VERSION_BYTES as c_uint) };
+        let text = CStr::from_bytes_until_nul(&bytes).ok()?.to_str().ok()?;
+        (code == 0 && !text.is_empty()).then(|| text.to_owned())
     }
 
     fn utilisation(&self, device: Device) -> Option<u32> {
