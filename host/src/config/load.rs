@@ -50,17 +50,15 @@ pub fn load(sources: &Sources) -> Result<Config, String> {
         merge(&mut merged, file);
         Config::deserialize_table(merged.clone()).map_err(|e| format!("{}: {e}", path.display()))?;
     }
-    for (name, value) in &sources.env {
-        let Some(key) = name.strip_prefix(ENV_PREFIX).filter(|key| key.contains("__")) else { continue };
-        let keys: Vec<String> = key.split("__").map(str::to_lowercase).collect();
-        set(&mut merged, &defaults, &keys, value).map_err(|e| format!("environment variable {name}: {e}"))?;
+    for (name, text) in &sources.env {
+        let Some(keys) = variable(name) else { continue };
+        let set = value(&defaults, &keys, text).and_then(|value| put(&mut merged, &keys, value));
+        set.map_err(|e| format!("environment variable {name}: {e}"))?;
     }
-    for assignment in &sources.set {
-        let (key, value) = assignment.split_once('=').ok_or_else(|| {
-            format!("--set {assignment}: expected section.key=value, such as server.port=9000")
-        })?;
-        let keys: Vec<String> = key.split('.').map(str::to_owned).collect();
-        set(&mut merged, &defaults, &keys, value).map_err(|e| format!("--set {assignment}: {e}"))?;
+    for text in &sources.set {
+        let set =
+            assignment(text).and_then(|(keys, text)| put(&mut merged, &keys, value(&defaults, &keys, text)?));
+        set.map_err(|e| format!("--set {text}: {e}"))?;
     }
     let mut config = Config::deserialize_table(merged).map_err(|e| format!("configuration: {e}"))?;
     config.sources = sources.clone();
@@ -69,12 +67,12 @@ pub fn load(sources: &Sources) -> Result<Config, String> {
 }
 
 impl Config {
-    fn deserialize_table(table: Table) -> Result<Config, toml::de::Error> {
+    pub(super) fn deserialize_table(table: Table) -> Result<Config, toml::de::Error> {
         table.try_into()
     }
 }
 
-fn read(path: &Path) -> Result<Table, String> {
+pub fn read(path: &Path) -> Result<Table, String> {
     let text = std::fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
     text.parse().map_err(|e| format!("{}: {e}", path.display()))
 }
@@ -90,17 +88,23 @@ fn merge(into: &mut Table, from: Table) {
     }
 }
 
-fn set(into: &mut Table, defaults: &Table, keys: &[String], text: &str) -> Result<(), String> {
+/// The key that an environment variable sets; none for one that sets none.
+pub fn variable(name: &str) -> Option<Vec<String>> {
+    let key = name.strip_prefix(ENV_PREFIX).filter(|key| key.contains("__"))?;
+    Some(key.split("__").map(str::to_lowercase).collect())
+}
+
+/// Key and value of `section.key=value`.
+pub fn assignment(text: &str) -> Result<(Vec<String>, &str), String> {
+    let (key, value) = text.split_once('=').ok_or("expected section.key=value, such as server.port=9000")?;
+    Ok((key.split('.').map(str::to_owned).collect(), value))
+}
+
+/// The value of a key from its text. The default's type decides how that is read: a token of digits stays a string.
+pub fn value(defaults: &Table, keys: &[String], text: &str) -> Result<Value, String> {
     let (last, sections) = keys.split_last().filter(|(_, s)| !s.is_empty()).ok_or("expected section.key")?;
-    // The default's type decides how the text is read: a token of digits stays a string.
-    let mut known = Some(defaults);
-    let mut table = into;
-    for section in sections {
-        known = known.and_then(|t| t.get(section)).and_then(Value::as_table);
-        let entry = table.entry(section.clone()).or_insert_with(|| Value::Table(Table::new()));
-        table = entry.as_table_mut().ok_or_else(|| format!("'{section}' is not a section"))?;
-    }
-    let value = match known.and_then(|t| t.get(last)) {
+    let table = sections.iter().try_fold(defaults, |table, section| table.get(section)?.as_table());
+    Ok(match table.and_then(|table| table.get(last)) {
         Some(Value::String(_)) => Value::String(text.to_owned()),
         Some(Value::Integer(_)) => match (text.parse(), text.parse()) {
             (Ok(whole), _) => Value::Integer(whole),
@@ -112,7 +116,17 @@ fn set(into: &mut Table, defaults: &Table, keys: &[String], text: &str) -> Resul
             .ok()
             .and_then(|mut t| t.remove("v"))
             .unwrap_or_else(|| Value::String(text.to_owned())),
-    };
+    })
+}
+
+/// Sets a key, in sections that are made where they are missing.
+pub fn put(table: &mut Table, keys: &[String], value: Value) -> Result<(), String> {
+    let (last, sections) = keys.split_last().ok_or("expected section.key")?;
+    let mut table = table;
+    for section in sections {
+        let entry = table.entry(section.clone()).or_insert_with(|| Value::Table(Table::new()));
+        table = entry.as_table_mut().ok_or_else(|| format!("'{section}' is not a section"))?;
+    }
     table.insert(last.clone(), value);
     Ok(())
 }

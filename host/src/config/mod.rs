@@ -2,6 +2,7 @@
 
 mod load;
 mod plugin;
+mod salvage;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use load::{DEFAULTS, Sources, load};
 pub use plugin::{Limits, Plugin};
+pub use salvage::{Refused, salvage};
 
 /// The effective configuration; see `host/reverie.toml` for every key's meaning, unit and default.
 #[derive(Debug, Clone, Deserialize, Serialize)]
