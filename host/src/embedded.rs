@@ -49,15 +49,19 @@ impl Embedded {
         self.folder.join(SCORER)
     }
 
+    /// Whether all files are there.
+    pub fn is_unpacked(&self) -> bool {
+        FILES.iter().all(|(path, content)| {
+            fs::metadata(self.folder.join(path)).is_ok_and(|file| file.len() == content.len() as u64)
+        })
+    }
+
     /// Writes the files, unless they are there. Other processes may do the same at the same time.
     ///
     /// # Errors
     /// `Internal`, with the folder and what the system says.
     pub fn unpack(&self) -> Result<(), Error> {
-        let there = |(path, content): &(&str, &[u8])| {
-            fs::metadata(self.folder.join(path)).is_ok_and(|file| file.len() == content.len() as u64)
-        };
-        if FILES.iter().all(there) {
+        if self.is_unpacked() {
             return Ok(());
         }
         self.write().map_err(|error| {

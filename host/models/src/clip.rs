@@ -16,7 +16,7 @@ use crate::{
     loader::Loader,
 };
 use encoder::{CLIPEncoderLayer, LayerNorm, Shape};
-pub use model::CLIPModel;
+pub use model::{CLIPFiles, CLIPModel};
 pub use preprocess::Preprocessor;
 pub use vision::CLIPVisionModel;
 

@@ -1,6 +1,7 @@
 //! Text to image: from a request of a plugin to a picture, by the mode's model.
 
 mod control;
+mod inspect;
 mod library;
 mod modes;
 mod prompt;
@@ -32,6 +33,7 @@ use crate::{
 };
 pub use control::Control;
 use control::lease;
+pub use inspect::Inspected;
 pub use library::error;
 use library::{Adapter, Library, Model};
 pub use modes::Modes;

@@ -19,33 +19,53 @@ pub type AnyBackend = Either<CpuBackend, Numerics<GpuBackend<Cuda>>>;
 /// # Errors
 /// What is wrong with the GPU that is named, and what to set instead.
 pub fn open(execution: &Execution) -> Result<Arc<AnyBackend>, String> {
+    let Chosen { backend, no_gpu } = choose(execution)?;
+    if let Some(error) = no_gpu {
+        tracing::info!("backend: no GPU is used: {error}");
+    } else if let Either::Second(gpu) = &*backend {
+        tracing::info!("backend: {}", gpu.name());
+        if execution.numerics {
+            tracing::warn!(
+                "execution.numerics = true: each result is looked at, and all takes many times longer"
+            );
+        }
+    }
+    Ok(backend)
+}
+
+/// A device, and why.
+pub struct Chosen {
+    pub backend: Arc<AnyBackend>,
+    /// Why `auto` has fallen back to the CPU, where it has.
+    pub no_gpu: Option<reverie_kernels::Error>,
+}
+
+/// The device that the configuration names.
+///
+/// # Errors
+/// Those of [`open`].
+pub fn choose(execution: &Execution) -> Result<Chosen, String> {
     let budget = Some(execution.vram_budget_mb << 20).filter(|budget| *budget > 0);
     let wgmma = execution.attention == Attention::Wgmma;
     let checked = |device| Numerics::new(GpuBackend::new(device), execution.numerics);
-    let cuda = |number| Cuda::new(number, budget, wgmma).map(checked);
-    let backend = match execution.backend {
-        Backend::Cpu => return Ok(cpu(execution.threads)),
-        Backend::Cuda(number) => Either::Second(cuda(number).map_err(|error| {
-            let other = if wgmma { ", execution.attention = \"mma\" on every GPU" } else { "" };
-            format!(
-                "execution.backend = \"cuda:{number}\": {error}; \"cpu\" and \"auto\" work without{other}"
-            )
-        })?),
+    let cuda = |number| Cuda::new(number, budget, wgmma).map(|gpu| Arc::new(Either::Second(checked(gpu))));
+    let (backend, no_gpu) = match execution.backend {
+        Backend::Cpu => (cpu(execution.threads), None),
+        Backend::Cuda(number) => {
+            let backend = cuda(number).map_err(|error| {
+                let other = if wgmma { ", execution.attention = \"mma\" on every GPU" } else { "" };
+                format!(
+                    "execution.backend = \"cuda:{number}\": {error}; \"cpu\" and \"auto\" work without{other}"
+                )
+            })?;
+            (backend, None)
+        }
         Backend::Auto => match cuda(0) {
-            Ok(gpu) => Either::Second(gpu),
-            Err(error) => {
-                tracing::info!("backend: no GPU is used: {error}");
-                return Ok(cpu(execution.threads));
-            }
+            Ok(backend) => (backend, None),
+            Err(error) => (cpu(execution.threads), Some(error)),
         },
     };
-    tracing::info!("backend: {}", backend.name());
-    if execution.numerics {
-        tracing::warn!(
-            "execution.numerics = true: each result is looked at, and all takes many times longer"
-        );
-    }
-    Ok(Arc::new(backend))
+    Ok(Chosen { backend, no_gpu })
 }
 
 /// The same device with a lane of its own, so that what one model computes may overlap with what others do. On the CPU, where

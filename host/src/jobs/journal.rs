@@ -71,7 +71,7 @@ impl Journal {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(at)?;
         }
-        let (replayed, lines) = replay(path)?;
+        let Replay { jobs: replayed, lines, .. } = replay(path)?;
         let file = OpenOptions::new().create(true).append(true).open(path).map_err(at)?;
         let (commands, receiver) = mpsc::unbounded_channel();
         let path = path.clone();
@@ -223,19 +223,33 @@ fn rewrite(path: &Path, lines: &[String]) -> std::io::Result<File> {
     OpenOptions::new().append(true).open(path)
 }
 
-fn replay(path: &Path) -> Result<(Vec<Replayed>, usize), String> {
+/// What a ledger holds.
+#[derive(Default)]
+struct Replay {
+    /// Oldest first.
+    jobs: Vec<Replayed>,
+    lines: usize,
+    /// Whether the last line was cut short, and left out.
+    torn: bool,
+}
+
+fn replay(path: &Path) -> Result<Replay, String> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok((Vec::new(), 0)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Replay::default()),
         Err(error) => return Err(format!("jobs.ledger '{}': {error}", path.display())),
     };
     let mut order: Vec<Uuid> = Vec::new();
     let mut jobs: HashMap<Uuid, Replayed> = HashMap::new();
-    let count = text.lines().count();
+    let lines = text.lines().count();
+    let mut torn = false;
     for (i, line) in text.lines().enumerate() {
         let Line { spec, job, attempt, told } = match serde_json::from_str(line) {
             Ok(line) => line,
-            Err(_) if i + 1 == count && !text.ends_with('\n') => break,
+            Err(_) if i + 1 == lines && !text.ends_with('\n') => {
+                torn = true;
+                break;
+            }
             Err(error) => {
                 return Err(format!(
                     "jobs.ledger '{}' line {}: {error}; move the file away to start with an empty ledger",
@@ -254,5 +268,26 @@ fn replay(path: &Path) -> Result<(Vec<Replayed>, usize), String> {
             (None, None) => {}
         }
     }
-    Ok((order.iter().filter_map(|id| jobs.remove(id)).collect(), count))
+    Ok(Replay { jobs: order.iter().filter_map(|id| jobs.remove(id)).collect(), lines, torn })
+}
+
+/// What a look at the ledger finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Inspected {
+    /// Queued, or running when it was written last.
+    pub active: usize,
+    pub finished: usize,
+    pub lines: usize,
+    /// Whether the last line was cut short: by a crash, or as a server writes it at this moment.
+    pub torn: bool,
+}
+
+/// Reads the ledger and changes nothing, also while a server writes it.
+///
+/// # Errors
+/// A message that names the file, and the line when one can't be read.
+pub fn inspect(path: &Path) -> Result<Inspected, String> {
+    let Replay { jobs, lines, torn } = replay(path)?;
+    let active = jobs.iter().filter(|job| job.snapshot.status.is_active()).count();
+    Ok(Inspected { active, finished: jobs.len() - active, lines, torn })
 }

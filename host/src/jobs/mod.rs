@@ -25,6 +25,7 @@ use crate::{
 };
 
 use journal::Journal;
+pub use journal::{Inspected, inspect};
 pub use record::{JobHandle, Output, Snapshot, Spec, Status, now};
 use reservation::Reservation;
 use state::{Finish, State};

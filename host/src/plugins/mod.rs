@@ -41,7 +41,7 @@ use call::{Body, Completion};
 use instance::{Budget, CallState, Origin, Warm};
 
 pub use engine::Engine;
-pub use registry::{Change, Registry, Report, Source};
+pub use registry::{Change, Registry, Report, Source, builtin};
 pub use schema::Schema;
 pub use watcher::{Watcher, watch};
 

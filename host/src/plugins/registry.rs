@@ -315,6 +315,11 @@ impl Registry {
     }
 }
 
+/// The names of the plugins in the binary.
+pub fn builtin() -> impl Iterator<Item = &'static str> {
+    BUILTIN.iter().map(|(name, _)| *name)
+}
+
 /// The component files of a folder, sorted.
 pub fn components(dir: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();

@@ -4,7 +4,7 @@ mod aesthetics;
 mod perceptual_hash;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
@@ -42,27 +42,8 @@ impl Scoring {
         }
     }
 
-    /// The folder of the dual encoder: the one place that says which it is.
-    ///
-    /// # Errors
-    /// `Unavailable` where there is none, with what to do.
     fn folder(&self) -> Result<PathBuf, Error> {
-        if !self.model.as_os_str().is_empty() {
-            if self.model.join("config.json").is_file() {
-                return Ok(self.model.clone());
-            }
-            let error = format!(
-                "scoring.model '{}' is no folder of a CLIPModel: it has no config.json",
-                self.model.display()
-            );
-            return Err(Error::new(ErrorKind::Unavailable, error));
-        }
-        if let Some(embedded) = &self.embedded {
-            return Ok(embedded.scorer());
-        }
-        let error = "no dual encoder is there to score pictures with: name the folder of a CLIPModel in the configuration \
-                     ([scoring] model), or switch on the embedded one (diffusion.embedded)";
-        Err(Error::new(ErrorKind::Unavailable, error))
+        folder(&self.model, self.embedded.as_ref())
     }
 
     /// The dual encoder's name.
@@ -133,6 +114,27 @@ impl Scoring {
         let Ok(mut loaded) = self.loaded.try_lock() else { return false };
         loaded.take_if(|model| Arc::strong_count(model) == 1).is_some()
     }
+}
+
+/// The folder of the dual encoder, of `[scoring] model` or the embedded one: the one place that says which it is.
+///
+/// # Errors
+/// `Unavailable` where there is none, with what to do.
+pub fn folder(model: &Path, embedded: Option<&Embedded>) -> Result<PathBuf, Error> {
+    if !model.as_os_str().is_empty() {
+        if model.join("config.json").is_file() {
+            return Ok(model.to_owned());
+        }
+        let error =
+            format!("scoring.model '{}' is no folder of a CLIPModel: it has no config.json", model.display());
+        return Err(Error::new(ErrorKind::Unavailable, error));
+    }
+    if let Some(embedded) = embedded {
+        return Ok(embedded.scorer());
+    }
+    let error = "no dual encoder is there to score pictures with: name the folder of a CLIPModel in the configuration \
+                 ([scoring] model), or switch on the embedded one (diffusion.embedded)";
+    Err(Error::new(ErrorKind::Unavailable, error))
 }
 
 fn error(error: reverie_models::Error) -> Error {

@@ -34,6 +34,48 @@ struct Config {
     projection_dim: usize,
 }
 
+/// A dual encoder on disk. Tensors are mapped, and read when a layer is prepared.
+pub struct CLIPFiles {
+    text_config: CLIPTextConfig,
+    vision_config: CLIPVisionConfig,
+    /// The tensors of both towers.
+    pub weights: Weights,
+    tokenizer: Tokenizer,
+    preprocessor: Preprocessor,
+}
+
+impl CLIPFiles {
+    /// Opens a folder that [`CLIPModel::open`] reads, as far as that needs no tensor's values.
+    ///
+    /// # Errors
+    /// [`Error::File`] for a file that is missing or not what it should be, [`Error::Unsupported`].
+    pub fn open(folder: &Path) -> Result<Self> {
+        let path = folder.join("config.json");
+        let failed = |reason: String| Error::File { file: path.display().to_string(), reason };
+        let text = fs::read_to_string(&path).map_err(|e| failed(e.to_string()))?;
+        let config: Config = serde_json::from_str(&text).map_err(|e| failed(e.to_string()))?;
+        let vision_config =
+            CLIPVisionConfig { projection_dim: config.projection_dim, ..config.vision_config };
+        let weights = Weights::open(&[folder.join(WEIGHTS)])?;
+        let preprocessor = Preprocessor::open(folder)?;
+        if preprocessor.side() != vision_config.image_size {
+            return Err(failed(format!(
+                "vision_config.image_size is {}, the preprocessor makes pictures of {}",
+                vision_config.image_size,
+                preprocessor.side()
+            )));
+        }
+        let tokenizer = folder.join("tokenizer");
+        Ok(Self {
+            text_config: CLIPTextConfig { projection_dim: config.projection_dim, ..config.text_config },
+            vision_config,
+            weights,
+            tokenizer: Tokenizer::open(if tokenizer.is_dir() { &tokenizer } else { folder })?,
+            preprocessor,
+        })
+    }
+}
+
 impl<B: Backend> CLIPModel<B> {
     /// Reads a folder as `CLIPModel.save_pretrained` and `CLIPProcessor.save_pretrained` write it: `config.json`,
     /// `model.safetensors`, `preprocessor_config.json` or `processor_config.json`, and the tokenizer's files, there or in a
@@ -43,32 +85,15 @@ impl<B: Backend> CLIPModel<B> {
     /// [`Error::File`] for a file that is missing or not what it should be, [`Error::Unsupported`],
     /// [`Error::Missing`], [`Error::Shape`] and [`Error::Dtype`] for a checkpoint that does not fit.
     pub fn open(backend: &B, folder: &Path) -> Result<Self> {
-        let path = folder.join("config.json");
-        let failed = |reason: String| Error::File { file: path.display().to_string(), reason };
-        let text = fs::read_to_string(&path).map_err(|e| failed(e.to_string()))?;
-        let config: Config = serde_json::from_str(&text).map_err(|e| failed(e.to_string()))?;
-        let (text_config, vision_config) = (
-            CLIPTextConfig { projection_dim: config.projection_dim, ..config.text_config },
-            CLIPVisionConfig { projection_dim: config.projection_dim, ..config.vision_config },
-        );
-        let weights = Weights::open(&[folder.join(WEIGHTS)])?;
-        let logit_scale = weights.values("logit_scale")?.first().copied().unwrap_or(0.0).exp();
+        let files = CLIPFiles::open(folder)?;
+        let logit_scale = files.weights.values("logit_scale")?.first().copied().unwrap_or(0.0).exp();
         let cache = LayerCache::default();
-        let loader = Loader::new(backend, weights, &cache);
-        let tokenizer = folder.join("tokenizer");
-        let preprocessor = Preprocessor::open(folder)?;
-        if preprocessor.side() != vision_config.image_size {
-            return Err(failed(format!(
-                "vision_config.image_size is {}, the preprocessor makes pictures of {}",
-                vision_config.image_size,
-                preprocessor.side()
-            )));
-        }
+        let loader = Loader::new(backend, files.weights, &cache);
         Ok(Self {
-            tokenizer: Tokenizer::open(if tokenizer.is_dir() { &tokenizer } else { folder })?,
-            preprocessor,
-            text_model: CLIPTextModel::load(&loader, &text_config)?,
-            vision_model: CLIPVisionModel::load(&loader, &vision_config)?,
+            tokenizer: files.tokenizer,
+            preprocessor: files.preprocessor,
+            text_model: CLIPTextModel::load(&loader, &files.text_config)?,
+            vision_model: CLIPVisionModel::load(&loader, &files.vision_config)?,
             logit_scale,
         })
     }
