@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod diffusion;
 pub mod dispatch;
+pub mod doctor;
 pub mod embedded;
 pub mod error;
 pub mod execution;

@@ -2,6 +2,7 @@
 
 mod config;
 mod demo;
+mod doctor;
 mod plugins;
 mod serve;
 mod upscale;
@@ -19,7 +20,7 @@ use crate::config::{Config, LogFormat, Sources};
 #[command(
     name = "reverie",
     version,
-    after_help = "First steps:\n  reverie demo               start the server and make a picture through it\n  reverie upscale IN OUT     upscale a picture without a server\n  reverie config --default   the configuration file with every key explained"
+    after_help = "First steps:\n  reverie demo               start the server and make a picture through it\n  reverie upscale IN OUT     upscale a picture without a server\n  reverie doctor             what is wrong with this installation, and what to do about it\n  reverie config --default   the configuration file with every key explained"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -52,6 +53,9 @@ enum Command {
     },
     /// Upscale a picture file
     Upscale(upscale::Options),
+    /// Look at configuration, GPU, models, plugins, ledger, storage and ports: what is wrong, and what to do about it
+    #[command(after_help = doctor::HELP)]
+    Doctor(doctor::Options),
     /// List the plugins with their types, or say why one is refused
     Plugins {
         /// Check these component files instead of the configured ones
@@ -101,7 +105,7 @@ impl Listen {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("reverie: {error}");
             ExitCode::FAILURE
@@ -109,30 +113,35 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<(), String> {
+fn run(cli: Cli) -> Result<ExitCode, String> {
     let mut sources =
         Sources { file: cli.common.config, env: std::env::vars().collect(), set: cli.common.set };
     if let Command::Serve(listen) | Command::Demo { listen, .. } = &cli.command {
         sources.set.extend(listen.settings());
     }
-    if let Command::Config { default: true } = cli.command {
-        print!("{}", crate::config::DEFAULTS);
-        return Ok(());
-    }
-    let config = crate::config::load(&sources)?;
+    let load = || crate::config::load(&sources);
     match cli.command {
         Command::Serve(_) => {
+            let config = load()?;
             log_to_stderr(&config)?;
             runtime()?.block_on(serve::serve(config))
         }
         Command::Demo { once, .. } => {
+            let config = load()?;
             log_to_stderr(&config)?;
             runtime()?.block_on(demo::demo(config, once))
         }
-        Command::Upscale(options) => upscale::upscale(&config, &options),
-        Command::Plugins { files, json } => runtime()?.block_on(plugins::plugins(config, files, json)),
-        Command::Config { .. } => config::print(&config),
-    }
+        Command::Upscale(options) => upscale::upscale(&load()?, &options),
+        // It works with a configuration that is refused, too.
+        Command::Doctor(options) => return doctor::doctor(&sources, &options),
+        Command::Plugins { files, json } => runtime()?.block_on(plugins::plugins(load()?, files, json)),
+        Command::Config { default: true } => {
+            print!("{}", crate::config::DEFAULTS);
+            Ok(())
+        }
+        Command::Config { default: false } => config::print(&load()?),
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, String> {

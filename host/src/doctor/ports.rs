@@ -1,0 +1,62 @@
+//! Whether the server's address is free, and who has it otherwise.
+
+use std::{io::ErrorKind, net::SocketAddr, time::Duration};
+
+use tokio::net::{TcpListener, TcpStream};
+
+use super::{Area, http};
+use crate::config::Server;
+
+const PATIENCE: Duration = Duration::from_secs(3);
+
+pub async fn check(server: &Server, area: &mut Area<'_>) {
+    let (host, port) = (server.host.as_str(), server.port);
+    let at = format!("{host}:{port}");
+    let Err(error) = TcpListener::bind((host, port)).await else {
+        return area.ok(match port {
+            0 => format!("{host}: the system chooses a free port (server.port = 0)"),
+            _ => format!("{at} is free"),
+        });
+    };
+    match error.kind() {
+        ErrorKind::AddrInUse if is_reverie(host, port).await => area.note(
+            format!("{at} is in use by a Reverie server, which answers"),
+            "nothing, where that is the server which is looked at; another one needs another port (--port, server.port)",
+        ),
+        ErrorKind::AddrInUse => area.error(
+            format!("{at} is in use by another program"),
+            format!("end that program (ss -ltnp 'sport = :{port}' names it), or set server.port"),
+        ),
+        ErrorKind::PermissionDenied => area.error(
+            format!("{at}: {error}"),
+            "set server.port to 1024 or more, or allow this program lower ones (setcap cap_net_bind_service=+ep)",
+        ),
+        ErrorKind::AddrNotAvailable => area.error(
+            format!("{host} is no address of this machine: {error}"),
+            "set server.host to one of its addresses, 127.0.0.1 for this machine alone, or 0.0.0.0 for all",
+        ),
+        _ => area.error(
+            format!("the server can't listen on {at}: {error}"),
+            "set server.host to an address or a name of this machine",
+        ),
+    }
+}
+
+/// Whether a Reverie answers there: its page and its `/health` need no token.
+async fn is_reverie(host: &str, port: u16) -> bool {
+    let asked = |path: &'static str| async move {
+        let mut addresses = tokio::net::lookup_host((host, port)).await.ok()?;
+        let mut address: SocketAddr = addresses.next()?;
+        if address.ip().is_unspecified() {
+            address.set_ip(match address {
+                SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+                SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+            });
+        }
+        let stream = tokio::time::timeout(PATIENCE, TcpStream::connect(address)).await.ok()?.ok()?;
+        http::get(stream, host, path, PATIENCE).await.ok().filter(|(status, _)| *status == 200)
+    };
+    let (health, page) = tokio::join!(asked("/health"), asked("/"));
+    health.is_some_and(|(_, body)| body.contains("\"status\":\"ok\""))
+        && page.is_some_and(|(_, body)| body.contains("<title>Reverie</title>"))
+}
