@@ -242,12 +242,16 @@ impl Drop for Server {
     }
 }
 
-fn spawn(dir: &Path, settings: &[String], environment: &[(String, String)]) -> (Child, String) {
+/// The `reverie` command.
+pub fn binary() -> PathBuf {
     // Beside the test binaries: target/PROFILE/deps/TEST -> target/PROFILE/reverie-under-test.
     let test = std::env::current_exe().expect("a path");
-    let server = test.ancestors().nth(2).expect("cargo's layout").join("reverie-under-test");
+    test.ancestors().nth(2).expect("cargo's layout").join("reverie-under-test")
+}
+
+fn spawn(dir: &Path, settings: &[String], environment: &[(String, String)]) -> (Child, String) {
     let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("log")).expect("a log");
-    let mut command = Command::new(server);
+    let mut command = Command::new(binary());
     command.current_dir(dir).args(["serve", "--port", "0"]).stdout(Stdio::piped()).stderr(log);
     command.envs(environment.iter().map(|(name, value)| (name, value)));
     for setting in settings {
