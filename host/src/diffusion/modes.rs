@@ -96,7 +96,8 @@ impl Modes {
 
     /// All names, the default one first.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        let default = self.default_name();
+        // The configuration may name one that is not there.
+        let default = self.default_name().filter(|name| self.modes.contains_key(*name));
         default
             .into_iter()
             .chain(self.modes.keys().map(String::as_str).filter(move |name| Some(*name) != default))
