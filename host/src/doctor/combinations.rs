@@ -97,6 +97,9 @@ fn execution(config: &Config, area: &mut Area<'_>) {
         if execution.vram_budget_mb > 0 {
             idle.push("execution.vram_budget_mb");
         }
+        if execution.numerics {
+            idle.push("execution.numerics");
+        }
         if !idle.is_empty() {
             let verb = if idle.len() == 1 { "has" } else { "have" };
             area.note(
@@ -104,6 +107,11 @@ fn execution(config: &Config, area: &mut Area<'_>) {
                 "remove it, or set execution.backend to \"auto\" or \"cuda\"",
             );
         }
+    } else if execution.numerics {
+        area.note(
+            "execution.numerics = true: on a GPU all takes many times longer",
+            "set it to false once the operation that gave infinities or NaN is known",
+        );
     }
 }
 
@@ -175,6 +183,8 @@ mod tests {
             (&["uploads.max_total_bytes=5"], Level::Warning, "uploads.max_file_bytes"),
             (&["images.max_output_pixels=5"], Level::Note, "diffusion.max_pixels"),
             (&["execution.backend=cpu", "execution.attention=wgmma"], Level::Note, "execution.attention has"),
+            (&["execution.backend=cpu", "execution.numerics=true"], Level::Note, "execution.numerics has"),
+            (&["execution.numerics=true"], Level::Note, "many times longer"),
             (&["plugins.x.capabilities=[\"fly\"]"], Level::Warning, "there is no 'fly'"),
             (&["plugins.x.origins=[\"http://a\"]"], Level::Note, "plugins.x: origins"),
             (&["plugins.x.folder=a"], Level::Note, "plugins.x.folder"),
