@@ -60,34 +60,31 @@ type Object = Map<String, Value>;
 /// Handles one text message. Every reply carries the message's `id`.
 pub async fn receive(registry: &Arc<Registry>, inflight: &Inflight, client: Arc<Client>, text: String) {
     registry.services.metrics.ws_received.inc();
-    let fail = |message: &str, id: Option<&str>| client.reply(json!({"type": "error", "error": message}), id);
+    let fail =
+        |message: &str, id: Option<&Value>| client.reply(json!({"type": "error", "error": message}), id);
     let object: Object = match serde_json::from_str::<Value>(&text) {
         Ok(Value::Object(object)) => object,
         Ok(_) => return fail("A message must be a JSON object with a string 'type'", None),
         Err(_) => return fail("Invalid JSON", None),
     };
-    // Any string; a number is taken too, as some clients count.
-    let id = object.get("id").and_then(|id| match id {
-        Value::String(id) => Some(id.clone()),
-        Value::Number(id) => Some(id.to_string()),
-        _ => None,
-    });
-    let id = id.as_deref();
+    // Any JSON value: it comes back as it came.
+    let id = object.get("id").cloned();
+    let id = id.as_ref();
     let Some(kind) = object.get("type").and_then(Value::as_str).map(str::to_owned) else {
         return fail("A message must be a JSON object with a string 'type'", id);
     };
     let answered = match kind.as_str() {
         "ping" => Ok(Some(json!({"type": "pong"}))),
         "pong" => Ok(None),
-        "job:submit" => return submit(registry, inflight, client, object, id.map(str::to_owned)).await,
-        "job:cancel" => cancel(registry, &object).map(Some),
-        "job:priority" => priority(registry, &object).map(Some),
+        "job:submit" => return submit(registry, inflight, client, object, id.cloned()).await,
+        "job:cancel" => Ok(Some(cancel(registry, &object))),
+        "job:priority" => Ok(Some(priority(registry, &object))),
         "job:get" => get(registry, &client, &object).map(Some),
         "job:list" => Ok(Some(list(registry, &client))),
         "job:subscribe" => subscribe(registry, &client, &object, true).map(Some),
         "job:unsubscribe" => subscribe(registry, &client, &object, false).map(Some),
         "system:status" => Ok(Some(status::message(registry))),
-        _ => return to_plugin(registry, inflight, client, &kind, object, text, id.map(str::to_owned)).await,
+        _ => return to_plugin(registry, inflight, client, &kind, object, text, id.cloned()).await,
     };
     match answered {
         Ok(Some(reply)) => client.reply(reply, id),
@@ -98,7 +95,11 @@ pub async fn receive(registry: &Arc<Registry>, inflight: &Inflight, client: Arc<
 
 /// `error`, as replies and as an answer to a message that a plugin failed on.
 fn error_message(error: &Error) -> Value {
-    json!({"type": "error", "error": error.message, "code": error.kind.code()})
+    let mut message = json!({"type": "error", "error": error.message, "code": error.kind.code()});
+    if let Some(field) = error.field() {
+        message["field"] = field.into();
+    }
+    message
 }
 
 async fn to_plugin(
@@ -106,26 +107,30 @@ async fn to_plugin(
     inflight: &Inflight,
     client: Arc<Client>,
     kind: &str,
-    object: Object,
-    text: String,
-    id: Option<String>,
+    mut object: Object,
+    mut text: String,
+    id: Option<Value>,
 ) {
     let Some((plugin, entry)) = registry.message(kind) else {
         let error = format!("Unknown type: {kind}");
-        return client.reply(json!({"type": "error", "error": error}), id.as_deref());
+        return client.reply(json!({"type": "error", "error": error}), id.as_ref());
     };
-    if let Err(error) = entry.schema.check(&Value::Object(object)) {
-        return client.reply(error_message(&Error::invalid(error)), id.as_deref());
+    match entry.schema.check(&mut object) {
+        Ok(false) => {}
+        // Something in it is no text any more.
+        Ok(true) => text = Value::Object(object).to_string(),
+        Err(error) => return client.reply(error_message(&Error::invalid(error)), id.as_ref()),
     }
     let permit = inflight.permits.clone().acquire_owned().await.expect("never closed");
-    let message = Message { kind: kind.to_owned(), id: id.clone(), client: client.id.clone(), body: text };
+    let spelt = id.as_ref().map(|id| id.as_str().map_or_else(|| id.to_string(), str::to_owned));
+    let message = Message { kind: kind.to_owned(), id: spelt, client: client.id.clone(), body: text };
     let (engine, services) = (registry.engine.clone(), registry.services.clone());
     let (replying, called) = (client.clone(), plugin.clone());
     let mut call = Box::pin(async move {
         let _permit = permit;
-        let (result, spent) = called.handle_message(engine, services, client, message).await;
+        let (result, spent) = called.handle_message(engine, services, client, id.clone(), message).await;
         if let Err(error) = result {
-            replying.reply(error_message(&error), id.as_deref());
+            replying.reply(error_message(&error), id.as_ref());
         }
         spent
     });
@@ -147,61 +152,101 @@ async fn submit(
     inflight: &Inflight,
     client: Arc<Client>,
     object: Object,
-    id: Option<String>,
+    id: Option<Value>,
 ) {
-    let spec = match spec(registry, &client, object) {
+    let job_type = match job_type(registry, &object) {
+        Ok(job_type) => job_type,
+        Err(error) => {
+            // It has an id like any other job, and can be asked for.
+            let named = object.get("jobType").and_then(Value::as_str).unwrap_or_default();
+            let job = registry.services.jobs.refuse(named, Some(&client.id), &error);
+            client.reply(json!({"type": "job:ack", "jobId": job.id}), id.as_ref());
+            let mut message = error_message(&error);
+            message["jobId"] = json!(job.id);
+            message["jobTypes"] = registry.job_types().into();
+            return client.reply(message, id.as_ref());
+        }
+    };
+    let spec = match spec(registry, &client, &job_type, object) {
         Ok(spec) => spec,
-        Err(error) => return client.reply(error_message(&error), id.as_deref()),
+        Err(error) => return refuse(registry, &client, &job_type, &error, id.as_ref()),
     };
     let permit = inflight.permits.clone().acquire_owned().await.expect("never closed");
     let registry = registry.clone();
     // A task of its own: a job that is being accepted is accepted, whatever becomes of the connection.
     tokio::spawn(async move {
         let _permit = permit;
-        let ack = |job: Uuid| client.reply(json!({"type": "job:ack", "jobId": job}), id.as_deref());
+        let ack = |job: Uuid| client.reply(json!({"type": "job:ack", "jobId": job}), id.as_ref());
         if let Err(error) = registry.services.jobs.submit(spec, ack).await {
-            let refused = json!({"type": "job:error", "jobId": null, "error": error.message, "code": error.kind.code()});
-            client.reply(refused, id.as_deref());
+            refuse(&registry, &client, &job_type, &error, id.as_ref());
         }
     });
 }
 
-fn spec(registry: &Registry, client: &Client, mut object: Object) -> Result<Spec, Error> {
+/// Clients wait for the acknowledgement of whatever they submit, and learn from events of that job what is wrong with it.
+fn refuse(registry: &Registry, client: &Client, job_type: &str, error: &Error, id: Option<&Value>) {
+    let job = registry.services.jobs.refuse(job_type, Some(&client.id), error);
+    client.reply(json!({"type": "job:ack", "jobId": job.id}), id);
+    if let Some(message) = job.final_message() {
+        client.reply(message, id);
+    }
+}
+
+/// The type that a `job:submit` names, or that `jobs.default_type` stands for.
+///
+/// # Errors
+/// `InvalidInput` where no plugin runs it.
+pub fn job_type(registry: &Registry, object: &Object) -> Result<String, Error> {
     let job_type = match object.get("jobType") {
-        None | Some(Value::Null) => "generate".to_owned(),
+        None | Some(Value::Null) => registry.services.config.jobs.default_type.clone(),
         Some(Value::String(job_type)) => job_type.clone(),
-        Some(_) => return Err(Error::invalid("jobType: must be a string")),
+        Some(other) => other.to_string(),
     };
+    match registry.job(&job_type) {
+        Some(_) => Ok(job_type),
+        None => Err(Error::invalid(format!("Unknown jobType: {job_type}"))),
+    }
+}
+
+fn spec(registry: &Registry, client: &Client, job_type: &str, object: Object) -> Result<Spec, Error> {
+    let mut spec = unchecked_spec(registry, job_type, object)?;
+    spec.owner = Some(client.id.clone());
+    check_spec(registry, &mut spec)?;
+    Ok(spec)
+}
+
+/// The job that the fields of a `job:submit` describe, before its parameters are checked.
+///
+/// # Errors
+/// `InvalidInput` for a bad priority.
+pub fn unchecked_spec(registry: &Registry, job_type: &str, mut object: Object) -> Result<Spec, Error> {
     let priority = match object.get("priority") {
         None | Some(Value::Null) => 0,
         Some(priority) => priority_of(priority)?,
     };
     object.retain(|field, _| !ENVELOPE.contains(&field.as_str()));
-    let background = registry.services.is_background(&job_type);
-    let owner = Some(client.id.clone());
-    let spec = Spec { job_type, params: object, owner, priority, name: None, background };
-    check_spec(registry, &spec)?;
-    Ok(spec)
+    let background = registry.services.is_background(job_type);
+    let job_type = job_type.to_owned();
+    Ok(Spec { job_type, params: object, owner: None, priority, name: None, background })
 }
 
 /// Checks a job against the plugin that would run it; the same for WebSocket and HTTP.
 ///
 /// # Errors
 /// `InvalidInput` for an unknown job type or parameters that do not fit its schema.
-pub fn check_spec(registry: &Registry, spec: &Spec) -> Result<(), Error> {
+pub fn check_spec(registry: &Registry, spec: &mut Spec) -> Result<(), Error> {
     let Some((_, entry)) = registry.job(&spec.job_type) else {
-        let known = registry.job_types();
-        let known = if known.is_empty() { "none: no plugin is loaded".into() } else { known.join(", ") };
-        return Err(Error::invalid(format!("Unknown jobType: {} (there are: {known})", spec.job_type)));
+        return Err(Error::invalid(format!("Unknown jobType: {}", spec.job_type)));
     };
     jobs::check_priority(spec.priority)?;
-    entry.schema.check(&Value::Object(spec.params.clone())).map_err(Error::invalid)
+    entry.schema.check(&mut spec.params).map_err(Error::invalid).map(drop)
 }
 
 fn priority_of(value: &Value) -> Result<i64, Error> {
     let (low, high) = (jobs::PRIORITIES.start(), jobs::PRIORITIES.end());
     let wrong = || Error::invalid(format!("priority: accepted are integers from {low} to {high}"));
-    let priority = value.as_i64().ok_or_else(wrong)?;
+    let spelt = || value.as_str().and_then(|text| text.trim().parse().ok());
+    let priority = value.as_i64().or_else(spelt).ok_or_else(wrong)?;
     jobs::check_priority(priority)?;
     Ok(priority)
 }
@@ -212,10 +257,19 @@ fn job_id(object: &Object) -> Result<Uuid, Error> {
     Uuid::parse_str(given).map_err(|_| Error::not_found(format!("no job '{given}'")))
 }
 
-fn cancel(registry: &Registry, object: &Object) -> Result<Value, Error> {
-    let mut ack = cancelled(registry, job_id(object)?)?;
-    ack["type"] = "job:cancel:ack".into();
-    Ok(ack)
+/// Acknowledged whatever is found: clients wait for it.
+fn cancel(registry: &Registry, object: &Object) -> Value {
+    let found = job_id(object).and_then(|id| cancelled(registry, id));
+    acknowledged("job:cancel:ack", object, found)
+}
+
+fn acknowledged(kind: &str, object: &Object, found: Result<Value, Error>) -> Value {
+    let mut ack = found.unwrap_or_else(|error| {
+        let status = (error.kind == ErrorKind::NotFound).then_some("unknown");
+        json!({"jobId": object.get("jobId"), "status": status, "error": error.message, "code": error.kind.code()})
+    });
+    ack["type"] = kind.into();
+    ack
 }
 
 /// Asks a job to stop; the same for WebSocket and HTTP.
@@ -226,18 +280,22 @@ pub fn cancelled(registry: &Registry, id: Uuid) -> Result<Value, Error> {
     let status = registry.services.jobs.cancel(id)?;
     let message = match status {
         jobs::Status::Running => "stopping",
-        jobs::Status::Cancelled => "cancelled",
+        jobs::Status::Cancelled => "canceled",
         _ => "had ended before",
     };
     Ok(json!({"jobId": id, "status": status, "message": message}))
 }
 
-fn priority(registry: &Registry, object: &Object) -> Result<Value, Error> {
-    let id = job_id(object)?;
-    let priority = priority_of(object.get("priority").unwrap_or(&Value::Null))?;
-    let Snapshot { status, position, priority, .. } = registry.services.jobs.set_priority(id, priority)?;
-    let ack = json!({"type": "job:priority:ack", "jobId": id, "priority": priority, "status": status});
-    Ok(with_position(ack, position))
+/// Acknowledged likewise.
+fn priority(registry: &Registry, object: &Object) -> Value {
+    let change = || {
+        let id = job_id(object)?;
+        let priority = priority_of(object.get("priority").unwrap_or(&Value::Null))?;
+        let Snapshot { status, position, priority, .. } =
+            registry.services.jobs.set_priority(id, priority)?;
+        Ok(with_position(json!({"jobId": id, "priority": priority, "status": status}), position))
+    };
+    acknowledged("job:priority:ack", object, change())
 }
 
 fn with_position(mut message: Value, position: Option<usize>) -> Value {
@@ -293,9 +351,6 @@ fn subscribe(registry: &Registry, client: &Client, object: &Object, follow: bool
 pub fn finished(snapshot: &Snapshot) -> Result<(), Error> {
     match snapshot.status {
         jobs::Status::Done => Ok(()),
-        _ => {
-            let kind = snapshot.code.as_deref().map_or(ErrorKind::Internal, ErrorKind::from_code);
-            Err(Error::new(kind, snapshot.error.clone().unwrap_or_else(|| "the job failed".into())))
-        }
+        _ => Err(snapshot.failure()),
     }
 }

@@ -49,7 +49,7 @@ impl ErrorKind {
             Self::Denied => "denied",
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
-            Self::Cancelled => "cancelled",
+            Self::Cancelled => "canceled",
             Self::Conflict => "conflict",
             Self::TooLarge => "too_large",
             Self::UnsupportedMediaType => "unsupported_media_type",
@@ -63,6 +63,8 @@ impl ErrorKind {
 
     /// The kind whose [`code`](Self::code) this is; an unknown code is `Internal`.
     pub fn from_code(code: &str) -> Self {
+        // As handlers and ledgers of earlier versions have it.
+        let code = if code == "cancelled" { "canceled" } else { code };
         use ErrorKind::*;
         [
             BadRequest,
@@ -110,7 +112,17 @@ impl Error {
     }
 
     pub fn cancelled() -> Self {
-        Self::new(ErrorKind::Cancelled, "job cancelled")
+        Self::new(ErrorKind::Cancelled, "job canceled")
+    }
+
+    /// The field that was wrong: what a message such as `steps: must be ...` begins with.
+    pub fn field(&self) -> Option<&str> {
+        if self.kind != ErrorKind::InvalidInput {
+            return None;
+        }
+        let (field, _) = self.message.split_once(':')?;
+        let plain = |c: char| c.is_ascii_alphanumeric() || "_.-[]".contains(c);
+        Some(field).filter(|field| !field.is_empty() && field.chars().all(plain))
     }
 }
 

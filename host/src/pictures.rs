@@ -51,6 +51,23 @@ pub struct Encoding {
     pub quality: u8,
 }
 
+/// Width and height of a picture, from its header, turned as its EXIF orientation says.
+///
+/// # Errors
+/// `InvalidInput` when it is no picture.
+pub fn dimensions(content: &[u8]) -> Result<(u32, u32), Error> {
+    use image::metadata::Orientation::*;
+    let none = || Error::invalid(format!("the file is not a picture; accepted are {ACCEPTED}"));
+    let reader = ImageReader::new(Cursor::new(content)).with_guessed_format().expect("reading from memory");
+    reader.format().ok_or_else(none)?;
+    let mut decoder = reader.into_decoder().map_err(|_| none())?;
+    let (width, height) = decoder.dimensions();
+    Ok(match decoder.orientation() {
+        Ok(Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH) => (height, width),
+        _ => (width, height),
+    })
+}
+
 /// Decodes a picture and turns it as its EXIF orientation says. Colour type and depth are kept; palettes become RGB(A).
 ///
 /// # Errors

@@ -200,7 +200,7 @@ async fn run(registry: Arc<Registry>, job: Arc<JobHandle>) -> Outcome {
         .unwrap_or_else(|_| Outcome::Failed(Error::internal("the job failed (a fault of the server)")));
     match &outcome {
         Outcome::Done { .. } => tracing::info!("job done"),
-        Outcome::Cancelled => tracing::info!("job cancelled"),
+        Outcome::Cancelled => tracing::info!("job canceled"),
         Outcome::Requeued => tracing::info!("job queued again"),
         Outcome::Failed(error) => tracing::warn!(error = error.message, "job failed"),
     }

@@ -1,6 +1,6 @@
 //! The store of outputs: keys are paths of plain segments, and no key leads out of the store.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use object_store::{
@@ -94,6 +94,17 @@ impl Storage {
         found.bytes().await.map_err(|e| failed("read", key, &e))
     }
 
+    /// The same, and when it was stored.
+    ///
+    /// # Errors
+    /// Those of [`Storage::get`].
+    pub async fn get_dated(&self, key: &str) -> Result<(Bytes, SystemTime), Error> {
+        let path = parse(key)?;
+        let found = self.store.get(&path).await.map_err(|e| failed("read", key, &e))?;
+        let created = found.meta.last_modified.into();
+        Ok((found.bytes().await.map_err(|e| failed("read", key, &e))?, created))
+    }
+
     /// Writes, reads and deletes a small object.
     ///
     /// # Errors
@@ -124,15 +135,23 @@ pub fn media_type(key: &str) -> &'static str {
     known.map_or("application/octet-stream", |(_, media_type)| media_type)
 }
 
+/// Whether something may be stored under a key.
+///
+/// # Errors
+/// `InvalidInput` with what is accepted.
+pub fn check_key(key: &str) -> Result<(), Error> {
+    parse(key).map(drop)
+}
+
 fn parse(key: &str) -> Result<Path, Error> {
     let plain = |segment: &str| {
         !segment.is_empty()
             && !segment.starts_with('.')
-            && segment.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+            && segment.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
     };
     if key.len() > MAX_KEY_BYTES || !key.split('/').all(plain) {
         return Err(Error::invalid(format!(
-            "storage key {:?} is not valid: accepted are segments of letters, digits, '-', '_' and '.', not starting with \
+            "storage key {:?} is not valid: accepted are segments of letters, digits, '-', '_', ':' and '.', not starting with \
              '.', separated by '/', {MAX_KEY_BYTES} bytes at most",
             key.chars().take(80).collect::<String>()
         )));
@@ -178,6 +197,8 @@ mod tests {
         storage.put("a/b-1.png", Bytes::from_static(b"x")).await.unwrap();
         assert_eq!(storage.get("a/b-1.png").await.unwrap(), "x");
         assert_eq!(storage.get("a/b-2.png").await.unwrap_err().kind, ErrorKind::NotFound);
+        storage.put("lcm_image:6ba7b810", Bytes::from_static(b"y")).await.unwrap();
+        assert_eq!(storage.get("lcm_image:6ba7b810").await.unwrap(), "y");
         storage.check().await.unwrap();
     }
 

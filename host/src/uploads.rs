@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, Weak},
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
 use bytes::Bytes;
@@ -13,6 +13,9 @@ use crate::{
     config::{self, seconds},
     error::{Error, ErrorKind},
 };
+
+/// Bytes that a kept text takes beside its content and key, about.
+const TEXT_OVERHEAD: usize = 128;
 
 /// An uploaded file.
 #[derive(Debug, Clone)]
@@ -31,7 +34,15 @@ pub struct Uploads {
 #[derive(Default)]
 struct State {
     files: HashMap<Uuid, (Upload, Instant)>,
+    texts: HashMap<String, (Text, Instant)>,
     bytes: usize,
+}
+
+/// A text that a client stored under a key of its own, for as long as an upload.
+#[derive(Debug, Clone)]
+pub struct Text {
+    pub content: Bytes,
+    pub created: SystemTime,
 }
 
 impl Uploads {
@@ -55,18 +66,60 @@ impl Uploads {
         Incoming { uploads: self.clone(), content: Vec::new(), reserved: 0 }
     }
 
-    /// Finds an upload by `fileRef:UUID` or a bare UUID.
+    /// Keeps a text under a key, in place of what was there.
+    ///
+    /// # Errors
+    /// `Unavailable` when all uploads together are over `uploads.max_total_bytes`.
+    pub fn keep_text(&self, key: &str, content: Bytes) -> Result<(), Error> {
+        let mut state = self.state.lock().unwrap();
+        let size = |key: &str, content: &Bytes| content.len() + key.len() + TEXT_OVERHEAD;
+        let before = state.texts.get(key).map_or(0, |(text, _)| size(key, &text.content));
+        let bytes = state.bytes - before + size(key, &content);
+        if bytes > self.config.max_total_bytes {
+            return Err(self.full());
+        }
+        state.bytes = bytes;
+        let text = Text { content, created: SystemTime::now() };
+        state.texts.insert(key.to_owned(), (text, Instant::now()));
+        Ok(())
+    }
+
+    /// The text under a key, unless it is older than `uploads.ttl_s`.
+    pub fn text(&self, key: &str) -> Option<Text> {
+        let state = self.state.lock().unwrap();
+        let (text, at) = state.texts.get(key)?;
+        (at.elapsed() < seconds(self.config.ttl_s)).then(|| text.clone())
+    }
+
+    fn full(&self) -> Error {
+        let error = format!(
+            "the server's memory for uploads ({} bytes) is full; try again in some minutes",
+            self.config.max_total_bytes
+        );
+        Error::new(ErrorKind::Unavailable, error)
+    }
+
+    /// Finds an upload by its id, with any number of `fileRef:` in front: clients of the Python server add their own.
     ///
     /// # Errors
     /// `NotFound` when it is unknown, malformed or older than `uploads.ttl_s`.
     pub fn resolve(&self, file_ref: &str) -> Result<Upload, Error> {
-        let id = file_ref.strip_prefix("fileRef:").unwrap_or(file_ref);
+        let id = file_ref.trim_start_matches("fileRef:");
         let found = Uuid::parse_str(id).ok().and_then(|id| {
             let state = self.state.lock().unwrap();
             let (upload, at) = state.files.get(&id)?;
             (at.elapsed() < seconds(self.config.ttl_s)).then(|| upload.clone())
         });
         found.ok_or_else(|| Error::not_found(format!("fileRef '{id}' not found or expired")))
+    }
+
+    /// Drops an upload.
+    pub fn forget(&self, file_ref: &str) {
+        let Ok(id) = Uuid::parse_str(file_ref) else { return };
+        let mut state = self.state.lock().unwrap();
+        if let Some((upload, _)) = state.files.remove(&id) {
+            state.bytes -= upload.content.len();
+        }
     }
 
     /// How many files are kept, and the bytes of all, arriving ones included.
@@ -83,6 +136,11 @@ impl Uploads {
         state.files.retain(|_, (upload, at)| {
             let keep = at.elapsed() < ttl;
             freed += if keep { 0 } else { upload.content.len() };
+            keep
+        });
+        state.texts.retain(|key, (text, at)| {
+            let keep = at.elapsed() < ttl;
+            freed += if keep { 0 } else { text.content.len() + key.len() + TEXT_OVERHEAD };
             keep
         });
         state.bytes -= freed;
@@ -115,13 +173,7 @@ impl Incoming {
         }
         let mut state = self.uploads.state.lock().unwrap();
         if state.bytes + chunk.len() > config.max_total_bytes {
-            return Err(Error::new(
-                ErrorKind::Unavailable,
-                format!(
-                    "the server's memory for uploads ({} bytes) is full; try again in some minutes",
-                    config.max_total_bytes
-                ),
-            ));
+            return Err(self.uploads.full());
         }
         state.bytes += chunk.len();
         self.reserved += chunk.len();
@@ -130,7 +182,7 @@ impl Incoming {
         Ok(())
     }
 
-    /// Keeps the file and returns its `fileRef:UUID`.
+    /// Keeps the file and returns its id, 32 hexadecimal digits.
     ///
     /// # Errors
     /// `BadRequest` when it is empty.
@@ -145,7 +197,7 @@ impl Incoming {
         };
         self.reserved = 0;
         self.uploads.state.lock().unwrap().files.insert(id, (upload, Instant::now()));
-        Ok(format!("fileRef:{id}"))
+        Ok(id.simple().to_string())
     }
 }
 
@@ -164,20 +216,35 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_prefix_is_optional() {
+    async fn any_number_of_prefixes_is_taken() {
         let uploads = uploads(60.0);
         let mut incoming = uploads.begin();
         incoming.push(b"abc").unwrap();
-        let file_ref = incoming.finish(Some("image/png")).unwrap();
-        assert_eq!(uploads.resolve(&file_ref).unwrap().content, "abc");
-        assert_eq!(
-            uploads.resolve(file_ref.strip_prefix("fileRef:").unwrap()).unwrap().media_type,
-            "image/png"
-        );
+        let id = incoming.finish(Some("image/png")).unwrap();
+        assert!(id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()), "{id}");
+        for prefixes in 0..4 {
+            let found = uploads.resolve(&format!("{}{id}", "fileRef:".repeat(prefixes))).unwrap();
+            assert_eq!((&*found.content, &*found.media_type), (&b"abc"[..], "image/png"));
+        }
         assert_eq!(
             uploads.resolve("fileRef:nope").unwrap_err().message,
             "fileRef 'nope' not found or expired"
         );
+    }
+
+    #[tokio::test]
+    async fn texts_are_replaced_and_expire() {
+        let config = config::Uploads { max_file_bytes: 10, max_total_bytes: 400, ttl_s: 0.1, sweep_s: 0.05 };
+        let uploads = Uploads::new(config);
+        for content in ["a text", "another"] {
+            uploads.keep_text("key", Bytes::from_static(content.as_bytes())).unwrap();
+            assert_eq!(uploads.text("key").unwrap().content, content);
+        }
+        assert_eq!(uploads.figures().1, "another".len() + "key".len() + TEXT_OVERHEAD);
+        let error = uploads.keep_text("large", vec![0; 400].into()).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Unavailable);
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        assert!(uploads.text("key").is_none() && uploads.figures().1 == 0);
     }
 
     #[tokio::test]

@@ -119,7 +119,7 @@ fn a_workflow_runs_with_a_picture_progress_and_previews() {
     assert!(fractions.windows(2).all(|pair| pair[0] <= pair[1]), "{fractions:?}");
     let step = progress.iter().find(|p| p["step"] == 2).expect("a second step");
     assert_eq!((&step["nodes_total"], &step["current_node"]), (&json!(4), &json!("3")));
-    assert!((step["node_progression"].as_f64().unwrap() - 2.0 / 3.0).abs() < 1e-6);
+    assert!((step["node_fraction"].as_f64().unwrap() - 2.0 / 3.0).abs() < 1e-6);
     let preview = messages.iter().find(|m| m["type"] == "job:preview").expect("a preview");
     assert_eq!((&preview["width"], &preview["format"]), (&json!(16), &json!("jpeg")));
 }

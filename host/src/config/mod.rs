@@ -44,6 +44,8 @@ pub struct Server {
     pub auth_token: String,
     pub allowed_origins: Vec<String>,
     pub shutdown_grace_s: u64,
+    pub max_wait_s: f64,
+    pub ui_dir: PathBuf,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -63,6 +65,7 @@ pub struct Hub {
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Jobs {
+    pub default_type: String,
     pub queue_limit: usize,
     pub concurrency: usize,
     pub background_limit: usize,
@@ -284,6 +287,13 @@ impl Config {
             if !(0.001..=1e9).contains(&value) {
                 return Err(format!("{key} = {value}: must be a number of seconds from 0.001 to 1e9"));
             }
+        }
+        if !(0.0..=86400.0).contains(&self.server.max_wait_s) {
+            return Err("server.max_wait_s: must be seconds from 0 to 86400".into());
+        }
+        let ui_dir = &self.server.ui_dir;
+        if !ui_dir.as_os_str().is_empty() && !ui_dir.join("index.html").is_file() {
+            return Err(format!("server.ui_dir: there is no index.html in '{}'", ui_dir.display()));
         }
         if !(0.0..=1e6).contains(&self.jobs.keep_finished_hours) {
             return Err("jobs.keep_finished_hours: must be from 0 to 1e6".into());

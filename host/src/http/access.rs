@@ -3,16 +3,16 @@
 use std::{collections::HashMap, convert::Infallible};
 
 use warp::{
-    Filter, Rejection,
-    cors::Cors,
-    http::{Method, header},
+    Filter, Rejection, Reply,
+    http::{HeaderValue, header},
+    reply::Response,
 };
 
 use crate::error::{Error, ErrorKind};
 
 /// Headers of answers that pages of other origins may read.
-const EXPOSED: &[&str] =
-    &["x-storage-key", "x-superres", "x-seed", "x-mode", "x-lcm-image-key", "x-job-id", "retry-after"];
+const EXPOSED: &str = "x-storage-key, x-storage-created-at, x-superres, x-seed, x-mode, x-lcm-image-key, x-job-id, x-sr-model, \
+                       x-sr-magnitude, x-sr-passes, x-sr-scale-per-pass, x-sr-format, location, retry-after";
 
 /// Lets a request through that carries the token, as `Authorization: Bearer TOKEN` or `?token=TOKEN`; all, when the token
 /// is empty.
@@ -58,31 +58,38 @@ pub fn origin(allowed: &[String]) -> impl Filter<Extract = (), Error = Rejection
         .untuple_one()
 }
 
-/// Lets only the server's own pages through: they state an origin too, but CORS is no matter of theirs.
-pub fn own() -> impl Filter<Extract = (), Error = Rejection> + Clone {
-    warp::header::<String>("origin")
-        .and(warp::header::optional::<String>("host"))
-        .and_then(|origin: String, host: Option<String>| async move {
-            if is_own(&origin, host.as_deref()) { Ok(()) } else { Err(warp::reject::not_found()) }
-        })
-        .untuple_one()
-}
-
 fn is_own(origin: &str, host: Option<&str>) -> bool {
     origin.split_once("://").is_some_and(|(_, authority)| Some(authority) == host)
 }
 
-/// The CORS headers for the allowed origins.
-pub fn cors(allowed: &[String]) -> Cors {
-    let cors = warp::cors()
-        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
-        .allow_headers([header::CONTENT_TYPE, header::AUTHORIZATION])
-        .expose_headers(EXPOSED.iter().copied());
-    if allowed.iter().any(|a| a == "*") {
-        cors.allow_any_origin().build()
-    } else {
-        cors.allow_origins(allowed.iter().map(String::as_str)).build()
+/// Answers what a browser asks before it sends a page's request: any header may be sent, with any method that is served.
+pub fn preflight() -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
+    warp::options()
+        .and(warp::header::<String>("origin"))
+        .and(warp::header::<String>("access-control-request-method"))
+        .and(warp::header::optional::<HeaderValue>("access-control-request-headers"))
+        .map(|_, _, headers: Option<HeaderValue>| {
+            let mut answer = warp::reply().into_response();
+            let methods = HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS");
+            answer.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
+            answer.headers_mut().insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+            if let Some(headers) = headers {
+                answer.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_HEADERS, headers);
+            }
+            answer
+        })
+}
+
+/// Lets the page of an allowed origin read an answer.
+pub fn share(origin: Option<HeaderValue>, mut answer: Response) -> Response {
+    let headers = answer.headers_mut();
+    // Caches must not give one origin's answer to another.
+    headers.append(header::VARY, HeaderValue::from_static("origin"));
+    if let Some(origin) = origin {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
     }
+    answer
 }
 
 /// Compares in a time that does not depend on where the texts differ.

@@ -1,9 +1,10 @@
 //! JSON bodies, and pictures inside of them.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use bytes::Bytes;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures_util::{Stream, StreamExt};
 use serde_json::{Map, Value};
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 use warp::{Filter, Rejection};
 
 use crate::{
@@ -15,9 +16,40 @@ use crate::{
 pub const WITH_PICTURES: u64 = 96 << 20;
 pub const PLAIN: u64 = 1 << 20;
 
-/// A body of at most `limit` bytes.
+/// A body of at most `limit` bytes, with or without a `Content-Length`.
 pub fn bytes(limit: u64) -> impl Filter<Extract = (Bytes,), Error = Rejection> + Clone {
-    warp::body::content_length_limit(limit).and(warp::body::bytes())
+    warp::header::optional::<u64>("content-length").and(warp::body::stream()).and_then(
+        move |length: Option<u64>, body| async move {
+            if length.is_some_and(|length| length > limit) {
+                return Err(warp::reject::custom(too_large(limit)));
+            }
+            collect(body, limit).await.map_err(warp::reject::custom)
+        },
+    )
+}
+
+/// Reads a body of at most `limit` bytes.
+///
+/// # Errors
+/// `TooLarge`, `BadRequest` where it breaks off.
+pub async fn collect<B: Buf>(
+    body: impl Stream<Item = Result<B, warp::Error>>,
+    limit: u64,
+) -> Result<Bytes, Error> {
+    let mut content = BytesMut::new();
+    let mut body = pin!(body);
+    while let Some(chunk) = body.next().await {
+        let chunk = chunk.map_err(|_| Error::new(ErrorKind::BadRequest, "the body broke off"))?;
+        if (content.len() + chunk.remaining()) as u64 > limit {
+            return Err(too_large(limit));
+        }
+        content.put(chunk);
+    }
+    Ok(content.freeze())
+}
+
+fn too_large(limit: u64) -> Error {
+    Error::new(ErrorKind::TooLarge, format!("the body is over the limit of {limit} bytes"))
 }
 
 /// The JSON object of a body; an empty body is an empty object.

@@ -1,4 +1,4 @@
-//! Errors as HTTP: a status and a JSON body `{error, code, detail}`. `detail` repeats `error` for clients of the FastAPI
+//! Errors as HTTP: a status and a JSON body `{error, code, detail, field?}`. `detail` repeats `error` for clients of the FastAPI
 //! server that came before.
 
 use std::convert::Infallible;
@@ -19,7 +19,10 @@ impl warp::reject::Reject for Error {}
 
 /// Turns an error into its answer.
 pub fn response(error: &Error) -> Response {
-    let body = json!({"error": error.message, "code": error.kind.code(), "detail": error.message});
+    let mut body = json!({"error": error.message, "code": error.kind.code(), "detail": error.message});
+    if let Some(field) = error.field() {
+        body["field"] = field.into();
+    }
     let mut response = warp::reply::json(&body).into_response();
     *response.status_mut() = StatusCode::from_u16(error.kind.status()).expect("a valid status");
     // For resources that tell it in another shape.
@@ -60,8 +63,6 @@ pub async fn recover(rejection: Rejection) -> Result<Response, Infallible> {
         Error::new(ErrorKind::BadRequest, format!("the header '{}' is not valid here", invalid.name()))
     } else if rejection.find::<warp::reject::InvalidQuery>().is_some() {
         Error::new(ErrorKind::BadRequest, "the query string can't be read")
-    } else if let Some(forbidden) = rejection.find::<warp::cors::CorsForbidden>() {
-        Error::new(ErrorKind::Denied, forbidden.to_string())
     } else if rejection.find::<warp::reject::MethodNotAllowed>().is_some() {
         Error::new(ErrorKind::MethodNotAllowed, "this resource does not take that method")
     } else {

@@ -15,9 +15,13 @@ use serde_json::Value;
 use uuid::Uuid;
 
 pub use connection::serve;
-pub use outbox::{Content, Frame, Outbox};
+pub use outbox::{Content, Frame, Next, Outbox};
 
-use crate::{config, metrics::Metrics};
+use crate::{
+    config,
+    error::{Error, ErrorKind},
+    metrics::Metrics,
+};
 
 /// RFC 6455 close codes.
 pub mod close_code {
@@ -38,9 +42,9 @@ pub struct Client {
 
 impl Client {
     /// Queues a direct reply. `id` is the correlation id of the request.
-    pub fn reply(&self, mut message: Value, id: Option<&str>) {
+    pub fn reply(&self, mut message: Value, id: Option<&Value>) {
         if let (Some(id), Some(object)) = (id, message.as_object_mut()) {
-            object.insert("id".into(), id.into());
+            object.insert("id".into(), id.clone());
         }
         self.outbox.push(Frame::new(message.to_string()));
     }
@@ -52,6 +56,18 @@ impl Client {
 
     pub fn unfollow(&self, job: Uuid) {
         self.followed.lock().unwrap().remove(&job);
+    }
+}
+
+/// Who hears events without a WebSocket.
+pub struct Listener {
+    hub: Arc<Hub>,
+    pub client: Arc<Client>,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.hub.disconnect(&self.client);
     }
 }
 
@@ -70,6 +86,17 @@ impl Hub {
 
     pub fn len(&self) -> usize {
         self.clients.read().unwrap().len()
+    }
+
+    /// # Errors
+    /// `Unavailable` when there are `hub.max_clients`.
+    pub fn check_room(&self) -> Result<(), Error> {
+        let limit = self.config.max_clients;
+        if self.len() < limit {
+            return Ok(());
+        }
+        let error = format!("{limit} clients are connected, the limit (hub.max_clients)");
+        Err(Error::new(ErrorKind::Unavailable, error))
     }
 
     pub fn is_empty(&self) -> bool {
@@ -117,6 +144,18 @@ impl Hub {
     /// A client without a connection: what is sent to it waits to be read from its outbox.
     pub fn caller(&self) -> Arc<Client> {
         Arc::new(self.client(0, None))
+    }
+
+    /// A connection without a WebSocket, which hears what it follows for as long as it is kept.
+    ///
+    /// # Errors
+    /// `Unavailable` when there are `hub.max_clients`.
+    pub fn listen(self: &Arc<Self>) -> Result<Listener, Error> {
+        self.check_room()?;
+        let client = self.client(self.next.fetch_add(1, Ordering::Relaxed), None);
+        let client = Arc::new(client);
+        self.clients.write().unwrap().insert(client.connection, client.clone());
+        Ok(Listener { hub: self.clone(), client })
     }
 
     fn client(&self, connection: u64, id: Option<String>) -> Client {

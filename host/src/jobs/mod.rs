@@ -3,6 +3,7 @@
 
 mod journal;
 mod record;
+mod refused;
 mod reservation;
 mod state;
 
@@ -27,6 +28,7 @@ use crate::{
 use journal::Journal;
 pub use journal::{Inspected, inspect};
 pub use record::{JobHandle, Output, Snapshot, Spec, Status, now};
+use refused::Refused;
 use reservation::Reservation;
 use state::{Finish, State};
 
@@ -66,6 +68,7 @@ pub struct Jobs {
     state: Mutex<State>,
     work: Notify,
     journal: Journal,
+    refused: Mutex<Refused>,
     hook: OnceLock<Hook>,
     metrics: Arc<Metrics>,
     /// Jobs queued or running that are not of the background: asked by those that are, at every step.
@@ -92,6 +95,7 @@ impl Jobs {
             state: Mutex::new(state),
             work: Notify::new(),
             journal,
+            refused: Mutex::default(),
             hook: OnceLock::new(),
             metrics,
             foreground: AtomicUsize::new(0),
@@ -271,7 +275,21 @@ impl Jobs {
     /// # Errors
     /// `NotFound` for an unknown job, or one that ended so long ago that it was dropped.
     pub fn get(&self, id: Uuid) -> Result<Snapshot, Error> {
-        self.state.lock().unwrap().snapshot(id).ok_or_else(|| unknown(id))
+        let kept = self.state.lock().unwrap().snapshot(id);
+        kept.or_else(|| self.refused.lock().unwrap().get(id)).ok_or_else(|| unknown(id))
+    }
+
+    /// What a job was asked with.
+    pub fn params(&self, id: Uuid) -> Option<Map<String, Value>> {
+        self.state.lock().unwrap().handle(id).map(|handle| handle.spec.params.clone())
+    }
+
+    /// Takes note of a job that could not be accepted, which can be asked for like one that failed: for a while, as only the
+    /// last ones are kept, and not in the ledger.
+    pub fn refuse(&self, job_type: &str, owner: Option<&str>, error: &Error) -> Snapshot {
+        let snapshot = Snapshot::refused(job_type, owner, error);
+        self.refused.lock().unwrap().keep(snapshot.clone());
+        snapshot
     }
 
     /// All jobs, oldest first; of one owner if given.

@@ -16,6 +16,9 @@ use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind};
 
+/// Fields of a job's progress that clients of the Python server read beside `progress`, too.
+const TOLD_BESIDE: &[&str] = &["step", "total", "stage", "delta"];
+
 /// Messages that may wait in the inbox of one job.
 const INBOX: usize = 256;
 
@@ -26,6 +29,8 @@ pub enum Status {
     Running,
     Done,
     Error,
+    /// Ledgers of earlier versions spell it otherwise.
+    #[serde(rename = "canceled", alias = "cancelled")]
     Cancelled,
 }
 
@@ -36,7 +41,7 @@ impl Status {
             Self::Running => "running",
             Self::Done => "done",
             Self::Error => "error",
-            Self::Cancelled => "cancelled",
+            Self::Cancelled => "canceled",
         }
     }
 
@@ -251,6 +256,29 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// A job that was never accepted.
+    pub(super) fn refused(job_type: &str, owner: Option<&str>, error: &Error) -> Self {
+        let now = now();
+        Self {
+            id: Uuid::new_v4(),
+            job_type: job_type.to_owned(),
+            owner: owner.map(str::to_owned),
+            status: Status::Error,
+            priority: 0,
+            position: None,
+            fraction: 0.0,
+            detail: Map::new(),
+            outputs: Vec::new(),
+            meta: Map::new(),
+            error: Some(error.message.clone()),
+            code: Some(error.kind.code().into()),
+            created: now,
+            started: None,
+            finished: Some(now),
+            checkpoint: None,
+        }
+    }
+
     /// A job that has just been accepted.
     pub(super) fn queued(handle: &JobHandle) -> Self {
         Self {
@@ -275,13 +303,18 @@ impl Snapshot {
 
     /// `job:progress`.
     pub fn progress_message(&self) -> Value {
-        json!({
+        let mut message = json!({
             "type": "job:progress",
             "jobId": self.id,
             "jobType": self.job_type,
             "status": self.status,
             "progress": self.progress(),
-        })
+        });
+        let told = TOLD_BESIDE.iter().filter_map(|field| Some((field, self.detail.get(*field)?)));
+        for (field, value) in told {
+            message[*field] = value.clone();
+        }
+        message
     }
 
     /// `job:complete` or `job:error`; none while the job is active.
@@ -295,14 +328,20 @@ impl Snapshot {
                 "outputs": self.outputs,
                 "meta": self.meta,
             })),
-            Status::Error | Status::Cancelled => Some(json!({
-                "type": "job:error",
-                "jobId": self.id,
-                "jobType": self.job_type,
-                "status": self.status,
-                "error": self.error,
-                "code": self.code,
-            })),
+            Status::Error | Status::Cancelled => {
+                let mut message = json!({
+                    "type": "job:error",
+                    "jobId": self.id,
+                    "jobType": self.job_type,
+                    "status": self.status,
+                    "error": self.error,
+                    "code": self.code,
+                });
+                if let Some(field) = self.field() {
+                    message["field"] = field.into();
+                }
+                Some(message)
+            }
         }
     }
 
@@ -331,10 +370,24 @@ impl Snapshot {
             Status::Error | Status::Cancelled => {
                 object.insert("error".into(), json!(self.error));
                 object.insert("code".into(), json!(self.code));
+                if let Some(field) = self.field() {
+                    object.insert("field".into(), field.into());
+                }
             }
             _ => {}
         }
         job
+    }
+
+    /// What it ended with, unless it is done.
+    pub fn failure(&self) -> Error {
+        let kind = self.code.as_deref().map_or(ErrorKind::Internal, ErrorKind::from_code);
+        Error::new(kind, self.error.clone().unwrap_or_else(|| "the job failed".into()))
+    }
+
+    /// The parameter that was wrong.
+    fn field(&self) -> Option<String> {
+        self.failure().field().map(str::to_owned)
     }
 
     fn progress(&self) -> Value {

@@ -23,7 +23,7 @@ impl<'a> Reservation<'a> {
             return refuse(ErrorKind::Busy, error);
         }
         if !spec.background && state.queued() + state.reserved >= limit {
-            let error = format!("the job queue is full ({limit} jobs wait); try again later");
+            let error = format!("Queue full: {limit} jobs wait (jobs.queue_limit); try again later");
             return refuse(ErrorKind::Busy, error);
         }
         let name = spec.name.clone().map(|name| (spec.job_type.clone(), name));

@@ -144,7 +144,7 @@ impl State {
             Outcome::Cancelled | Outcome::Requeued => {
                 snapshot.status = Status::Cancelled;
                 (snapshot.error, snapshot.code) =
-                    (Some("job cancelled".into()), Some(ErrorKind::Cancelled.code().into()));
+                    (Some("job canceled".into()), Some(ErrorKind::Cancelled.code().into()));
             }
         }
         let ran = record.started.map(|at| at.elapsed());

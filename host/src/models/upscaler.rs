@@ -75,7 +75,7 @@ pub enum UpscaleError {
     Factor { model: String, factor: f32, accepted: String },
     #[error("the picture would be too large to address")]
     TooLarge,
-    #[error("job cancelled")]
+    #[error("job canceled")]
     Cancelled,
     /// A file of the operator's folder that was good when the server started.
     #[error("the network can't be loaded any more: {0}")]

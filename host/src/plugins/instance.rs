@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use serde_json::Value;
 use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::{ResourceLimiter, Store, UpdateDeadline, component::ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
@@ -21,7 +22,7 @@ pub enum Origin {
     Loader,
     Message {
         client: Arc<Client>,
-        id: Option<String>,
+        id: Option<Value>,
     },
     Job(Arc<JobHandle>),
 }

@@ -3,6 +3,7 @@
 
 mod bindings;
 mod call;
+mod coerce;
 mod engine;
 mod imports;
 mod instance;
@@ -150,7 +151,7 @@ pub struct Plugin {
 }
 
 impl Plugin {
-    /// Handles one message. Also returns what the call leaves, to be dropped after the reply is on its way.
+    /// Handles one message, whose correlation id is `id`. Also returns what the call leaves, to be dropped after the reply is on its way.
     ///
     /// # Errors
     /// The handler's error, a fault of the plugin, or `Busy` when too many calls of it wait.
@@ -159,6 +160,7 @@ impl Plugin {
         engine: Arc<Engine>,
         services: Arc<Services>,
         client: Arc<Client>,
+        id: Option<Value>,
         message: wit::Message,
     ) -> (Result<(), Error>, Option<call::Spent>) {
         let Ok(_admitted) = self.admitted.clone().try_acquire_owned() else {
@@ -170,7 +172,7 @@ impl Plugin {
         let began = Instant::now();
         let _running = self.running.clone().acquire_owned().await.expect("never closed");
         let budget = Budget { cpu_ms: self.limits.message_cpu_ms, wall_ms: self.limits.message_timeout_ms };
-        let origin = Origin::Message { client, id: message.id.clone() };
+        let origin = Origin::Message { client, id };
         let body: Body<wit::Message> = |handler, store, message| {
             Box::pin(
                 async move { handler.reverie_handler_handler().call_handle_message(store, &message).await },

@@ -3,6 +3,8 @@
 use jsonschema::Validator;
 use serde_json::{Map, Value};
 
+use super::coerce::coerce;
+
 /// Errors that one message lists at most.
 const MAX_ERRORS: usize = 5;
 
@@ -31,13 +33,26 @@ impl Schema {
         Ok(Self { source, validator: Some(validator) })
     }
 
+    /// Checks a message's or a job's fields. Texts that say a number or a boolean become what the schema wants; whether there
+    /// were any.
+    ///
     /// # Errors
     /// Each wrong field, what is wrong with it, and the schema's description of it.
-    pub fn check(&self, value: &Value) -> Result<(), String> {
-        let Some(validator) = &self.validator else { return Ok(()) };
-        if validator.is_valid(value) {
-            return Ok(());
+    pub fn check(&self, fields: &mut Map<String, Value>) -> Result<bool, String> {
+        let Some(validator) = &self.validator else { return Ok(false) };
+        let mut value = Value::Object(std::mem::take(fields));
+        let mut checked = Ok(false);
+        if !validator.is_valid(&value) {
+            coerce(&self.source, &mut value);
+            checked = self.errors(validator, &value).map(|()| true);
         }
+        if let Value::Object(object) = value {
+            *fields = object;
+        }
+        checked
+    }
+
+    fn errors(&self, validator: &Validator, value: &Value) -> Result<(), String> {
         let errors: Vec<String> = validator
             .iter_errors(value)
             .take(MAX_ERRORS)
@@ -57,7 +72,7 @@ impl Schema {
                 }
             })
             .collect();
-        Err(errors.join("; "))
+        if errors.is_empty() { Ok(()) } else { Err(errors.join("; ")) }
     }
 
     fn describe(&self, instance_path: &str) -> Option<&str> {
@@ -89,13 +104,17 @@ mod tests {
                 "magnitude": {"type": "integer", "minimum": 1, "maximum": 3, "description": "number of passes, 1 to 3"}}}"#,
         )
         .unwrap();
-        let value = |text: &str| serde_json::from_str::<Value>(text).unwrap();
-        schema.check(&value(r#"{"fileRef": "x", "magnitude": 3}"#)).unwrap();
-        let error = schema.check(&value(r#"{"magnitude": 7}"#)).unwrap_err();
+        let value = |text: &str| serde_json::from_str::<Map<String, Value>>(text).unwrap();
+        assert_eq!(schema.check(&mut value(r#"{"fileRef": "x", "magnitude": 3}"#)), Ok(false));
+        let mut as_text = value(r#"{"fileRef": "7", "magnitude": "3"}"#);
+        assert_eq!(schema.check(&mut as_text), Ok(true));
+        assert_eq!(as_text, value(r#"{"fileRef": "7", "magnitude": 3}"#));
+        let error = schema.check(&mut value(r#"{"magnitude": 7}"#)).unwrap_err();
         assert!(error.contains("magnitude: 7 is greater") && error.contains("number of passes"), "{error}");
         assert!(error.contains("\"fileRef\" is a required property"), "{error}");
         let short = Schema::compile(r#"{"properties": {"prompt": {"maxLength": 400}}}"#).unwrap();
-        let error = short.check(&serde_json::json!({"prompt": "x".repeat(401)})).unwrap_err();
+        let error =
+            short.check(&mut Map::from_iter([("prompt".to_owned(), "x".repeat(401).into())])).unwrap_err();
         assert!(error == "prompt: value is longer than 400 characters", "{error}");
         assert!(Schema::compile("{").is_err() && Schema::compile(r#"{"type": "nonsense"}"#).is_err());
     }

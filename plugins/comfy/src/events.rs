@@ -15,7 +15,8 @@ pub struct Tracker {
     prompt: String,
     /// Nodes that will run.
     nodes: BTreeSet<String>,
-    seen: BTreeSet<String>,
+    /// Begun or cached, in order.
+    seen: Vec<String>,
     finished: BTreeSet<String>,
     current: Option<String>,
     step: Option<f64>,
@@ -75,7 +76,7 @@ impl Tracker {
         Self {
             prompt: prompt.to_owned(),
             nodes,
-            seen: BTreeSet::new(),
+            seen: Vec::new(),
             finished: BTreeSet::new(),
             current: None,
             step: None,
@@ -174,15 +175,21 @@ impl Tracker {
             self.finish(&before);
         }
         if self.nodes.contains(id) {
-            self.seen.insert(id.to_owned());
+            self.see(id);
             self.current = Some(id.to_owned());
             (self.step, self.steps) = (None, None);
         }
     }
 
+    fn see(&mut self, id: &str) {
+        if !self.seen.iter().any(|seen| seen == id) {
+            self.seen.push(id.to_owned());
+        }
+    }
+
     fn finish(&mut self, id: &str) {
         if self.nodes.contains(id) {
-            self.seen.insert(id.to_owned());
+            self.see(id);
             self.finished.insert(id.to_owned());
         }
         if self.current.as_deref() == Some(id) {
@@ -216,7 +223,7 @@ impl Tracker {
     }
 
     /// The part of the current node that is done.
-    fn node_progression(&self) -> f64 {
+    fn node_fraction(&self) -> f64 {
         match (self.step, self.steps) {
             (Some(step), Some(steps)) if steps > 0.0 => (step / steps).clamp(0.0, 1.0),
             _ => 0.0,
@@ -227,7 +234,7 @@ impl Tracker {
     fn advance(&mut self) {
         let total = self.nodes.len().max(1) as f64;
         let done = self.finished.len() as f64;
-        let current = if self.current.is_some() { self.node_progression() } else { 0.0 };
+        let current = if self.current.is_some() { self.node_fraction() } else { 0.0 };
         self.fraction = self.fraction.max(((done + current) / total).min(1.0));
     }
 
@@ -254,7 +261,8 @@ impl Tracker {
             "nodes_seen": self.seen.len(),
             "current_node": self.current,
             "current_title": self.current.as_ref().map(|id| workflow.title(id).unwrap_or(workflow.class(id))),
-            "node_progression": self.node_progression(),
+            "node_fraction": self.node_fraction(),
+            "node_progression": self.seen,
             "step": self.step.map(whole),
             "steps": self.steps.map(whole),
         })

@@ -30,7 +30,8 @@ fn messages_become_progress() {
     assert_eq!(detail["nodes_seen"], 2);
     assert_eq!(detail["current_node"], "2");
     assert_eq!(detail["current_title"], "B");
-    assert_eq!(detail["node_progression"], 0.5);
+    assert_eq!(detail["node_fraction"], 0.5);
+    assert_eq!(detail["node_progression"], json!(["1", "2"]));
     assert_eq!((&detail["step"], &detail["steps"]), (&json!(5), &json!(10)));
     assert_eq!(t.fraction(), 0.375 * GRAPH_SHARE);
     // An earlier state that comes late takes nothing back.

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     api::{Answer, Server, Whereabouts, is_gone},
-    config::ms,
+    config::{Config, ms},
     events::{Event, Tracker},
     host::{Frame, Host, Socket},
     job::Outputs,
@@ -23,6 +23,26 @@ const RESTS_MS: (u64, u64) = (200, 3000);
 /// How long the history may take to have a prompt that ended.
 const HISTORY_MS: u64 = 5000;
 
+/// How long a job may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limit {
+    pub deadline_ms: u64,
+    seconds: f64,
+    /// Where it was set, for messages.
+    key: &'static str,
+}
+
+impl Limit {
+    /// The operator's, or the client's where that is shorter.
+    pub fn new(begun_ms: u64, config: &Config, max_wait_s: Option<f64>) -> Self {
+        let (seconds, key) = match max_wait_s.filter(|seconds| *seconds < config.limit_s) {
+            Some(seconds) => (seconds, "max_wait_s"),
+            None => (config.limit_s, "plugins.comfy.config.limit_s"),
+        };
+        Self { deadline_ms: begun_ms + ms(seconds), seconds, key }
+    }
+}
+
 /// A prompt that is followed.
 pub struct Follow<'a, H: Host> {
     pub server: Server<'a, H>,
@@ -30,7 +50,7 @@ pub struct Follow<'a, H: Host> {
     pub client: &'a str,
     pub previews: bool,
     /// When the job's time is up.
-    pub deadline: u64,
+    pub limit: Limit,
     /// How long a server that went away is waited for.
     pub patience_ms: u64,
     /// The server's name of the prompt.
@@ -151,12 +171,12 @@ impl<H: Host> Follow<'_, H> {
             self.withdraw();
             return Err(Error::cancelled());
         }
-        if host.now_ms() >= self.deadline {
+        if host.now_ms() >= self.limit.deadline_ms {
             self.withdraw();
-            let limit = self.server.config.limit_s;
+            let Limit { seconds, key, .. } = self.limit;
             let silent = (host.now_ms() - times.sign) / 1000;
             return Err(Error::unavailable(format!(
-                "the job took longer than {limit} s (plugins.comfy.config.limit_s) and was stopped; its last sign of life was \
+                "the job took longer than {seconds} s ({key}) and was stopped; its last sign of life was \
                  {silent} s ago, {}",
                 self.place()
             )));

@@ -10,7 +10,7 @@ use crate::{
     api::{Answer, Server, is_gone},
     config::{Config, ms},
     events::{GRAPH_SHARE, Tracker},
-    follow::{Finish, Follow, Outcome},
+    follow::{Finish, Follow, Limit, Outcome},
     host::{Host, Socket},
     object_info::Infos,
     outputs,
@@ -33,6 +33,8 @@ pub struct Task<'a> {
     pub sidecar: &'a Sidecar,
     pub patched: Patched,
     pub previews: bool,
+    /// The most seconds that the client wants to wait.
+    pub max_wait_s: Option<f64>,
 }
 
 /// What came of it: the keys of the stored outputs and the job's `meta`.
@@ -52,7 +54,7 @@ pub fn run<H: Host>(host: &H, config: &Config, task: Task<'_>) -> Result<Made, E
     let mut runner = Runner {
         host,
         config,
-        deadline: begun + ms(config.limit_s),
+        limit: Limit::new(begun, config, task.max_wait_s),
         uploads: Vec::new(),
         missing: None,
         task,
@@ -118,7 +120,7 @@ struct Upload {
 struct Runner<'a, H> {
     host: &'a H,
     config: &'a Config,
-    deadline: u64,
+    limit: Limit,
     uploads: Vec<Upload>,
     /// Why there are not all of them, where an earlier attempt brought them to a server.
     missing: Option<Error>,
@@ -151,7 +153,7 @@ impl<H: Host> Runner<'_, H> {
             workflow: &self.task.patched.workflow,
             client: self.task.id,
             previews: self.task.previews,
-            deadline: self.deadline,
+            limit: self.limit,
             patience_ms: ms(if others { self.config.reconnect_s } else { self.config.stale_s }),
             warnings: Vec::new(),
             socket: Some(socket),
@@ -242,7 +244,7 @@ impl<H: Host> Runner<'_, H> {
             let media_type = outputs::media_type(&told, &file.name);
             let key = self.host.store(content, &media_type)?;
             described.push(json!({"key": key, "node": file.node, "kind": file.list, "filename": file.name,
-                "mediaType": media_type}));
+                "subfolder": file.folder, "type": file.kind, "mediaType": media_type}));
             keys.push(key);
             let share = (index + 1) as f64 / files.len() as f64;
             self.host.progress(GRAPH_SHARE + (1.0 - GRAPH_SHARE) * share, &finish.detail);
@@ -262,8 +264,9 @@ impl<H: Host> Runner<'_, H> {
         if !texts.is_empty() {
             meta["texts"] = Value::Object(texts);
         }
-        if !finish.warnings.is_empty() {
-            meta["warnings"] = json!(finish.warnings);
+        let warnings = [&self.task.patched.warnings[..], &finish.warnings].concat();
+        if !warnings.is_empty() {
+            meta["warnings"] = json!(warnings);
         }
         Ok(Made { keys, meta })
     }

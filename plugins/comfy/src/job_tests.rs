@@ -23,8 +23,15 @@ fn attempt(fake: &Fake, image: Option<&str>, first_attempt: bool) -> Result<Made
     let patched = crate::params::patch(&workflow, &sidecar, &Map::new(), image, 7)?;
     let servers = fake.world.servers.iter().map(|(name, _)| format!("http://{name}")).collect();
     let config = Config { servers, ..Config::default() };
-    let task =
-        Task { id: "job", workflow_id: "w", first_attempt, sidecar: &sidecar, patched, previews: false };
+    let task = Task {
+        id: "job",
+        workflow_id: "w",
+        first_attempt,
+        sidecar: &sidecar,
+        patched,
+        previews: false,
+        max_wait_s: None,
+    };
     run(fake, &config, task)
 }
 

@@ -71,6 +71,7 @@ impl Handler for Comfy {
             sidecar: &entry.sidecar,
             patched: request.patch(&entry, host.random())?,
             previews: request.previews(),
+            max_wait_s: request.max_wait_s(&entry)?,
         };
         let made = job::run(&host, &config, task)?;
         let keys: Vec<&str> = made.keys.iter().map(String::as_str).collect();

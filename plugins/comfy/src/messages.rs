@@ -72,6 +72,7 @@ fn workflows(host: &impl Host, folder: &impl Folder, config: &Config) -> Result<
 /// Whether a job would be accepted, as far as that can be told without a server.
 fn check(request: &Request, folder: &impl Folder) -> Result<Value, Error> {
     let entry = library::find(folder, &request.workflow_id)?;
-    request.patch(&entry, 0)?;
-    Ok(json!({"type": "comfy:check:result", "workflowId": entry.id, "ok": true}))
+    let warnings = request.patch(&entry, 0)?.warnings;
+    request.max_wait_s(&entry)?;
+    Ok(json!({"type": "comfy:check:result", "workflowId": entry.id, "ok": true, "warnings": warnings}))
 }

@@ -19,6 +19,8 @@ pub struct Patched {
     pub workflow: Workflow,
     pub seed: Option<u64>,
     pub pictures: Vec<Picture>,
+    /// What was given and does nothing.
+    pub warnings: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -70,6 +72,23 @@ impl Input {
             return Err(format!("'{}' is not accepted; accepted are: {}", plain(value), choices.join(", ")));
         }
         Ok(())
+    }
+
+    /// A text that says a number or a boolean, where that is wanted, as one.
+    fn read(&self, value: Value) -> Value {
+        let Some(text) = value.as_str().map(str::trim) else { return value };
+        let read = match self.kind {
+            Kind::Integer | Kind::Seed | Kind::Number => {
+                serde_json::from_str(text).ok().filter(Value::is_number)
+            }
+            Kind::Boolean => match text.to_ascii_lowercase().as_str() {
+                "true" | "1" => Some(true.into()),
+                "false" | "0" => Some(false.into()),
+                _ => None,
+            },
+            Kind::Text | Kind::Image => None,
+        };
+        read.unwrap_or(value)
     }
 
     fn schema(&self, workflow: &Workflow, infos: Option<&Infos>) -> Value {
@@ -129,7 +148,7 @@ pub fn schema(workflow: &Workflow, sidecar: &Sidecar, infos: Option<&Infos>) -> 
         sidecar.inputs.iter().map(|input| (input.name.clone(), input.schema(workflow, infos))).collect();
     let required: Vec<&str> =
         sidecar.inputs.iter().filter(|input| input.required).map(|input| input.name.as_str()).collect();
-    json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
+    json!({"type": "object", "properties": properties, "required": required})
 }
 
 /// Puts parameters into a workflow. `input_image` is the job's; `random` chooses the seeds that are not given.
@@ -152,17 +171,16 @@ pub fn patch(
         };
         values.entry(input.name.clone()).or_insert_with(|| file_ref.into());
     }
-    if let Some(name) = values.keys().find(|name| sidecar.input(name).is_none()) {
-        let names: Vec<&str> = sidecar.inputs.iter().map(|input| input.name.as_str()).collect();
-        let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-        return Err(Error::invalid_input(format!(
-            "params.{name}: the workflow has no such input; it has: {names}"
-        )));
-    }
-    let mut patched = Patched { workflow: workflow.clone(), seed: None, pictures: Vec::new() };
+    let names: Vec<&str> = sidecar.inputs.iter().map(|input| input.name.as_str()).collect();
+    let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    let unknown = values.keys().filter(|name| sidecar.input(name).is_none());
+    let warnings = unknown
+        .map(|name| format!("params.{name}: ignored: the workflow has no such input; it has: {names}"))
+        .collect();
+    let mut patched = Patched { workflow: workflow.clone(), seed: None, pictures: Vec::new(), warnings };
     let seed = random % RANDOM_SEEDS;
     for input in &sidecar.inputs {
-        let given = values.remove(&input.name);
+        let given = values.remove(&input.name).map(|value| input.read(value));
         // -1 stands for a random seed in A1111's API, and in what people are used to.
         let given = given.filter(|value| input.kind != Kind::Seed || value.as_f64() != Some(-1.0));
         if given.is_none() && input.required && input.kind != Kind::Seed {
@@ -259,10 +277,14 @@ mod tests {
     #[test]
     fn bad_parameters_are_named() {
         let error = |params: Value| patch_with("", params, None).unwrap_err();
+        let patched = patch_with("", json!({"promt": "a", "width": "32"}), None).unwrap();
         assert_eq!(
-            error(json!({"promt": "a"})),
-            "params.promt: the workflow has no such input; it has: image, height, width, seed, seed_4"
+            patched.warnings,
+            [
+                "params.promt: ignored: the workflow has no such input; it has: image, height, width, seed, seed_4"
+            ]
         );
+        assert_eq!(patched.workflow.input("2", "width"), Some(&json!(32)), "numbers may be texts");
         assert_eq!(error(json!({"width": "a"})), "params.width: must be a whole number");
         assert_eq!(error(json!({"seed": 1.5})), "params.seed: must be a whole number from 0 on");
         let sidecar = "inputs.image = {to = '1.image', required = true}\ninputs.w = {to = '2.width', minimum = 8, maximum = 64}";
@@ -287,6 +309,5 @@ mod tests {
         assert_eq!(schema["properties"]["width"]["default"], 64);
         assert_eq!(schema["properties"]["seed"].get("default"), None);
         assert_eq!(schema["properties"]["image"]["format"], "fileRef");
-        assert_eq!(schema["additionalProperties"], false);
     }
 }

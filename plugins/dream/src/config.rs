@@ -30,7 +30,7 @@ impl Default for Config {
             candidate_scale: 0.5,
             candidate_min_side: 128,
             candidate_steps: 1,
-            top_k: 50,
+            top_k: 100,
             similarity_scale: 1.3,
             aesthetic_weight: 0.2,
             duplicate_distance: 6,

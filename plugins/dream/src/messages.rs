@@ -1,7 +1,8 @@
 //! What clients ask of sessions. A session's job is found by the session's name; its figures and dreams are those that it
 //! stored last, a few seconds ago at most.
 
-use reverie_plugin_sdk::{Error, ErrorKind, Message, diffusion, jobs, scoring};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use reverie_plugin_sdk::{Error, ErrorKind, Message, diffusion, jobs, scoring, storage};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
@@ -45,7 +46,6 @@ pub fn handle(message: &Message) -> Result<(), Error> {
 /// That there is no such session is a reply with an `error`, as old clients expect it; anything else an `error` message.
 fn refused(kind: &str, error: Error) -> Result<Value, Error> {
     let answer = match kind {
-        "dream:stop" => "dream:stopped",
         "dream:guide" => "dream:guide:ack",
         "dream:pause" => "dream:paused",
         "dream:resume" => "dream:resumed",
@@ -54,7 +54,9 @@ fn refused(kind: &str, error: Error) -> Result<Value, Error> {
         _ => return Err(error),
     };
     match error.kind {
-        ErrorKind::NotFound => Ok(json!({"type": answer, "error": error.message, "code": "not_found"})),
+        ErrorKind::NotFound => {
+            Ok(json!({"type": answer, "error": error.message, "code": "not_found", "updated": {}}))
+        }
         _ => Err(error),
     }
 }
@@ -93,9 +95,6 @@ impl Asked {
 
 fn start(asked: &Asked) -> Result<Value, Error> {
     let config = Config::read()?;
-    if !asked.fields.contains_key("prompt") {
-        return Err(Error::invalid_input("prompt: is required: what is dreamt of"));
-    }
     let mut params: Params = asked.parse()?;
     // What the session would fail on later is told now.
     scoring::model()?;
@@ -144,7 +143,12 @@ fn job(session: &str) -> Result<String, Error> {
 }
 
 fn stop(session: &str) -> Result<Value, Error> {
-    let job = job(session)?;
+    let Some(job) = jobs::find(JOB, session) else {
+        // As clients of the Python server expect it, whether one dreams or not.
+        let mut reply = figures(session, None)?;
+        reply["type"] = "dream:stopped".into();
+        return Ok(with_totals(reply, "stopped"));
+    };
     jobs::cancel(&job)?;
     let meta = jobs::wait(&job, STOP_MS)?;
     let status = if meta.is_some() { "stopped" } else { "stopping" };
@@ -156,8 +160,15 @@ fn stop(session: &str) -> Result<Value, Error> {
         None => figures_of(session, Some(&job))?.unwrap_or_else(|| json!({})),
     };
     reply["type"] = "dream:stopped".into();
+    Ok(with_totals(reply, status))
+}
+
+/// The figures under the names that the Python server had for them, too.
+fn with_totals(mut reply: Value, status: &str) -> Value {
     reply["status"] = status.into();
-    Ok(reply)
+    reply["total_dreams"] = reply["candidates"].as_u64().unwrap_or(0).into();
+    reply["candidates_kept"] = reply["kept"].as_u64().unwrap_or(0).into();
+    reply
 }
 
 /// What the session stored last; of another job than `job` it is nothing.
@@ -230,20 +241,39 @@ fn status(session: &str) -> Result<Value, Error> {
 struct Listed {
     limit: Option<f64>,
     min_score: Option<f32>,
+    rendered_only: Option<bool>,
+    images: Option<bool>,
     thumbnails: Option<bool>,
 }
 
 fn list(asked: &Asked, kind: &str, of: impl Fn(&State) -> Vec<&Dream>) -> Result<Value, Error> {
-    let Listed { limit, min_score, thumbnails } = asked.parse()?;
+    let listed: Listed = asked.parse()?;
     let job = jobs::find(JOB, &asked.session);
     let state = current(&asked.session, job.as_deref())?;
-    let dreams =
-        state.iter().flat_map(&of).filter(|dream| min_score.is_none_or(|least| dream.score >= least));
-    let dreams: Vec<Value> = dreams
-        .take(limit.unwrap_or(DEFAULT_LIMIT) as usize)
-        .map(|dream| dream.describe(thumbnails.unwrap_or(false)))
+    let wanted = |dream: &&Dream| {
+        listed.min_score.is_none_or(|least| dream.score >= least)
+            && (dream.key.is_some() || !listed.rendered_only.unwrap_or(false))
+    };
+    let dreams: Vec<Value> = state
+        .iter()
+        .flat_map(&of)
+        .filter(wanted)
+        .take(listed.limit.unwrap_or(DEFAULT_LIMIT) as usize)
+        .map(|dream| {
+            let mut described = dream.describe(listed.thumbnails.unwrap_or(false));
+            if listed.images.unwrap_or(true) {
+                described["image_data"] = json!(dream.key.as_deref().and_then(picture));
+            }
+            described
+        })
         .collect();
     Ok(json!({"type": kind, "dreams": dreams}))
+}
+
+/// A rendered picture's file in base64; none where the operator has deleted it.
+fn picture(key: &str) -> Option<String> {
+    let content = storage::get(key).ok()?;
+    Some(BASE64_STANDARD.encode(content.read(0, content.len())))
 }
 
 fn stats(session: &str) -> Result<Value, Error> {

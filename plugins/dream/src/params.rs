@@ -10,6 +10,7 @@ use crate::{config::Config, genes::Genes, strategy::Strategy};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Params {
     pub session: String,
+    #[serde(default)]
     pub prompt: String,
     #[serde(default = "one", deserialize_with = "or_one")]
     pub duration_hours: f64,

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 /// Fields of a session, for `dream:start` and the job.
 fn start() -> Value {
     json!({
-        "prompt": {"type": "string", "minLength": 1, "maxLength": 4000, "description": "what is dreamt of"},
+        "prompt": {"type": ["string", "null"], "maxLength": 4000, "description": "what is dreamt of; empty unless given"},
         "duration_hours": {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": 720,
             "description": "hours, over 0 to 720; 1 unless given"},
         "temperature": temperature(),
@@ -13,7 +13,8 @@ fn start() -> Value {
         "render_interval": {"type": ["integer", "null"], "minimum": 0, "maximum": 1_000_000,
             "description": "every how many kept dreams one is rendered in full, 0 to 1000000 (0: none); 100 unless given"},
         "strategy": strategy(),
-        "top_k": {"type": ["integer", "null"], "minimum": 1, "maximum": 200, "description": "dreams that are kept, 1 to 200"},
+        "top_k": {"type": ["integer", "null"], "minimum": 1, "maximum": 1000,
+            "description": "dreams that are kept, 1 to 1000; the operator's number, 100, unless given"},
         "mode": {"type": ["string", "null"], "description": "the name of a mode"},
         "thumbnails": {"type": ["boolean", "null"], "description": "true: events carry a small picture"},
         "seed": {"type": ["integer", "null"], "minimum": 0, "maximum": 2_147_483_647_u64,
@@ -53,8 +54,12 @@ fn session() -> Value {
 
 fn list() -> Value {
     json!({
-        "limit": {"type": ["integer", "null"], "minimum": 0, "maximum": 200, "description": "dreams at most, 0 to 200; 50 unless given"},
+        "limit": {"type": ["integer", "null"], "minimum": 0, "maximum": 1000,
+            "description": "dreams at most, 0 to 1000; 50 unless given"},
         "min_score": {"type": ["number", "null"], "description": "the least score"},
+        "rendered_only": {"type": ["boolean", "null"], "description": "true: only those that were rendered in full"},
+        "images": {"type": ["boolean", "null"],
+            "description": "false: without image_data, the picture of each that was rendered"},
         "thumbnails": {"type": ["boolean", "null"], "description": "true: with a small picture of each"},
     })
 }

@@ -228,6 +228,7 @@ impl Session<'_> {
             embedding,
             thumbnail: String::new(),
             at_s: state.elapsed_s(),
+            timestamp: clock::now_ms() as f64 / 1e3,
             key: None,
         };
         if parts.similarity < state.params.similarity_threshold() {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::{config::Config, genes::Genes, score::Parts};
 
 /// Dreams that `dream:recent` can tell of.
-const RECENT: usize = 50;
+const RECENT: usize = 100;
 
 /// A kept candidate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -28,6 +28,9 @@ pub struct Dream {
     pub thumbnail: String,
     /// Seconds that the session had dreamt.
     pub at_s: f64,
+    /// When it was kept, in unix seconds; 0 in states of earlier versions.
+    #[serde(default)]
+    pub timestamp: f64,
     /// The storage key of the full picture.
     pub key: Option<String>,
 }
@@ -49,6 +52,8 @@ impl Dream {
             "blends": self.genes.blends.iter().map(|b| json!({"seed": b.seed, "amount": rounded(b.amount)})).collect::<Vec<_>>(),
             "hash": format!("{:016x}", self.hash),
             "at_s": self.at_s,
+            "timestamp": self.timestamp,
+            "rendered": self.key.is_some(),
             "url": self.key.as_ref().map(|key| format!("/storage/{key}")),
             "key": self.key,
         });
@@ -176,6 +181,7 @@ mod tests {
             embedding: vec![score, 1.0 - score],
             thumbnail: String::new(),
             at_s: 0.0,
+            timestamp: 0.0,
             key: None,
         }
     }

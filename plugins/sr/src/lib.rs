@@ -62,6 +62,8 @@ impl Handler for SuperResolution {
                 "model": plan.model,
                 "scale": plan.factor,
                 "magnitude": plan.magnitude(),
+                "passes": plan.passes,
+                "scale_per_pass": plan.scale_per_pass,
                 "format": plan.format_name(),
                 "width": result.width(),
                 "height": result.height(),

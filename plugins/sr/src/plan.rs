@@ -55,6 +55,9 @@ pub struct Plan {
     pub scale: Scale,
     /// How many times longer each side becomes.
     pub factor: Number,
+    /// How often the network runs, and how many times longer each side becomes each time.
+    pub passes: u32,
+    pub scale_per_pass: Number,
     pub format: Format,
     pub quality: u8,
 }
@@ -80,7 +83,11 @@ impl Plan {
             (Some(scale), None) => one_pass(scale, network)?,
             (None, magnitude) => passes(magnitude.map_or(DEFAULT_MAGNITUDE, |m| m as u32), network),
         };
-        let format = match request.out_format.as_deref() {
+        let (passes, scale_per_pass) = match scale {
+            Scale::Passes(passes) => (passes, smallest(network).into()),
+            Scale::Factor(_) => (1, factor.clone()),
+        };
+        let format = match request.out_format.as_deref().map(str::to_ascii_lowercase).as_deref() {
             None | Some("png") => Format::Png,
             Some("jpeg" | "jpg") => Format::Jpeg,
             Some("webp") => Format::Webp,
@@ -89,7 +96,7 @@ impl Plan {
             }
         };
         let quality = request.quality.map_or(DEFAULT_QUALITY, |q| q as u8);
-        Ok(Self { model, scale, factor, format, quality })
+        Ok(Self { model, scale, factor, passes, scale_per_pass, format, quality })
     }
 
     /// The number of passes, if it was they that were chosen.
@@ -126,8 +133,12 @@ fn one_pass(scale: f64, network: &Network) -> Result<(Scale, Number), Error> {
 }
 
 fn passes(magnitude: u32, network: &Network) -> (Scale, Number) {
-    let each = network.scales.iter().min().copied().unwrap_or(2);
-    (Scale::Passes(magnitude), Number::from(each.pow(magnitude)))
+    (Scale::Passes(magnitude), Number::from(smallest(network).pow(magnitude)))
+}
+
+/// The factor of a pass.
+fn smallest(network: &Network) -> u32 {
+    network.scales.iter().min().copied().unwrap_or(2)
 }
 
 #[cfg(test)]

@@ -245,7 +245,7 @@ impl hub::Host for CallState {
     fn reply(&mut self, text: String) -> wasmtime::Result<Result<(), types::Error>> {
         Ok(message(&text).and_then(|value| match &self.origin {
             Origin::Message { client, id } => {
-                client.reply(value, id.as_deref());
+                client.reply(value, id.as_ref());
                 Ok(())
             }
             Origin::Job(job) => match &job.spec.owner {

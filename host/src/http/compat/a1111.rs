@@ -9,7 +9,7 @@ use reverie_models::schedulers;
 use serde_json::{Map, Value, json};
 use warp::{Filter, Reply, reply::Response};
 
-use super::{Route, body, error::or_error, generate::text, openai::several, with};
+use super::{Layer, Route, body, error::or_error, openai::several, python::generate::text, with};
 use crate::{
     error::{Error, ErrorKind},
     jobs::Status,
@@ -26,7 +26,11 @@ const MAX_PICTURES: u64 = 32;
 const READ: &[&str] = &["sd-models", "samplers", "schedulers", "loras", "upscalers", "progress"];
 const WRITTEN: &[&str] = &["txt2img", "img2img", "interrupt", "skip", "refresh-checkpoints", "refresh-loras"];
 
-pub fn routes(registry: &Arc<Registry>) -> Route {
+pub fn layer() -> Layer {
+    Layer { errors: None, routes }
+}
+
+fn routes(registry: &Arc<Registry>) -> Route {
     let base = warp::path("sdapi").and(warp::path("v1"));
     let get = base
         .and(warp::path::param::<String>())
@@ -177,6 +181,8 @@ async fn params(
         ("negative_prompt", "negative_prompt"),
         ("steps", "num_inference_steps"),
         ("cfg_scale", "guidance_scale"),
+        ("superres", "superres"),
+        ("superres_magnitude", "superres_magnitude"),
     ];
     for (theirs, ours) in copied {
         if let Some(value) = asked.get(theirs).filter(|value| !value.is_null()) {

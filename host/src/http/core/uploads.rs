@@ -1,10 +1,11 @@
-//! `POST /v1/upload`: the multipart field `file`, taken in piece by piece. Also the reading of multipart forms.
+//! `POST /v1/upload`: the multipart field `file`, taken in piece by piece, and optionally `type`: what kind of picture it is.
+//! Also the reading of multipart forms.
 
 use std::{collections::HashMap, sync::Arc};
 
 use bytes::Buf;
 use futures_util::StreamExt;
-use serde_json::json;
+use serde_json::{Value, json};
 use warp::{
     Filter, Rejection,
     multipart::{FormData, Part},
@@ -13,6 +14,7 @@ use warp::{
 use super::{Route, error::or_error, with};
 use crate::{
     error::{Error, ErrorKind},
+    pictures,
     plugins::Registry,
     uploads::Uploads,
 };
@@ -21,18 +23,37 @@ use crate::{
 const MAX_FIELD_BYTES: usize = 64 * 1024;
 const MAX_FIELDS: usize = 32;
 
+/// What `type` may say. It asks for the picture's size in the answer.
+const KINDS: &[&str] = &["canny", "depth", "pose", "image", "ref"];
+
 pub fn routes(registry: &Arc<Registry>) -> Route {
     warp::path!("v1" / "upload")
         .and(warp::post())
         .and(form())
         .and(with(registry))
         .then(|form: FormData, registry: Arc<Registry>| async move {
-            or_error(read(form, &registry.services.uploads).await.and_then(|form| {
-                let file_ref = form.file.ok_or_else(missing_file)?;
-                Ok(warp::reply::json(&json!({"fileRef": file_ref})))
-            }))
+            or_error(upload(form, &registry).await.map(|answer| warp::reply::json(&answer)))
         })
         .boxed()
+}
+
+async fn upload(form: FormData, registry: &Registry) -> Result<Value, Error> {
+    let uploads = &registry.services.uploads;
+    let form = read(form, uploads, &["file"]).await?;
+    let file_ref = form.file.ok_or_else(|| missing_file("file"))?;
+    let Some(kind) = form.fields.get("type").filter(|kind| !kind.is_empty()) else {
+        return Ok(json!({"fileRef": file_ref}));
+    };
+    let checked = || {
+        if !KINDS.contains(&kind.as_str()) {
+            let known = KINDS.join(", ");
+            return Err(Error::new(ErrorKind::BadRequest, format!("type: '{kind}' is none of {known}")));
+        }
+        let content = uploads.resolve(&file_ref)?.content;
+        pictures::dimensions(&content).map_err(|e| Error::new(ErrorKind::BadRequest, e.message))
+    };
+    let (width, height) = checked().inspect_err(|_| uploads.forget(&file_ref))?;
+    Ok(json!({"fileRef": file_ref, "bucket": kind, "width": width, "height": height}))
 }
 
 /// A multipart form of any length: what counts is limited while it is read.
@@ -42,16 +63,16 @@ pub fn form() -> impl Filter<Extract = (FormData,), Error = Rejection> + Clone {
 
 /// What a form held.
 pub struct Form {
-    /// The `fileRef:UUID` of the field `file`.
+    /// The upload of the file field.
     pub file: Option<String>,
     pub fields: HashMap<String, String>,
 }
 
-/// Reads a form; its file becomes an upload.
+/// Reads a form; the file in one of the fields `files`, the last one, becomes an upload.
 ///
 /// # Errors
 /// `BadRequest` for a broken form or an empty file, `TooLarge`, or `Unavailable` when the memory for uploads is full.
-pub async fn read(mut form: FormData, uploads: &Arc<Uploads>) -> Result<Form, Error> {
+pub async fn read(mut form: FormData, uploads: &Arc<Uploads>, files: &[&str]) -> Result<Form, Error> {
     let mut read = Form { file: None, fields: HashMap::new() };
     while let Some(part) = form.next().await {
         let part = part.map_err(broken)?;
@@ -61,7 +82,7 @@ pub async fn read(mut form: FormData, uploads: &Arc<Uploads>) -> Result<Form, Er
                 format!("the form has more than {MAX_FIELDS} fields"),
             ));
         }
-        if part.name() == "file" {
+        if files.contains(&part.name()) {
             read.file = Some(read_file(part, uploads).await?);
         } else {
             let name = part.name().to_owned();
@@ -72,8 +93,8 @@ pub async fn read(mut form: FormData, uploads: &Arc<Uploads>) -> Result<Form, Er
 }
 
 /// The error for a form without a file.
-pub fn missing_file() -> Error {
-    Error::new(ErrorKind::BadRequest, "the multipart field 'file' is missing")
+pub fn missing_file(field: &str) -> Error {
+    Error::new(ErrorKind::BadRequest, format!("the multipart field '{field}' is missing"))
 }
 
 async fn read_file(mut part: Part, uploads: &Arc<Uploads>) -> Result<String, Error> {

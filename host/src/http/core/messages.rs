@@ -1,16 +1,31 @@
-//! Plugins' messages over HTTP: sent as a WebSocket client would, and answered with the first reply.
+//! `POST /v1/messages/TYPE`: a plugin's message over HTTP, sent as a WebSocket client would, and answered with the first reply.
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde_json::{Map, Value};
+use warp::Filter;
 
+use super::{Route, body, error::or_error, with};
 use crate::{
     error::{Error, ErrorKind},
     hub::Content,
     plugins::{Message, Registry},
 };
 
-/// Sends a message of type `kind` with these fields to the plugin that serves it. Returns its first reply without `type`.
+pub fn routes(registry: &Arc<Registry>) -> Route {
+    warp::path!("v1" / "messages" / String)
+        .and(warp::post())
+        .and(body::bytes(body::PLAIN))
+        .and(with(registry))
+        .then(|kind: String, body: Bytes, registry: Arc<Registry>| async move {
+            let asked = async { ask(&registry, &kind, body::object(&body)?).await };
+            or_error(asked.await.map(|reply| warp::reply::json(&reply)))
+        })
+        .boxed()
+}
+
+/// Sends a message of type `kind` with these fields to the plugin that serves it. Returns its first reply.
 ///
 /// # Errors
 /// `NotFound` when no plugin serves the type, `InvalidInput` for fields that do not fit, the plugin's error, and a reply's
@@ -19,18 +34,18 @@ pub async fn ask(
     registry: &Arc<Registry>,
     kind: &str,
     mut fields: Map<String, Value>,
-) -> Result<Value, Error> {
+) -> Result<Map<String, Value>, Error> {
     let Some((plugin, entry)) = registry.message(kind) else {
         return Err(Error::not_found(format!("no plugin serves '{kind}'")));
     };
     fields.insert("type".into(), kind.into());
-    let body = Value::Object(fields);
-    entry.schema.check(&body).map_err(Error::invalid)?;
+    let id = fields.get("id").cloned();
+    entry.schema.check(&mut fields).map_err(Error::invalid)?;
     let client = registry.services.hub.caller();
-    let message =
-        Message { kind: kind.to_owned(), id: None, client: client.id.clone(), body: body.to_string() };
+    let body = Value::Object(fields).to_string();
+    let message = Message { kind: kind.to_owned(), id: None, client: client.id.clone(), body };
     let (engine, services) = (registry.engine.clone(), registry.services.clone());
-    let call = plugin.handle_message(engine, services, client.clone(), message);
+    let call = plugin.handle_message(engine, services, client.clone(), id, message);
     let (result, _spent) = registry
         .engine
         .runtime()
@@ -42,12 +57,11 @@ pub async fn ask(
         Content::Text(text) => serde_json::from_str::<Map<String, Value>>(&text).ok(),
         Content::Binary(_) => None,
     });
-    let mut reply = reply.ok_or_else(|| Error::internal(format!("'{kind}' was not answered")))?;
-    reply.remove("type");
+    let reply = reply.ok_or_else(|| Error::internal(format!("'{kind}' was not answered")))?;
     if let Some(error) = reply.get("error").and_then(Value::as_str) {
         let kind =
             reply.get("code").and_then(Value::as_str).map_or(ErrorKind::Internal, ErrorKind::from_code);
         return Err(Error::new(kind, error));
     }
-    Ok(reply.into())
+    Ok(reply)
 }

@@ -11,16 +11,17 @@ use warp::{
     Filter, Reply,
     http::StatusCode,
     multipart::{FormData, Part},
-    path::FullPath,
     reply::Response,
 };
 
 use super::{
-    Route, body,
+    Errors, Layer, Route, body,
+    core::{
+        jobs::{self as run, Done},
+        uploads::form,
+    },
     error::or_error,
-    generate::text,
-    run::{self, Done},
-    uploads::form,
+    python::generate::text,
     with,
 };
 use crate::{
@@ -48,13 +49,19 @@ const PASSED_ON: &[&str] = &[
     "guidance_scale",
     "scheduler",
     "strength",
+    "superres",
+    "superres_magnitude",
 ];
 
 /// Fields of a form that are numbers. Others are texts, whatever they look like.
 const NUMBERS: &[&str] =
     &["n", "seed", "steps", "num_inference_steps", "cfg", "guidance_scale", "strength", "output_compression"];
 
-pub fn routes(registry: &Arc<Registry>) -> Route {
+pub fn layer() -> Layer {
+    Layer { errors: Some(Errors { prefix: "/v1/images/", shape }), routes }
+}
+
+fn routes(registry: &Arc<Registry>) -> Route {
     let host = warp::header::optional::<String>("host");
     let generations = warp::path!("v1" / "images" / "generations")
         .and(warp::post())
@@ -77,24 +84,19 @@ pub fn routes(registry: &Arc<Registry>) -> Route {
     generations.or(edits).unify().boxed()
 }
 
-/// Errors of these resources, from wherever they come, in the shape that OpenAI's clients read. Other answers stay.
-pub fn shaped(path: FullPath, mut answer: Response) -> Response {
-    if !path.as_str().starts_with("/v1/images/") {
-        return answer;
-    }
-    let Some(Error { kind, message }) = answer.extensions_mut().remove::<Error>() else { return answer };
+/// Errors in the shape that OpenAI's clients read.
+fn shape(error: &Error, answer: &mut Response) {
     // These clients know 400 for a bad request.
-    let status = if kind == ErrorKind::InvalidInput { 400 } else { kind.status() };
-    let (kind, code) = match kind {
+    let status = if error.kind == ErrorKind::InvalidInput { 400 } else { error.kind.status() };
+    let (kind, code) = match error.kind {
         ErrorKind::Busy => ("rate_limit_error", "rate_limit_exceeded"),
         kind if status < 500 => ("invalid_request_error", kind.code()),
         kind => ("server_error", kind.code()),
     };
-    let param = message.split_once(':').map(|(field, _)| field).filter(|field| !field.contains(' '));
-    let body = json!({"error": {"message": message, "type": kind, "param": param, "code": code}});
+    let body =
+        json!({"error": {"message": error.message, "type": kind, "param": error.field(), "code": code}});
     *answer.body_mut() = warp::reply::json(&body).into_response().into_body();
     *answer.status_mut() = StatusCode::from_u16(status).expect("a valid status");
-    answer
 }
 
 async fn generations(body: &[u8], host: Option<&str>, registry: &Arc<Registry>) -> Result<Value, Error> {
@@ -126,10 +128,8 @@ async fn make(
     let in_line = match body::text(asked, "response_format")? {
         Some("b64_json") => true,
         Some("url") => false,
-        // As OpenAI's models: the newer ones answer with the content alone.
-        None => {
-            asked.get("model").and_then(Value::as_str).is_some_and(|model| model.starts_with("gpt-image"))
-        }
+        // OpenAI's older models answer with addresses unless asked, all others with the content.
+        None => !asked.get("model").and_then(Value::as_str).is_some_and(|model| model.starts_with("dall-e")),
         Some(other) => {
             return Err(Error::invalid(format!(
                 "response_format: '{other}' is neither 'url' nor 'b64_json'"

@@ -11,7 +11,7 @@ use warp::{
 use super::{Route, error::or_error, with};
 use crate::{
     dispatch::{self, Inflight},
-    error::{Error, ErrorKind},
+    error::Error,
     hub,
     plugins::Registry,
     status,
@@ -37,10 +37,7 @@ pub fn routes(registry: &Arc<Registry>) -> Route {
 
 fn upgrade(ws: Ws, query: Query, registry: Arc<Registry>) -> Result<impl Reply, Error> {
     let hub = registry.services.hub.clone();
-    if hub.len() >= hub.config.max_clients {
-        let error = format!("{} clients are connected, the limit", hub.config.max_clients);
-        return Err(Error::new(ErrorKind::Unavailable, error));
-    }
+    hub.check_room()?;
     let client_id = query.client_id.filter(|id| !id.is_empty());
     if client_id
         .as_ref()

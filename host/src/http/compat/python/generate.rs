@@ -11,11 +11,15 @@ use warp::{
 
 use super::{
     Route, body,
+    core::jobs::{self, Done},
     error::or_error,
-    run::{self, Done},
     with,
 };
-use crate::{error::Error, plugins::Registry, storage};
+use crate::{
+    error::{Error, ErrorKind},
+    plugins::Registry,
+    storage,
+};
 
 pub fn routes(registry: &Arc<Registry>) -> Route {
     warp::path!("generate")
@@ -30,8 +34,9 @@ pub fn routes(registry: &Arc<Registry>) -> Route {
 
 async fn generate(body: &[u8], registry: &Arc<Registry>) -> Result<impl Reply + use<>, Error> {
     let params = body::object(body)?;
-    let Done { job, key, content } = run::submit(registry, "generate", params, None).await?.done().await?;
-    Ok(Response::builder()
+    known_mode(&params, registry)?;
+    let Done { job, key, content } = jobs::submit(registry, "generate", params, None).await?.done().await?;
+    let mut response = Response::builder()
         .header(header::CONTENT_TYPE, storage::media_type(&key))
         .header(header::CACHE_CONTROL, "no-store")
         .header("X-Seed", text(&job.meta, "seed"))
@@ -39,9 +44,24 @@ async fn generate(body: &[u8], registry: &Arc<Registry>) -> Result<impl Reply + 
         .header("X-Mode", ascii(&text(&job.meta, "mode")))
         .header("X-LCM-Image-Key", &key)
         .header("X-Storage-Key", &key)
-        .header("X-Job-Id", job.id.to_string())
-        .body(content)
-        .expect("plain header values"))
+        .header("X-Job-Id", job.id.to_string());
+    if let Some(Value::Object(enlarged)) = job.meta.get("superres") {
+        response = super::superres::headers(response, enlarged);
+    }
+    Ok(response.body(content).expect("plain header values"))
+}
+
+/// A mode that is not there is not found, where other fields are wrong.
+fn known_mode(params: &Map<String, Value>, registry: &Registry) -> Result<(), Error> {
+    let inside = params.get("params").and_then(|params| params.get("mode"));
+    let Some(name) = params.get("mode").filter(|mode| !mode.is_null()).or(inside).and_then(Value::as_str)
+    else {
+        return Ok(());
+    };
+    match registry.services.diffusion.modes().get(name) {
+        Err(error) if error.kind == ErrorKind::InvalidInput => Err(Error::not_found(error.message)),
+        _ => Ok(()),
+    }
 }
 
 /// A value of `meta` as text.
@@ -54,6 +74,6 @@ pub fn text(meta: &Map<String, Value>, key: &str) -> String {
 }
 
 /// What a header can hold.
-fn ascii(text: &str) -> String {
+pub fn ascii(text: &str) -> String {
     text.chars().filter(|c| c.is_ascii_graphic() || *c == ' ').collect()
 }

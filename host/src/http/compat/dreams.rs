@@ -1,0 +1,169 @@
+//! `/dreams/*`: the Python server's dreams, with its shapes. `/dream/*`: the `dream:*` messages as they are.
+
+use std::{collections::HashMap, sync::Arc};
+
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+use warp::{Filter, reply::Response};
+
+use super::{Layer, Route, body, core::messages::ask, error::or_error, with};
+use crate::{
+    error::{Error, ErrorKind},
+    plugins::Registry,
+};
+
+/// What is asked with a query, and what is told with a body; those of the Python server first.
+const ASKED: &[&str] = &["status", "top", "recent", "stats"];
+const TOLD: &[&str] = &["start", "stop", "guide", "pause", "resume"];
+const OF_PYTHON: &[&str] = &["status", "top", "recent", "stats", "start", "stop"];
+
+/// Dreams that a list has at most, and unless a query says.
+const MAX_LIMIT: u64 = 1000;
+const LIMIT: u64 = 50;
+
+pub fn layer() -> Layer {
+    Layer { errors: None, routes }
+}
+
+fn routes(registry: &Arc<Registry>) -> Route {
+    let python = warp::path("dreams").map(|| true).or(warp::path("dream").map(|| false)).unify();
+    let action = python.and(warp::path::param::<String>()).and(warp::path::end());
+    let get = action.and(warp::get()).and(warp::query::<HashMap<String, String>>()).and(with(registry)).then(
+        |python: bool, action: String, query: HashMap<String, String>, registry: Arc<Registry>| async move {
+            let fields = query.into_iter().filter(|(name, _)| name != "token");
+            let fields = fields.map(|(name, text)| (name, Value::String(text))).collect();
+            or_error(answer(&registry, python, &action, (ASKED, TOLD), fields).await)
+        },
+    );
+    let post = action
+        .and(warp::post())
+        .and(warp::query::<HashMap<String, String>>())
+        .and(body::bytes(body::PLAIN))
+        .and(with(registry))
+        .then(
+            |python: bool,
+             action: String,
+             query: HashMap<String, String>,
+             body: Bytes,
+             registry: Arc<Registry>| async move {
+                let sent = async {
+                    let mut fields = body::object(&body)?;
+                    for (name, text) in query.into_iter().filter(|(name, _)| name != "token") {
+                        fields.entry(name).or_insert(Value::String(text));
+                    }
+                    answer(&registry, python, &action, (TOLD, ASKED), fields).await
+                };
+                or_error(sent.await)
+            },
+        );
+    get.or(post).unify().boxed()
+}
+
+async fn answer(
+    registry: &Arc<Registry>,
+    python: bool,
+    action: &str,
+    (served, by_another_method): (&[&str], &[&str]),
+    fields: Map<String, Value>,
+) -> Result<Response, Error> {
+    let known = !python || OF_PYTHON.contains(&action);
+    if known && by_another_method.contains(&action) {
+        return Err(Error::new(ErrorKind::MethodNotAllowed, "this resource does not take that method"));
+    }
+    if !known || !served.contains(&action) {
+        return Err(Error::not_found("no such resource"));
+    }
+    let answer = if python {
+        of_python(registry, action, fields).await?
+    } else {
+        plain(registry, action, fields).await?
+    };
+    Ok(warp::Reply::into_response(warp::reply::json(&answer)))
+}
+
+/// The message's reply without its type.
+async fn plain(registry: &Arc<Registry>, action: &str, fields: Map<String, Value>) -> Result<Value, Error> {
+    let mut reply = ask(registry, &format!("dream:{action}"), fields).await?;
+    reply.remove("type");
+    Ok(reply.into())
+}
+
+/// The same in the Python server's shape.
+async fn of_python(
+    registry: &Arc<Registry>,
+    action: &str,
+    mut fields: Map<String, Value>,
+) -> Result<Value, Error> {
+    match action {
+        "start" => plain(registry, action, fields).await.map_err(|error| match error.kind {
+            // One dreams already.
+            ErrorKind::Conflict => Error::new(ErrorKind::BadRequest, error.message),
+            _ => error,
+        }),
+        "stop" => plain(registry, action, fields).await,
+        "status" | "stats" => {
+            let figures = plain(registry, "status", fields).await?;
+            Ok(status(&figures, action == "stats"))
+        }
+        _ => {
+            let limit = number(&fields, "limit")?.unwrap_or(LIMIT);
+            if limit > MAX_LIMIT {
+                return Err(Error::invalid(format!("limit: accepted are 0 to {MAX_LIMIT}, got {limit}")));
+            }
+            fields.insert("limit".into(), limit.into());
+            let mut reply = plain(registry, action, fields).await?;
+            Ok(reply["dreams"].take())
+        }
+    }
+}
+
+fn number(fields: &Map<String, Value>, field: &str) -> Result<Option<u64>, Error> {
+    match fields.get(field) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => {
+            let number = value.as_u64().or_else(|| value.as_str()?.trim().parse().ok());
+            number
+                .map(Some)
+                .ok_or_else(|| Error::invalid(format!("{field}: must be a whole number, got {value}")))
+        }
+    }
+}
+
+/// What the Python server told of its dreaming.
+fn status(figures: &Value, with_rate: bool) -> Value {
+    let number = |field: &str| figures[field].as_f64().unwrap_or(0.0);
+    let (dreams, elapsed) = (number("candidates"), number("elapsed_s"));
+    let per_second = if elapsed > 0.0 { dreams / elapsed } else { 0.0 };
+    let mut status = json!({
+        "is_dreaming": figures["active"] == true,
+        "dream_count": dreams as u64,
+        "dreams_per_second": per_second,
+        "candidates": number("kept") as u64,
+        "top_k": figures["top_k"],
+        "elapsed_seconds": elapsed,
+        "session": figures["session"],
+        "base_prompt": figures["base_prompt"],
+    });
+    if with_rate {
+        status["dreams_per_hour"] = (per_second * 3600.0).into();
+    }
+    status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_become_the_python_servers() {
+        let figures = json!({"active": true, "candidates": 30, "kept": 4, "elapsed_s": 60.0, "top_k": 100});
+        let stats = status(&figures, true);
+        assert_eq!(
+            (&stats["is_dreaming"], &stats["dream_count"], &stats["candidates"]),
+            (&json!(true), &json!(30), &json!(4))
+        );
+        assert_eq!((&stats["dreams_per_second"], &stats["dreams_per_hour"]), (&json!(0.5), &json!(1800.0)));
+        let none = status(&json!({"active": false, "status": "idle"}), false);
+        assert_eq!((&none["is_dreaming"], &none["dreams_per_second"]), (&json!(false), &json!(0.0)));
+    }
+}

@@ -1,0 +1,183 @@
+//! `/v1/jobs`: jobs of any type over HTTP. They take the same way as those over WebSocket.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use serde_json::{Map, Value};
+use uuid::Uuid;
+use warp::{
+    Filter, Reply,
+    http::{StatusCode, header},
+    reply::Response,
+};
+
+use super::{Route, body, error::or_error, events, with};
+use crate::{
+    config, dispatch,
+    error::Error,
+    jobs::{Jobs, Snapshot, Spec},
+    plugins::Registry,
+};
+
+type Query = HashMap<String, String>;
+
+pub fn routes(registry: &Arc<Registry>) -> Route {
+    let all = warp::path!("v1" / "jobs");
+    let one = warp::path!("v1" / "jobs" / String);
+    let create = all
+        .and(warp::post())
+        .and(warp::query::<Query>())
+        .and(warp::header::optional::<String>("prefer"))
+        .and(body::bytes(body::PLAIN))
+        .and(with(registry))
+        .then(|query: Query, prefer: Option<String>, body: Bytes, registry: Arc<Registry>| async move {
+            or_error(create(&query, prefer.as_deref(), &body, &registry).await)
+        });
+    let get = one.and(warp::get()).and(with(registry)).map(|id: String, registry: Arc<Registry>| {
+        or_error(find(&registry, &id).map(|job| warp::reply::json(&job.describe())))
+    });
+    let cancel = one.and(warp::delete()).and(with(registry)).map(|id: String, registry: Arc<Registry>| {
+        let cancelled = find(&registry, &id).and_then(|job| dispatch::cancelled(&registry, job.id));
+        or_error(cancelled.map(|ack| warp::reply::json(&ack)))
+    });
+    let events = warp::path!("v1" / "jobs" / String / "events").and(warp::get()).and(with(registry)).map(
+        |id: String, registry: Arc<Registry>| {
+            or_error(find(&registry, &id).and_then(|job| events::of(&registry, job.id)))
+        },
+    );
+    create.or(get).unify().or(cancel).unify().or(events).unify().boxed()
+}
+
+/// Answers with the job, 202; where the caller wants to wait, when it has ended, 200, or when that is over.
+async fn create(
+    query: &Query,
+    prefer: Option<&str>,
+    body: &[u8],
+    registry: &Arc<Registry>,
+) -> Result<Response, Error> {
+    let wait = wait_time(query, prefer, &registry.services.config.server)?;
+    let mut object = body::object(body)?;
+    // Of no meaning here, as the answer is this request's.
+    object.remove("id");
+    let job_type = dispatch::job_type(registry, &object).map_err(|error| {
+        let known = registry.job_types().join(", ");
+        Error::new(error.kind, format!("jobType: {} (there are: {known})", error.message))
+    })?;
+    let mut spec = dispatch::unchecked_spec(registry, &job_type, object)?;
+    spec.owner = query.get("clientId").filter(|id| !id.is_empty()).cloned();
+    dispatch::check_spec(registry, &mut spec)?;
+    let jobs = &registry.services.jobs;
+    let id = jobs.submit(spec, |_| ()).await?;
+    if let Some(wait) = wait {
+        // It goes on when the time is over, and when the caller hangs up.
+        let _ = tokio::time::timeout(wait, jobs.wait(id)).await;
+    }
+    let job = jobs.get(id)?;
+    let status = if job.status.is_active() { StatusCode::ACCEPTED } else { StatusCode::OK };
+    let answer = warp::reply::with_status(warp::reply::json(&job.describe()), status);
+    Ok(warp::reply::with_header(answer, header::LOCATION, format!("/v1/jobs/{id}")).into_response())
+}
+
+/// `?wait=SECONDS`, or `Prefer: wait` or `wait=SECONDS` (RFC 7240).
+fn wait_time(
+    query: &Query,
+    prefer: Option<&str>,
+    server: &config::Server,
+) -> Result<Option<Duration>, Error> {
+    let longest = server.max_wait_s;
+    let seconds = |text: &str| {
+        let seconds = text.trim().parse::<f64>().ok().filter(|s| (0.0..=longest).contains(s));
+        seconds.map(Duration::from_secs_f64).ok_or_else(|| {
+            Error::invalid(format!(
+                "wait: '{text}' is not a number of seconds from 0 to {longest} (server.max_wait_s)"
+            ))
+        })
+    };
+    if let Some(text) = query.get("wait") {
+        return seconds(text).map(Some);
+    }
+    let preferences = prefer.unwrap_or_default().split([',', ';']).map(str::trim);
+    let waits = preferences.filter_map(|word| word.strip_prefix("wait"));
+    for rest in waits {
+        match rest.trim_start().strip_prefix('=') {
+            Some(text) => return seconds(text.trim().trim_matches('"')).map(Some),
+            None if rest.is_empty() => return Ok(Some(Duration::from_secs_f64(longest))),
+            None => {}
+        }
+    }
+    Ok(None)
+}
+
+fn find(registry: &Registry, id: &str) -> Result<Snapshot, Error> {
+    let id = Uuid::parse_str(id).map_err(|_| Error::not_found(format!("no job '{id}'")))?;
+    registry.services.jobs.get(id)
+}
+
+/// A job that is done, and the content of its first output.
+pub struct Done {
+    pub job: Snapshot,
+    /// The storage key of the output.
+    pub key: String,
+    pub content: Bytes,
+}
+
+/// A job that was accepted and is waited for. Dropped before its end, as when the caller hangs up, it cancels the job.
+pub struct Waiting {
+    registry: Arc<Registry>,
+    id: Uuid,
+    ended: bool,
+}
+
+/// Submits a job of a foreign API; `owner` is under whose name it can be listed.
+///
+/// # Errors
+/// `InvalidInput` for an unknown type or bad parameters, `Busy` when the queue is full.
+pub async fn submit(
+    registry: &Arc<Registry>,
+    job_type: &str,
+    params: Map<String, Value>,
+    owner: Option<&str>,
+) -> Result<Waiting, Error> {
+    let mut spec = Spec {
+        job_type: job_type.into(),
+        params,
+        owner: owner.map(str::to_owned),
+        priority: 0,
+        name: None,
+        background: registry.services.is_background(job_type),
+    };
+    dispatch::check_spec(registry, &mut spec)?;
+    let id = registry.services.jobs.submit(spec, |_| ()).await?;
+    Ok(Waiting { registry: registry.clone(), id, ended: false })
+}
+
+impl Waiting {
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// The job's error.
+    pub async fn done(mut self) -> Result<Done, Error> {
+        let services = self.registry.services.clone();
+        let job = services.jobs.wait(self.id).await?;
+        self.ended = true;
+        dispatch::finished(&job)?;
+        let output = job.outputs.first().ok_or_else(|| Error::internal("the job has no output"))?;
+        let (key, content) = (output.key.clone(), services.storage.get(&output.key).await?);
+        Ok(Done { job, key, content })
+    }
+
+    /// Lets it go on without anybody who waits, and returns its id.
+    pub fn detach(mut self) -> Uuid {
+        self.ended = true;
+        self.id
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if !self.ended {
+            let jobs: &Jobs = &self.registry.services.jobs;
+            let _ = jobs.cancel(self.id);
+        }
+    }
+}

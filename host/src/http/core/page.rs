@@ -1,0 +1,142 @@
+//! The page to try the server with, at `/ui/`, and at `/` too unless the operator serves a front end of their own from the
+//! folder `server.ui_dir`: there every path that is no resource's is a file of that folder, or its `index.html`.
+
+use std::{fs::Metadata, path::Path, time::UNIX_EPOCH};
+
+use warp::{
+    Filter, Rejection, Reply,
+    fs::File,
+    http::{HeaderValue, StatusCode, header},
+    path::FullPath,
+    reply::Response,
+};
+
+use super::Route;
+
+const PAGE: &str = include_str!("../../web/index.html");
+
+/// First segments of paths that are resources': none of them is ever a file of the front end.
+const RESOURCES: &[&str] = &[
+    "v1",
+    "api",
+    "sdapi",
+    "storage",
+    "generate",
+    "superres",
+    "dream",
+    "dreams",
+    "health",
+    "metrics",
+    "openapi.json",
+    "docs",
+    "ui",
+];
+
+/// How long a browser may keep a file whose name changes with its content.
+const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
+/// A browser asks each time whether it is still the same.
+const REVALIDATED: HeaderValue = HeaderValue::from_static("no-cache");
+
+pub fn routes(ui_dir: &Path) -> Route {
+    let page = || warp::get().map(|| warp::reply::html(PAGE).into_response());
+    let own = warp::path!("ui").and(page());
+    if ui_dir.as_os_str().is_empty() {
+        return own.or(warp::path::end().and(page())).unify().boxed();
+    }
+    own.or(front_end(ui_dir)).unify().boxed()
+}
+
+fn front_end(dir: &Path) -> Route {
+    let not_modified = warp::header::optional::<String>("if-none-match");
+    let file = not_modified.and(warp::fs::dir(dir.to_owned())).map(tagged);
+    let index = warp::get()
+        .or(warp::head())
+        .unify()
+        .and(is_page())
+        .and(not_modified)
+        .and(warp::fs::file(dir.join("index.html")))
+        .map(tagged);
+    is_no_resource().and(file.or(index).unify()).boxed()
+}
+
+fn is_no_resource() -> impl Filter<Extract = (), Error = Rejection> + Clone {
+    path_that(|path| {
+        let mut segments = path.trim_start_matches('/').split('/');
+        let first = segments.next().unwrap_or_default();
+        // Hidden files are nobody's business.
+        !RESOURCES.contains(&first) && !path.split('/').any(|segment| segment.starts_with('.'))
+    })
+}
+
+/// Whether a path is one of a single-page application, and not a file that is missing.
+fn is_page() -> impl Filter<Extract = (), Error = Rejection> + Clone {
+    path_that(|path| !path.rsplit('/').next().unwrap_or_default().contains('.'))
+}
+
+fn path_that(fits: fn(&str) -> bool) -> impl Filter<Extract = (), Error = Rejection> + Clone {
+    warp::path::full()
+        .and_then(move |path: FullPath| async move {
+            if fits(path.as_str()) { Ok(()) } else { Err(warp::reject::not_found()) }
+        })
+        .untuple_one()
+}
+
+/// The file with what caches need to know of it. Ranges are warp's.
+fn tagged(known: Option<String>, file: File) -> Response {
+    let path = file.path().to_owned();
+    let tag = std::fs::metadata(&path).ok().as_ref().map(tag);
+    let mut answer = match &tag {
+        Some(tag) if known.as_deref().is_some_and(|known| matches(known, tag)) => {
+            StatusCode::NOT_MODIFIED.into_response()
+        }
+        _ => file.into_response(),
+    };
+    let headers = answer.headers_mut();
+    if let Some(tag) = tag.and_then(|tag| HeaderValue::from_str(&tag).ok()) {
+        headers.insert(header::ETAG, tag);
+    }
+    headers.insert(header::CACHE_CONTROL, if is_hashed(&path) { IMMUTABLE } else { REVALIDATED });
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    answer
+}
+
+/// Of length and time of the last change.
+fn tag(metadata: &Metadata) -> String {
+    let changed = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    format!("W/\"{:x}-{:x}\"", metadata.len(), changed.unwrap_or_default().as_nanos())
+}
+
+/// Whether `If-None-Match` names the tag (RFC 9110: by weak comparison).
+fn matches(known: &str, tag: &str) -> bool {
+    let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
+    known.trim() == "*" || known.split(',').any(|one| opaque(one) == opaque(tag))
+}
+
+/// Whether a name has a hash of the content in it, as those that bundlers write: `index-BfK3x9aQ.js`, `app.3f9c1b2a.css`.
+fn is_hashed(path: &Path) -> bool {
+    let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    let Some((stem, _)) = name.rsplit_once('.') else { return false };
+    let Some((_, last)) = stem.rsplit_once(['-', '.']) else { return false };
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    last.len() >= 8 && last.chars().all(plain) && last.chars().any(|c| c.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hashed_names_are_told_from_plain_ones() {
+        for (name, hashed) in [
+            ("index-BfK3x9aQ.js", true),
+            ("app.3f9c1b2a.css", true),
+            ("index.html", false),
+            ("apple-touch-icon.png", false),
+            ("logo.svg", false),
+            ("LICENSE", false),
+        ] {
+            assert_eq!(is_hashed(Path::new(name)), hashed, "{name}");
+        }
+        assert!(matches("\"a\", W/\"b\"", "W/\"b\"") && matches("*", "x") && !matches("\"c\"", "W/\"b\""));
+    }
+}
