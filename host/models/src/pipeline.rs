@@ -7,7 +7,7 @@ mod text;
 use reverie_kernels::Backend;
 
 use crate::{
-    checkpoint::ModelKind,
+    checkpoint::{ModelKind, default_latents},
     config::UNet2DConditionConfig,
     denoise::{Conditioning, Denoise, Inpaint},
     error::{Error, Result},
@@ -118,8 +118,7 @@ impl<B: Backend> Pipeline<B> {
 
     /// The side of the pictures that it was trained with, in pixels.
     pub fn default_size(&self) -> usize {
-        let latents = self.unet_config.sample_size.as_ref().and_then(|size| size.as_slice().first().copied());
-        latents.unwrap_or(64) * self.factor
+        default_latents(&self.unet_config) * self.factor
     }
 
     /// Encodes the prompt, draws the noise and encodes the picture: everything before the first step.

@@ -9,7 +9,7 @@ use reverie_kernels::{
 };
 use reverie_models::{
     random::Generator,
-    schedulers::{Plan, SchedulerConfig, SchedulerName},
+    schedulers::{Plan, SchedulerConfig, SchedulerName, sampler_ids},
 };
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
@@ -245,9 +245,32 @@ fn samplers_have_the_names_of_other_interfaces() {
 
     let message = sdxl().with_name("DPM++ 9M").unwrap_err().to_string();
     assert!(message.contains("'DPM++ 9M'") && message.contains("Euler a"), "{message}");
+    assert!(sampler_ids().all(|id| message.contains(id)), "{message}");
     let message = named("Euler a").with_schedule_type("karras").unwrap_err().to_string();
     assert!(message.contains("EulerAncestralDiscreteScheduler"), "{message}");
     assert!(sdxl().with_schedule_type("steep").unwrap_err().to_string().contains("SGM Uniform"));
+}
+
+#[test]
+fn every_scheduler_has_an_id_that_says_its_steps() {
+    let ids: Vec<&str> = sampler_ids().collect();
+    assert!(["lcm", "euler_a", "dpmpp_2m"].iter().all(|id| ids.contains(id)), "{ids:?}");
+    for (name, scheduler) in SchedulerName::ALL {
+        let there = ids.iter().any(|id| sdxl().with_name(id).unwrap().name() == scheduler);
+        assert!(there, "{name} has no id");
+    }
+    for id in &ids {
+        assert_eq!(sdxl().with_name(id).unwrap().sampler_id(&sdxl()), Some(*id));
+    }
+    let of = |name: &str| sdxl().with_name(name).unwrap().sampler_id(&sdxl());
+    assert_eq!((of("DPM++ 2M Karras"), of("Euler a")), (Some("dpmpp_2m_karras"), Some("euler_a")));
+    assert_eq!((of("EulerDiscreteScheduler"), of("UniPC")), (Some("euler"), Some("uni_pc")));
+    assert_eq!(sdxl().sampler_id(&sdxl()), Some("euler"));
+    // A spacing makes another sampler of one, or none that has an id.
+    let spaced = |id: &str| sdxl().with_name(id).unwrap().with_schedule_type("karras").unwrap();
+    assert_eq!(spaced("dpmpp_2m").sampler_id(&sdxl()), Some("dpmpp_2m_karras"));
+    assert_eq!(spaced("euler").sampler_id(&sdxl()), None);
+    assert!(!spaced("euler").is_same(&sdxl()) && sdxl().is_same(&sdxl()));
 }
 
 #[test]

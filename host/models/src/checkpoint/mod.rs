@@ -7,6 +7,9 @@ pub(crate) mod ldm_unet;
 mod ldm_vae;
 mod scheduler;
 mod single_file;
+mod traits;
+
+pub(crate) use traits::default_latents;
 
 use std::path::{Path, PathBuf};
 

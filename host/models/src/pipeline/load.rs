@@ -1,7 +1,6 @@
 //! From the files of a model to a pipeline on a device.
 
 use reverie_kernels::Backend;
-use serde_json::Value;
 
 use super::{Pipeline, Vae, text::TextEncoders};
 use crate::{
@@ -11,7 +10,6 @@ use crate::{
     error::{Error, Result},
     loader::{LayerCache, Loader},
     lora::{Adapters, Target},
-    schedulers::SchedulerConfig,
     taesd::AutoencoderTiny,
     tokenizer::Tokenizer,
     unet::UNet2DConditionModel,
@@ -48,18 +46,13 @@ impl<B: Backend> Pipeline<B> {
         let loader = Loader::new(backend, unet.weights.clone(), cache);
         let loader = loader.with_adapters(adapters.component(Target::Unet));
         let (vae, latent_channels, factor) = vae(backend, &files.vae, cache)?;
-        let scheduler = Value::Object(files.scheduler.clone()).to_string();
-        let spacing = files.scheduler.get("timestep_spacing").and_then(Value::as_str);
-        // What is not supported has a near relative that is: requests can name another one still.
-        let scheduler = SchedulerConfig::from_json(&scheduler)
-            .or_else(|_| SchedulerConfig::from_json_with_name(&scheduler, "EulerDiscreteScheduler"))?;
         Ok(Self {
             text: TextEncoders { encoders, sdxl },
             unet: UNet2DConditionModel::load(&loader, &unet.config)?,
             unet_config: unet.config.clone(),
             vae,
-            turbo: spacing == Some("trailing"),
-            scheduler,
+            turbo: files.is_turbo(),
+            scheduler: files.scheduler_config()?,
             kind: files.kind,
             factor,
             latent_channels,
@@ -96,7 +89,7 @@ fn vae<B: Backend>(
         }
         VaeConfig::Tiny(config) => {
             let vae = AutoencoderTiny::load(&loader, config)?;
-            let factor = 1 << (config.decoder_block_out_channels.len() - 1);
+            let factor = files.config.factor();
             let (scaling_factor, shift_factor) = (config.scaling_factor, config.shift_factor);
             Ok((Vae::Tiny { vae, scaling_factor, shift_factor }, config.latent_channels, factor))
         }

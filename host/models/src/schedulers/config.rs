@@ -96,7 +96,8 @@ impl SchedulerConfig {
     }
 
     /// The same model with the sampler that a request names: a class name of diffusers (`EulerDiscreteScheduler`), or a
-    /// sampler's name in AUTOMATIC1111's web UI (`DPM++ 2M Karras`) or in ComfyUI (`dpmpp_2m`), of any case.
+    /// sampler's id (`dpmpp_2m_karras`) or its name in AUTOMATIC1111's web UI (`DPM++ 2M Karras`) or in ComfyUI (`dpmpp_2m`), of
+    /// any case.
     ///
     /// # Errors
     /// [`Error::Invalid`] for an unknown name; those of [`SchedulerConfig::from_json`] where the model's other settings do
@@ -120,6 +121,19 @@ impl SchedulerConfig {
             return Err(Error::Invalid(format!("{} has no '{name}' noise levels", self.name.as_str())));
         }
         self.with_keys(schedule.keys).checked()
+    }
+
+    /// The id of a sampler that makes of `model`'s own scheduler this one: none where no sampler alone does, as with a spacing
+    /// of noise levels that has no sampler of its own.
+    pub fn sampler_id(&self, model: &Self) -> Option<&'static str> {
+        let same = |id: &&str| model.with_name(id).is_ok_and(|other| other.is_same(self));
+        samplers::sampler_ids().find(same)
+    }
+
+    /// Whether both make the same steps, whatever keys they leave to the class's defaults.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let settings = |config: &Self| Settings::read(config).ok();
+        self.name == other.name && settings(self).is_some_and(|own| settings(other).as_ref() == Some(&own))
     }
 
     /// A setting as the file has it.

@@ -28,7 +28,7 @@ mod timesteps;
 mod unipc_multistep;
 
 pub use config::{SchedulerConfig, SchedulerName};
-pub use samplers::{sampler_names, schedule_type_names};
+pub use samplers::{sampler_ids, sampler_names, schedule_type_names};
 
 use reverie_kernels::Backend;
 

@@ -51,12 +51,18 @@ pub(super) fn find(name: &str) -> Result<Sampler> {
         let keys: Keys = if scheduler == Pndm { PLMS } else { &[] };
         return Ok(Sampler { scheduler, keys });
     }
-    let known = SAMPLERS.iter().find(|(names, ..)| names.iter().any(|n| n.eq_ignore_ascii_case(name)));
-    known.map(|&(_, scheduler, keys)| Sampler { scheduler, keys }).ok_or_else(|| {
-        let samplers = SAMPLERS.iter().flat_map(|(names, ..)| names.iter().copied());
+    let called = |sampler: &&(&str, &[&str], SchedulerName, Keys)| {
+        let (id, names, ..) = **sampler;
+        names.iter().chain([&id]).any(|other| other.eq_ignore_ascii_case(name))
+    };
+    let known = SAMPLERS.iter().find(called);
+    known.map(|&(_, _, scheduler, keys)| Sampler { scheduler, keys }).ok_or_else(|| {
+        let ids: Vec<&str> = sampler_ids().collect();
+        let names = SAMPLERS.iter().flat_map(|(id, names, ..)| names.iter().filter(move |name| *name != id));
         let classes = SchedulerName::ALL.iter().map(|(name, _)| *name);
-        let accepted = samplers.chain(classes).collect::<Vec<_>>().join(", ");
-        Error::Invalid(format!("there is no sampler '{name}'; accepted are {accepted}"))
+        let names: Vec<&str> = names.copied().chain(classes).collect();
+        let (ids, names) = (ids.join(", "), names.join(", "));
+        Error::Invalid(format!("there is no sampler '{name}'; accepted are {ids}, and the names {names}"))
     })
 }
 
@@ -70,9 +76,18 @@ pub(super) fn find_schedule_type(name: &str) -> Result<ScheduleType> {
     })
 }
 
-/// Every sampler by the name that A1111's web UI gives it (or ComfyUI, where that one lacks it), with its other names.
-pub fn sampler_names() -> impl Iterator<Item = (&'static str, &'static [&'static str])> {
-    SAMPLERS.iter().filter_map(|(names, ..)| names.split_first().map(|(first, others)| (*first, others)))
+/// Every sampler by the name that A1111's web UI gives it (or ComfyUI, where that one lacks it), with its id and other names.
+pub fn sampler_names() -> impl Iterator<Item = (&'static str, Vec<&'static str>)> {
+    SAMPLERS.iter().filter_map(|(id, names, ..)| {
+        let (first, others) = names.split_first()?;
+        let others = [id].into_iter().chain(others).filter(|name| *name != first);
+        Some((*first, others.copied().collect()))
+    })
+}
+
+/// Every sampler's id: lower-case letters, digits and `_`, as ComfyUI spells it where it has it.
+pub fn sampler_ids() -> impl Iterator<Item = &'static str> {
+    SAMPLERS.iter().map(|(id, ..)| *id)
 }
 
 /// Every spacing of noise levels: in lower case, as requests name it, and as A1111's web UI shows it.
@@ -105,22 +120,22 @@ const KARRAS: (&str, Setting) = ("use_karras_sigmas", Setting::Bool(true));
 const NOT_EXPONENTIAL: (&str, Setting) = ("use_exponential_sigmas", Setting::Bool(false));
 const EXPONENTIAL: (&str, Setting) = ("use_exponential_sigmas", Setting::Bool(true));
 
-/// Names of one sampler, AUTOMATIC1111's first. A name that says nothing of Karras' noise levels means the even ones where
-/// the interface has both.
-const SAMPLERS: &[(&[&str], SchedulerName, Keys)] = &[
-    (&["Euler", "euler"], EulerDiscrete, &[]),
-    (&["Euler a", "euler_ancestral"], EulerAncestralDiscrete, &[]),
-    (&["Heun"], HeunDiscrete, &[]),
-    (&["DDIM"], Ddim, &[]),
-    (&["DDPM"], Ddpm, &[]),
-    (&["PLMS"], Pndm, PLMS),
-    (&["LCM"], Lcm, &[]),
-    (&["UniPC", "uni_pc"], UniPcMultistep, BH1),
-    (&["uni_pc_bh2"], UniPcMultistep, BH2),
-    (&["DPM++ 2M", "dpmpp_2m"], DpmSolverMultistep, DPMPP_2M),
-    (&["DPM++ 2M Karras"], DpmSolverMultistep, DPMPP_2M_KARRAS),
-    (&["DPM++ 2M SDE", "dpmpp_2m_sde", "dpmpp_2m_sde_gpu"], DpmSolverMultistep, DPMPP_2M_SDE),
-    (&["DPM++ 2M SDE Karras"], DpmSolverMultistep, DPMPP_2M_SDE_KARRAS),
+/// One sampler's id; its names, AUTOMATIC1111's first; what it stands for. A name that says nothing of Karras' noise levels means
+/// the even ones where the interface has both.
+const SAMPLERS: &[(&str, &[&str], SchedulerName, Keys)] = &[
+    ("euler", &["Euler"], EulerDiscrete, &[]),
+    ("euler_a", &["Euler a", "euler_ancestral"], EulerAncestralDiscrete, &[]),
+    ("heun", &["Heun"], HeunDiscrete, &[]),
+    ("ddim", &["DDIM"], Ddim, &[]),
+    ("ddpm", &["DDPM"], Ddpm, &[]),
+    ("plms", &["PLMS", "pndm"], Pndm, PLMS),
+    ("lcm", &["LCM"], Lcm, &[]),
+    ("uni_pc", &["UniPC"], UniPcMultistep, BH1),
+    ("uni_pc_bh2", &["uni_pc_bh2"], UniPcMultistep, BH2),
+    ("dpmpp_2m", &["DPM++ 2M"], DpmSolverMultistep, DPMPP_2M),
+    ("dpmpp_2m_karras", &["DPM++ 2M Karras"], DpmSolverMultistep, DPMPP_2M_KARRAS),
+    ("dpmpp_2m_sde", &["DPM++ 2M SDE", "dpmpp_2m_sde_gpu"], DpmSolverMultistep, DPMPP_2M_SDE),
+    ("dpmpp_2m_sde_karras", &["DPM++ 2M SDE Karras"], DpmSolverMultistep, DPMPP_2M_SDE_KARRAS),
 ];
 
 /// Names of one spacing, AUTOMATIC1111's first; whether it needs sigmas; the keys.

@@ -9,7 +9,7 @@ use super::config::{
 use crate::error::{Error, Result};
 
 /// Every setting that one of the schedulers knows, by diffusers' names.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Settings {
     pub(super) num_train_timesteps: usize,
     pub(super) beta_start: f64,
