@@ -149,24 +149,41 @@ pub fn encode(picture: &DynamicImage, encoding: Encoding) -> Result<Vec<u8>, Err
     Ok(content)
 }
 
-/// Puts a text chunk `parameters` behind the header of a PNG, where AUTOMATIC1111's web UI and the tools around it look for
-/// how a picture was made. Latin-1 is written as `tEXt`, any other text as `iTXt`, as Pillow does it.
-pub fn add_parameters(png: &mut Vec<u8>, text: &str) {
+/// Puts text chunks behind the header of a PNG, in their order, where AUTOMATIC1111's web UI and the tools around it look for
+/// how a picture was made (`parameters`). Latin-1 is written as `tEXt`, any other text as `iTXt`, as Pillow does it.
+///
+/// # Errors
+/// `InvalidInput` for a keyword that is not 1 to 79 printable ASCII characters without a space at either end.
+pub fn add_texts(png: &mut Vec<u8>, texts: &[(String, String)]) -> Result<(), Error> {
     /// Signature, and the header with its length, name and checksum.
     const HEADER_END: usize = 8 + 25;
+    let mut chunks = Vec::new();
+    for (keyword, text) in texts {
+        let printable = keyword.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
+        if !(1..=79).contains(&keyword.len()) || !printable || keyword.trim() != keyword {
+            return Err(Error::invalid(format!(
+                "'{keyword}' is no keyword of a PNG's text: accepted are 1 to 79 printable ASCII characters, without a \
+                 space at either end"
+            )));
+        }
+        chunks.extend(text_chunk(keyword, text));
+    }
+    png.splice(HEADER_END..HEADER_END, chunks);
+    Ok(())
+}
+
+fn text_chunk(keyword: &str, text: &str) -> Vec<u8> {
     // What ends the keyword can't stand in the text.
-    let text = &text.replace('\0', " ");
+    let text = text.replace('\0', " ");
     let latin1: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect();
-    let mut chunk = match latin1 {
-        Some(text) => [b"tEXtparameters\0", text.as_slice()].concat(),
+    let keyword = keyword.as_bytes();
+    let content = match latin1 {
+        Some(text) => [b"tEXt", keyword, b"\0", &text].concat(),
         // Not compressed, no language, no translated keyword.
-        None => [b"iTXtparameters\0\0\0\0\0", text.as_bytes()].concat(),
+        None => [b"iTXt", keyword, b"\0\0\0\0\0", text.as_bytes()].concat(),
     };
-    let length = (chunk.len() - 4) as u32;
-    let checksum = crc32fast::hash(&chunk);
-    chunk.splice(..0, length.to_be_bytes());
-    chunk.extend_from_slice(&checksum.to_be_bytes());
-    png.splice(HEADER_END..HEADER_END, chunk);
+    let length = (content.len() - 4) as u32;
+    [&length.to_be_bytes(), &content[..], &crc32fast::hash(&content).to_be_bytes()].concat()
 }
 
 /// # Errors
@@ -191,4 +208,51 @@ fn over_white(picture: &DynamicImage) -> RgbImage {
         let [r, g, b, a] = picture.get_pixel(x, y).0.map(u32::from);
         Rgb([r, g, b].map(|c| ((c * a + 255 * (255 - a) + 127) / 255) as u8))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Names, keywords and the rest of a PNG's text chunks, in their order.
+    fn texts(png: &[u8]) -> Vec<(String, String, Vec<u8>)> {
+        let (mut at, mut found) = (8, Vec::new());
+        while at < png.len() {
+            let length = u32::from_be_bytes(png[at..at + 4].try_into().unwrap()) as usize;
+            let content = &png[at + 4..at + 8 + length];
+            let checksum = u32::from_be_bytes(png[at + 8 + length..][..4].try_into().unwrap());
+            assert_eq!(checksum, crc32fast::hash(content));
+            let (name, data) = content.split_at(4);
+            if name.ends_with(b"Xt") {
+                let end = data.iter().position(|byte| *byte == 0).unwrap();
+                let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+                found.push((text(name), text(&data[..end]), data[end + 1..].to_vec()));
+            }
+            at += 12 + length;
+        }
+        found
+    }
+
+    #[test]
+    fn a_png_carries_texts_in_their_order() {
+        let picture = DynamicImage::new_rgb8(2, 2);
+        let mut png = encode(&picture, Encoding { format: Format::Png, quality: 1 }).unwrap();
+        let given = [("parameters", "K\u{e4}se"), ("lcm", "\u{732b} \0"), ("a b", "")];
+        add_texts(&mut png, &given.map(|(keyword, text)| (keyword.into(), text.into()))).unwrap();
+        let text = |name: &str, keyword: &str, rest: &[u8]| (name.into(), keyword.into(), rest.to_vec());
+        let expected = [
+            text("tEXt", "parameters", b"K\xe4se"),
+            text("iTXt", "lcm", b"\0\0\0\0\xe7\x8c\xab  "),
+            text("tEXt", "a b", b""),
+        ];
+        assert_eq!(texts(&png), expected);
+        assert_eq!(image::load_from_memory(&png).unwrap(), picture);
+
+        let whole = png.clone();
+        for keyword in ["", " a", "a\nb", "\u{e4}", &"x".repeat(80)] {
+            let refused = add_texts(&mut png, &[(keyword.to_owned(), String::new())]).unwrap_err();
+            assert!(refused.message.contains("1 to 79"), "{}", refused.message);
+        }
+        assert_eq!(png, whole);
+    }
 }

@@ -130,7 +130,9 @@ pub async fn registry(config: Config) -> Result<Arc<Registry>, String> {
     for warning in warnings {
         tracing::warn!("execution.models_dir: {warning}");
     }
-    let diffusion = Arc::new(Diffusion::new(&config, backend.clone()));
+    let upscalers = Arc::new(upscalers);
+    let diffusion = Diffusion::new(&config, backend.clone(), upscalers.clone());
+    let diffusion = Arc::new(diffusion.map_err(|error| format!("configuration: {error}"))?);
     let engine = Arc::new(Engine::new(&config.plugin_runtime)?);
     let services = Arc::new(Services {
         hub,
@@ -138,7 +140,7 @@ pub async fn registry(config: Config) -> Result<Arc<Registry>, String> {
         uploads: Uploads::new(config.uploads.clone()),
         storage: Storage::open(&config.storage)?,
         storage_ok: AtomicBool::new(true),
-        upscalers: Arc::new(upscalers),
+        upscalers,
         diffusion,
         scoring: Scoring::new(&config, lane()?),
         device: Device::new(backend::lanes(&backend, execution)),

@@ -69,6 +69,49 @@ fn a_seed_gives_the_picture_that_diffusers_gives() {
     }
 }
 
+/// How steep a picture's edges are: the mean difference of the luma from pixel to pixel, where it is large.
+fn steepness(picture: &RgbImage) -> f64 {
+    let luma = image::imageops::grayscale(picture);
+    let rows = luma.rows().map(|row| row.map(|pixel| f64::from(pixel[0])).collect::<Vec<_>>());
+    let mut steps: Vec<f64> = rows
+        .flat_map(|row| row.windows(2).map(|pair| (pair[1] - pair[0]).abs()).collect::<Vec<_>>())
+        .collect();
+    steps.sort_by(|a, b| b.total_cmp(a));
+    let steepest = steps.len() / 200;
+    steps[..steepest].iter().sum::<f64>() / steepest as f64
+}
+
+#[test]
+fn other_sizes_are_enlarged_by_the_network() {
+    let set = r#"modes.smooth={native_size = "128x128", enlarge = "lanczos3", num_inference_steps = 4, guidance_scale = 1.5, model = "emoji"}"#;
+    let server = Server::with_models(&[], &[]);
+    let crisp =
+        server.post_json("/generate", &json!({"prompt": "a dog on pink", "seed": 5, "size": "512x512"}));
+    assert_eq!(crisp.status, 200, "{}", crisp.text());
+    let mut client = server.connect();
+    let job = client.submit(json!({"params": {"prompt": "a dog on pink", "seed": 5, "size": "512x512"}}));
+    let stages = std::cell::RefCell::new(Vec::new());
+    client.receive_where(|m| {
+        stages.borrow_mut().extend(m["stage"].as_str().map(str::to_owned));
+        m["jobId"] == job.as_str() && m["type"] == "job:complete"
+    });
+    assert!(stages.borrow().iter().any(|stage| stage == "upscaling"), "{stages:?}");
+
+    // A key of the mode chooses; the model has been written to its folder by now.
+    let embedded = server.dir.path().join("reverie-data/embedded");
+    let folder = std::fs::read_dir(embedded).unwrap().next().unwrap().unwrap().path();
+    let other =
+        Server::with_models(&[&set.replace("\"emoji\"", &format!("{:?}", folder.join("emoji")))], &[]);
+    let smooth = other.post_json(
+        "/generate",
+        &json!({"prompt": "a dog on pink", "seed": 5, "size": "512x512", "mode": "smooth"}),
+    );
+    assert_eq!(smooth.status, 200, "{}", smooth.text());
+    let (crisp, smooth) = (steepness(&read(&crisp.body)), steepness(&read(&smooth.body)));
+    println!("steepness: {crisp:.1} by the network, {smooth:.1} resampled");
+    assert!(crisp > 1.3 * smooth, "{crisp} {smooth}");
+}
+
 #[test]
 fn other_sizes_are_enlarged() {
     let server = Server::with_models(&[], &[]);

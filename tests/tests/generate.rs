@@ -30,11 +30,17 @@ fn a_prompt_becomes_a_picture() {
     let params = json!({"prompt": PROMPT, "negative_prompt": "dogs", "size": "96x64", "steps": 4, "cfg": 7.5, "seed": 7,
         "scheduler": "Euler a", "previews": true});
     let job = submit(&mut client, params.clone());
-    let (mut steps, mut previews) = (Vec::new(), 0);
+    let (mut steps, mut previews, mut stages) = (Vec::new(), 0, Vec::new());
     let complete = loop {
         let message = client.receive_where(|m| m["jobId"] == job.as_str());
         match message["type"].as_str().unwrap() {
-            "job:progress" => steps.extend(message["progress"]["step"].as_u64()),
+            "job:progress" => {
+                let (step, progress) = (&message["step"], &message["progress"]);
+                assert_eq!((step, &message["total"]), (&progress["step"], &progress["steps"]), "{message}");
+                assert!(step.is_null() || message["total"] == 4, "{message}");
+                steps.extend(step.as_u64());
+                stages.extend(message["stage"].as_str().map(str::to_owned));
+            }
             "job:preview" => {
                 assert_eq!(
                     (&message["format"], &message["width"]),
@@ -46,6 +52,11 @@ fn a_prompt_becomes_a_picture() {
             _ => break message,
         }
     };
+    stages.dedup();
+    assert!(stages.contains(&"denoising".to_owned()), "{stages:?}");
+    let order = ["loading", "encoding", "denoising", "decoding"];
+    let at = |stage: &String| order.iter().position(|known| known == stage).expect("a known stage");
+    assert!(stages.iter().map(at).is_sorted(), "{stages:?}");
     assert!(steps.is_sorted() && steps.first() < Some(&4) && steps.last() == Some(&4), "{steps:?}");
     assert!((1..4).contains(&previews), "{previews} previews");
     let meta = &complete["meta"];
@@ -55,6 +66,8 @@ fn a_prompt_becomes_a_picture() {
         ("mode", json!("sd")),
         ("model", json!("sd")),
         ("scheduler", json!("EulerAncestralDiscreteScheduler")),
+        ("scheduler_id", json!("euler_a")),
+        ("warnings", Value::Null),
         ("num_inference_steps", json!(4)),
         ("width", json!(96)),
         ("height", json!(64)),
@@ -113,7 +126,7 @@ fn a_cancelled_picture_leaves_at_the_next_step() {
     client.receive_where(|m| m["progress"]["step"].as_u64() > Some(0));
     let short = submit(&mut other, json!({"prompt": PROMPT, "steps": 3, "size": "256x256", "seed": 2}));
     client.send(json!({"type": "job:cancel", "jobId": job}));
-    assert_eq!(client.finish(&job)["status"], "cancelled");
+    assert_eq!(client.finish(&job)["status"], "canceled");
     let got = client.ask(json!({"type": "job:get", "jobId": job}));
     assert!(got["job"]["progress"]["step"].as_u64() < Some(50), "{got}");
     finish(&server, &mut other, &short);
@@ -165,13 +178,16 @@ fn each_bad_field_is_named_with_what_is_accepted() {
         (json!({"prompt": "", "num_inference_steps": 0}), "1"),
         (json!({"prompt": "", "cfg": 21}), "20"),
         (json!({"prompt": "", "seed": -1}), "0"),
+        (json!({"prompt": "", "seed": 4_294_967_296_u64}), "2^32-1"),
+        (json!({"prompt": "", "denoise_strength": 1.5}), "0 to 1"),
         (json!({"prompt": "", "superres_magnitude": 4}), "3"),
         (json!({"prompt": "", "superres_format": "gif"}), "jpeg"),
         (json!({"prompt": "", "style_lora": {"style": "x", "level": 9}}), "8"),
     ] {
-        let answer = client.ask(json!({"type": "job:submit", "jobType": "generate", "params": params}));
-        let error = answer["error"].as_str().unwrap_or_else(|| panic!("{answer}"));
-        assert!(answer["type"] == "error" && error.contains(expected), "{params}: {error}");
+        let job = submit(&mut client, params.clone());
+        let ended = client.finish(&job);
+        let error = ended["error"].as_str().unwrap_or_else(|| panic!("{ended}"));
+        assert!(ended["type"] == "job:error" && error.contains(expected), "{params}: {error}");
         let over_http = server.post_json("/generate", &params);
         assert_eq!(over_http.status, 422, "{}", over_http.text());
     }
@@ -180,8 +196,14 @@ fn each_bad_field_is_named_with_what_is_accepted() {
         (json!({"prompt": "", "size": "512x512"}), "diffusion.max_pixels"),
         (json!({"prompt": "", "mode": "nope"}), "there are: sd"),
         (json!({"prompt": "", "scheduler": "nope"}), "Euler a"),
+        (
+            json!({"prompt": "", "scheduler_id": "nope"}),
+            "scheduler_id: there is no sampler 'nope'; accepted are euler, euler_a",
+        ),
+        (json!({"prompt": "", "controlnets": [{"control_type": "canny"}]}), "controlnets: "),
+        (json!({"prompt": "", "cfg": 1, "guidance_scale": 2}), "cfg and guidance_scale are the same"),
         (json!({"prompt": "", "loras": [{"name": "../x"}]}), "there are: none"),
-        (json!({"prompt": "", "style_lora": {"style": "x"}}), "there is no style 'x'"),
+        (json!({"prompt": "", "style_lora": {"style": "x", "level": 1}}), "there is no style 'x'"),
     ] {
         let job = submit(&mut client, params);
         let ended = client.finish(&job);
@@ -220,7 +242,7 @@ fn modes_are_listed_switched_and_reloaded() {
     let asked = json!({"prompt": PROMPT, "size": "64x64", "steps": 2});
     assert_eq!(server.post_json("/generate", &asked).header("x-mode"), Some("lcm"));
     assert_eq!(server.post_json("/api/modes/switch", &json!({"mode": "sd"})).status, 200);
-    assert_eq!(server.post_json("/api/modes/switch", &json!({"mode": "nope"})).status, 422);
+    assert_eq!(server.post_json("/api/modes/switch", &json!({"mode": "nope"})).status, 404);
     assert_eq!(server.post_json("/generate", &asked).header("x-mode"), Some("sd"));
     // The budget is too small for both: the one used last stays.
     assert_eq!(

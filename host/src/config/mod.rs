@@ -1,6 +1,7 @@
 //! What an operator can set. The defaults, with their explanation, are the file `host/reverie.toml`, which is embedded.
 
 mod load;
+mod mode;
 mod plugin;
 mod salvage;
 
@@ -9,6 +10,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use serde::{Deserialize, Serialize};
 
 pub use load::{DEFAULTS, Sources, load};
+pub use mode::{Mode, ModeLora, Resolution, scheduler_id};
 pub use plugin::{Limits, Plugin};
 pub use salvage::{Refused, salvage};
 
@@ -25,6 +27,8 @@ pub struct Config {
     pub execution: Execution,
     pub diffusion: Diffusion,
     pub scoring: Scoring,
+    #[serde(default)]
+    pub resolution_sets: BTreeMap<String, Vec<Resolution>>,
     #[serde(default)]
     pub modes: BTreeMap<String, Mode>,
     pub plugin_runtime: PluginRuntime,
@@ -129,43 +133,6 @@ pub struct Diffusion {
 #[serde(deny_unknown_fields)]
 pub struct Scoring {
     pub model: PathBuf,
-}
-
-/// A named model with adapters and defaults.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Mode {
-    pub model: PathBuf,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub vae: Option<PathBuf>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub loras: Vec<ModeLora>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub size: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub native_size: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub num_inference_steps: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub guidance_scale: Option<f32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub scheduler: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub negative_prompt: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub clip_skip: Option<u32>,
-}
-
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct ModeLora {
-    pub name: String,
-    #[serde(default = "one")]
-    pub strength: f32,
-}
-
-fn one() -> f32 {
-    1.0
 }
 
 /// `auto`, `cpu`, `cuda` (the first GPU) or `cuda:N`.
@@ -304,20 +271,7 @@ impl Config {
         if !(32..=4096).contains(&self.execution.tile) {
             return Err(format!("execution.tile = {}: must be from 32 to 4096", self.execution.tile));
         }
-        for (name, mode) in &self.modes {
-            for (key, size) in [("size", &mode.size), ("native_size", &mode.native_size)] {
-                if let Some(size) = size
-                    && parse_size(size).is_none()
-                {
-                    return Err(format!(
-                        "modes.{name}.{key} = '{size}': must be WIDTHxHEIGHT, such as 512x512"
-                    ));
-                }
-            }
-            if mode.num_inference_steps.is_some_and(|steps| !(1..=1000).contains(&steps)) {
-                return Err(format!("modes.{name}.num_inference_steps: must be from 1 to 1000"));
-            }
-        }
+        self.check_modes()?;
         self.check_plugins()
     }
 }

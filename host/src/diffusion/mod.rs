@@ -1,12 +1,17 @@
 //! Text to image: from a request of a plugin to a picture, by the mode's model.
 
 mod control;
+mod enlarge;
 mod inspect;
 mod library;
 mod modes;
+mod planned;
 mod prompt;
+mod rules;
 mod size;
+mod stages;
 mod steps;
+mod traits;
 mod watch;
 
 use std::{
@@ -17,19 +22,14 @@ use std::{
 
 use image::{DynamicImage, RgbImage, imageops::FilterType};
 use reverie_kernels::{Backend, nvml};
-use reverie_models::{
-    denoise,
-    noise::Blend,
-    pipeline::{Mask, Picture, Request as Generation},
-    prompt::Prompt,
-    schedulers::SchedulerName,
-};
+use reverie_models::{noise::Blend, prompt::Prompt};
 
 use crate::{
     config::{self, Config, Mode},
     embedded::Embedded,
     error::Error,
-    execution::{AnyBackend, Denoise, Device, Ended, backend},
+    execution::{AnyBackend, Device, backend},
+    models::Upscalers,
 };
 pub use control::Control;
 use control::lease;
@@ -37,15 +37,9 @@ pub use inspect::Inspected;
 pub use library::error;
 use library::{Adapter, Library, Model};
 pub use modes::Modes;
-use steps::{DENOISED, ENCODED, Steps, steps_of};
+use steps::{DECODED, stage};
+pub use traits::Defaults;
 pub use watch::{Watcher, watch};
-
-/// What a request takes where neither it nor its mode says: models made for few steps, and all others.
-const FEW_STEPS: (u32, f32) = (4, 1.0);
-const MANY_STEPS: (u32, f32) = (25, 7.5);
-
-/// The largest number of steps that a request may ask for.
-const MAX_STEPS: u32 = 1000;
 
 /// What a picture shall be. None, and a size of 0, take the mode's value.
 #[derive(Debug, Clone, Default)]
@@ -95,8 +89,10 @@ pub struct Timings {
 /// Models, modes and the device they run on.
 pub struct Diffusion {
     backend: Arc<AnyBackend>,
+    upscalers: Arc<Upscalers>,
     library: Library,
     modes: RwLock<Modes>,
+    traits: Mutex<traits::Known>,
     embedded: Option<Embedded>,
     settings: config::Diffusion,
     sources: config::Sources,
@@ -105,24 +101,29 @@ pub struct Diffusion {
 }
 
 impl Diffusion {
-    pub fn new(config: &Config, backend: Arc<AnyBackend>) -> Self {
+    /// # Errors
+    /// A mode's network that is not there, by name.
+    pub fn new(config: &Config, backend: Arc<AnyBackend>, upscalers: Arc<Upscalers>) -> Result<Self, String> {
         let embedded = config.diffusion.embedded.then(|| Embedded::new(&config.diffusion.embedded_dir));
         let modes = Modes::read(config, embedded.as_ref());
+        check_upscalers(&modes, &upscalers).map_err(|error| error.message)?;
         match modes.get("") {
             Ok((default, _)) => {
                 tracing::info!(default, "modes: {}", modes.names().collect::<Vec<_>>().join(", "))
             }
             Err(error) => tracing::warn!("generate: {}", error.message),
         }
-        Self {
+        Ok(Self {
             backend,
+            upscalers,
             library: Library::new(config.diffusion.memory_mb << 20),
             modes: RwLock::new(modes),
+            traits: Mutex::default(),
             embedded,
             settings: config.diffusion.clone(),
             sources: config.sources.clone(),
             current: Mutex::default(),
-        }
+        })
     }
 
     /// The device in words.
@@ -156,9 +157,12 @@ impl Diffusion {
     pub fn reload(&self, anew: bool) -> Result<(), Error> {
         let config = config::load(&self.sources).map_err(Error::invalid)?;
         let modes = Modes::read(&config, self.embedded.as_ref());
+        check_upscalers(&modes, &self.upscalers)?;
         if anew {
             self.library.clear();
         }
+        // Files may be others by now.
+        self.traits.lock().unwrap().clear();
         let mut current = self.modes.write().unwrap();
         let modes = modes.switched_as(&current);
         if *current != modes {
@@ -227,47 +231,51 @@ impl Diffusion {
             let (name, mode) = modes.get(&request.mode)?;
             (name.to_owned(), mode.clone())
         };
+        // What a mode accepts is for what clients ask: the small pictures of dreams are of no size that it lists.
+        if !control.background() {
+            rules::check(&mode_name, &mode, &request)?;
+        }
         let adapters = self.adapters(&mode, &request)?;
         let began = Instant::now();
+        control.progress(0.0, stage("loading"));
         let model = self.model(device, &mode, &adapters)?;
         *self.current.lock().unwrap() = Some(mode_name.clone());
         let loaded = Instant::now();
 
         let size = self.size(&mode, &request, &model)?;
-        let generation = self.generation(&mode, &request, &model)?;
+        let generation = self.generation((&mode_name, &mode), &request, &model)?;
         let (steps, guidance_scale) = (generation.num_inference_steps, generation.guidance_scale);
         let negative_prompt = generation.negative_prompt.clone();
         let scheduler = generation.scheduler.as_ref().unwrap_or(model.pipeline.scheduler()).name().as_str();
-        let picture = {
-            let _lease = lease(&device.ticket(), &*control).ok_or_else(Error::cancelled)?;
-            let prepared = device.room.retry(|| model.pipeline.prepare(model.backend(), &generation));
-            prepared.map_err(|error| model.error(error))?
+        let (mut encoded, mut denoised) = (loaded, loaded);
+        let picture = match &request.image {
+            // diffusers refuses this, as no step is left to run. The picture is what comes out when nothing of it may change.
+            Some(image) if request.strength == 0.0 => {
+                image.resize_exact(size.0, size.1, FilterType::Lanczos3).to_rgb8()
+            }
+            image => {
+                control.progress(0.0, stage("encoding"));
+                let picture = self.prepare(device, &model, &generation, &*control)?;
+                encoded = Instant::now();
+                let picture = self.denoise(device, &model, picture, &control)?;
+                denoised = Instant::now();
+                let made = size::made_at(&mode, size);
+                let until = if made == size { 1.0 } else { DECODED };
+                let decoded = self.decode(device, &model, &picture, until, &*control)?;
+                let inside = size::inside(made, size, image.is_some());
+                let inner = match made == inside {
+                    true => decoded,
+                    false => {
+                        let with = modes::enlarges_with(&mode);
+                        enlarge::enlarged(&self.upscalers, device, with, decoded, inside, until, &*control)?
+                    }
+                };
+                size::framed(inner, size)
+            }
         };
-        let encoded = Instant::now();
-        control.progress(ENCODED, steps_of(&picture));
-
-        let watch = Arc::new(Steps::new(control.clone(), model.clone()));
-        let step = |pictures: &mut [&mut Denoise]| {
-            let (backend, unet) = (model.backend(), &model.pipeline.unet);
-            let outputs = device.room.retry(|| denoise::predict(backend, unet, pictures))?;
-            denoise::advance(backend, &outputs, pictures)?;
-            // The device is given back after a step, and its client told of it: it has to be done by then, not just launched.
-            pictures.last().map_or(Ok(()), |picture| picture.latents(model.backend()).map(drop))
-        };
-        let picture =
-            model.lane.run(device, picture, watch, self.settings.max_batch, &step).map_err(|ended| {
-                match ended {
-                    Ended::Stopped => Error::cancelled(),
-                    Ended::Failed(error) => model.error(error),
-                    Ended::Fault => Error::internal("the model failed (a fault of the server)"),
-                }
-            })?;
-        let denoised = Instant::now();
-        let decoded = self.decode(device, &model, &picture, &*control)?;
-        let decoded = size::fitted(decoded, size, request.image.is_some());
         let ms = |from: Instant, to: Instant| (to - from).as_secs_f64() * 1e3;
         Ok(Generated {
-            picture: decoded,
+            picture,
             mode: mode_name,
             model: modes::name(&mode.model),
             scheduler,
@@ -298,12 +306,16 @@ impl Diffusion {
     }
 
     fn model(&self, device: &Device, mode: &Mode, adapters: &[Adapter]) -> Result<Arc<Model>, Error> {
-        if let Some(embedded) = &self.embedded
-            && mode.model == embedded.model()
-        {
-            embedded.unpack()?;
-        }
+        self.unpack(mode)?;
         self.library.get(&self.backend, &device.room, &mode.model, mode.vae.as_deref(), adapters)
+    }
+
+    /// Writes the embedded model to its folder where it is the mode's.
+    fn unpack(&self, mode: &Mode) -> Result<(), Error> {
+        match &self.embedded {
+            Some(embedded) if mode.model == embedded.model() => embedded.unpack(),
+            _ => Ok(()),
+        }
     }
 
     fn adapters(&self, mode: &Mode, request: &Request) -> Result<Vec<Adapter>, Error> {
@@ -323,106 +335,13 @@ impl Diffusion {
             })
             .collect()
     }
+}
 
-    /// The request with the mode's and the model's values where it has none.
-    fn generation(&self, mode: &Mode, request: &Request, model: &Model) -> Result<Generation, Error> {
-        let pipeline = &model.pipeline;
-        let mut scheduler = pipeline.scheduler().clone();
-        if let Some(name) = request.scheduler.as_ref().or(mode.scheduler.as_ref()) {
-            scheduler = scheduler.with_name(name).map_err(|e| Error::invalid(format!("scheduler: {e}")))?;
-        }
-        if let Some(name) = &request.schedule_type {
-            scheduler = scheduler
-                .with_schedule_type(name)
-                .map_err(|e| Error::invalid(format!("schedule_type: {e}")))?;
-        }
-        let few = pipeline.is_lcm() || pipeline.is_turbo() || scheduler.name() == SchedulerName::Lcm;
-        let (default_steps, default_guidance) = if few { FEW_STEPS } else { MANY_STEPS };
-        let steps = request.num_inference_steps.or(mode.num_inference_steps).unwrap_or(default_steps);
-        if !(1..=MAX_STEPS).contains(&steps) {
-            return Err(Error::invalid(format!(
-                "num_inference_steps: accepted are 1 to {MAX_STEPS}, got {steps}"
-            )));
-        }
-        let (width, height) = size::made_at(mode, self.size(mode, request, model)?);
-        let fit = |picture: &DynamicImage| match (picture.width(), picture.height()) == (width, height) {
-            true => picture.clone(),
-            // As diffusers' VaeImageProcessor.
-            false => picture.resize_exact(width, height, FilterType::Lanczos3),
-        };
-        let (width_px, height_px) = (width as usize, height as usize);
-        let image = request.image.as_ref().map(|picture| Picture {
-            width: width_px,
-            height: height_px,
-            rgb: fit(picture).to_rgb8().into_raw(),
-        });
-        let mask = request.mask.as_ref().map(|picture| Mask {
-            width: width_px,
-            height: height_px,
-            grey: fit(picture).to_luma8().into_raw(),
-        });
-        Ok(Generation {
-            prompt: request.prompt.clone(),
-            negative_prompt: request.negative_prompt.clone().or_else(|| mode.negative_prompt.clone()),
-            prompt_2: request.prompt_2.clone(),
-            negative_prompt_2: request.negative_prompt_2.clone(),
-            width: width_px,
-            height: height_px,
-            time_ids: None,
-            num_inference_steps: steps as usize,
-            guidance_scale: request.guidance_scale.or(mode.guidance_scale).unwrap_or(default_guidance),
-            seed: request.seed,
-            blends: request.blends.clone(),
-            clip_skip: request.clip_skip.or(mode.clip_skip).map(|layers| layers as usize),
-            scheduler: Some(scheduler),
-            image,
-            mask,
-            strength: request.strength,
-        })
+/// Checks the names of what enlarges the modes' pictures.
+fn check_upscalers(modes: &Modes, upscalers: &Upscalers) -> Result<(), Error> {
+    for (name, mode) in modes.iter().filter(|(_, mode)| mode.native_size.is_some()) {
+        enlarge::scales(upscalers, modes::enlarges_with(mode))
+            .map_err(|error| Error::invalid(format!("modes.{name}.{}", error.message)))?;
     }
-
-    /// Width and height of what a request gets.
-    fn size(&self, mode: &Mode, request: &Request, model: &Model) -> Result<(u32, u32), Error> {
-        let (width, height) = size::asked(mode, request, &model.pipeline)?;
-        let limit = self.settings.max_pixels;
-        if u64::from(width) * u64::from(height) > limit {
-            return Err(Error::invalid(format!(
-                "size: {width}x{height} is over the limit of {limit} pixels (diffusion.max_pixels)"
-            )));
-        }
-        Ok((width, height))
-    }
-
-    fn decode(
-        &self,
-        device: &Device,
-        model: &Model,
-        picture: &Denoise,
-        control: &dyn Control,
-    ) -> Result<RgbImage, Error> {
-        let ticket = device.ticket();
-        let mut leased = None;
-        let mut stopped = false;
-        // The device is given back and asked for again between tiles.
-        let mut progress = |done: usize, tiles: usize| {
-            leased = None;
-            let share = done as f32 / tiles.max(1) as f32;
-            control.progress(DENOISED + (1.0 - DENOISED) * share, steps_of(picture));
-            if done < tiles {
-                leased = lease(&ticket, control);
-                stopped = leased.is_none();
-            }
-            match stopped {
-                true => Err(reverie_models::Error::Invalid("stopped".into())),
-                false => Ok(()),
-            }
-        };
-        let decoded = device.room.retry(|| model.pipeline.decode(model.backend(), picture, &mut progress));
-        if stopped {
-            return Err(Error::cancelled());
-        }
-        let decoded = decoded.map_err(|error| model.error(error))?;
-        RgbImage::from_raw(decoded.width as u32, decoded.height as u32, decoded.rgb)
-            .ok_or_else(|| Error::internal("the picture has not as many pixels as it should"))
-    }
+    Ok(())
 }

@@ -6,9 +6,10 @@ use std::{
 };
 
 use crate::{
-    config::{Config, Mode},
+    config::{Config, Mode, Resolution},
     embedded::{EMOJI, Embedded},
     error::{Error, ErrorKind},
+    models::DEFAULT_UPSCALER,
 };
 
 /// The modes there are.
@@ -23,6 +24,7 @@ pub struct Modes {
     /// What stands in place of the default.
     switched: Option<String>,
     dir: PathBuf,
+    resolution_sets: BTreeMap<String, Vec<Resolution>>,
 }
 
 impl Modes {
@@ -33,6 +35,8 @@ impl Modes {
         for mode in modes.values_mut() {
             mode.model = dir.join(&mode.model);
             mode.vae = mode.vae.as_ref().map(|vae| dir.join(vae));
+            let set = mode.resolution_set.as_ref().and_then(|set| config.resolution_sets.get(set));
+            mode.resolutions = set.cloned().unwrap_or_default();
         }
         let configured: Vec<String> = modes.keys().cloned().collect();
         for model in models(&dir) {
@@ -43,7 +47,8 @@ impl Modes {
             EMOJI
         });
         let default = Some(config.diffusion.default_mode.clone()).filter(|name| !name.is_empty());
-        Self { modes, configured, embedded, default, switched: None, dir }
+        let resolution_sets = config.resolution_sets.clone();
+        Self { modes, configured, embedded, default, switched: None, dir, resolution_sets }
     }
 
     /// The default mode's name; none when there are no modes.
@@ -82,6 +87,11 @@ impl Modes {
         })
     }
 
+    /// Named lists of sizes.
+    pub fn resolution_sets(&self) -> &BTreeMap<String, Vec<Resolution>> {
+        &self.resolution_sets
+    }
+
     /// The error of a server without a model.
     fn none(&self) -> Error {
         let dir = self.dir.display();
@@ -116,8 +126,15 @@ fn emoji(embedded: &Embedded) -> Mode {
         native_size: Some("128x128".into()),
         num_inference_steps: Some(4),
         guidance_scale: Some(1.5),
+        // Its own: so nothing has to be written to a folder to be told of it.
+        scheduler: Some("lcm".into()),
         ..Mode::default()
     }
+}
+
+/// The network or resampler that enlarges a mode's pictures.
+pub fn enlarges_with(mode: &Mode) -> &str {
+    mode.enlarge.as_deref().unwrap_or(DEFAULT_UPSCALER)
 }
 
 /// A model's name: its file or folder without the extension.

@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use image::{
-    DynamicImage, RgbImage,
-    imageops::{self, FilterType},
-};
+use image::{DynamicImage, RgbImage};
 use reverie_kernels::Backend;
 use reverie_models::pipeline::Pipeline;
 
@@ -29,11 +26,11 @@ pub fn asked<B: Backend>(
         let side = |pixels: u32| (pixels / factor).max(1) * factor;
         (side(picture.width()), side(picture.height()))
     };
-    let of_mode = || [&mode.size, &mode.native_size].into_iter().flatten().find_map(|size| parse_size(size));
     let side = pipeline.default_size() as u32;
-    let (width, height) = match (request.width, request.height) {
-        (0, _) | (_, 0) => request.image.as_ref().map(of_image).or_else(of_mode).unwrap_or((side, side)),
-        size => size,
+    let (width, height) = match (request.width, request.height, &request.image) {
+        (0, _, Some(picture)) | (_, 0, Some(picture)) => nearest(mode, of_image(picture)),
+        (0, _, None) | (_, 0, None) => mode.default_size().unwrap_or((side, side)),
+        (width, height, _) => (width, height),
     };
     let made = made_at(mode, (width, height));
     if !made.0.is_multiple_of(factor) || !made.1.is_multiple_of(factor) {
@@ -45,25 +42,45 @@ pub fn asked<B: Backend>(
     Ok((width, height))
 }
 
+/// The size nearest to that of a picture which the mode accepts: of those whose sides' ratio is nearest, the one with the most
+/// similar number of pixels.
+fn nearest(mode: &Mode, (width, height): (u32, u32)) -> (u32, u32) {
+    let far = |a: f64, b: f64| (a / b).ln().abs();
+    let (width_px, height_px) = (f64::from(width), f64::from(height));
+    let distance = |(w, h): (u32, u32)| {
+        let (w, h) = (f64::from(w), f64::from(h));
+        (far(w / h, width_px / height_px), far(w * h, width_px * height_px))
+    };
+    let listed = mode.resolutions.iter().filter_map(|resolution| parse_size(&resolution.size));
+    let nearest = listed.min_by(|a, b| {
+        let (a, b) = (distance(*a), distance(*b));
+        a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1))
+    });
+    nearest.unwrap_or((width, height))
+}
+
 /// The size at which the model makes a picture of which `asked` is wanted.
 pub fn made_at(mode: &Mode, asked: (u32, u32)) -> (u32, u32) {
     mode.native_size.as_deref().and_then(parse_size).unwrap_or(asked)
 }
 
-/// A picture at the size that was asked for. Where the sides' ratio is another it is put in the middle and its edges are
-/// continued; `stretched`, it is as distorted as the picture was that it was made from.
-pub fn fitted(picture: RgbImage, (width, height): (u32, u32), stretched: bool) -> RgbImage {
-    let (from_width, from_height) = picture.dimensions();
-    if (from_width, from_height) == (width, height) {
-        return picture;
+/// The size that a picture of `from` has inside one of `asked`: as large as fits, or, `stretched`, as distorted as the picture
+/// was that it was made from.
+pub fn inside(from: (u32, u32), (width, height): (u32, u32), stretched: bool) -> (u32, u32) {
+    if stretched {
+        return (width, height);
     }
-    let scale = (f64::from(width) / f64::from(from_width)).min(f64::from(height) / f64::from(from_height));
+    let scale = (f64::from(width) / f64::from(from.0)).min(f64::from(height) / f64::from(from.1));
     let side = |from: u32, most: u32| ((f64::from(from) * scale).round() as u32).clamp(1, most);
-    let (inner_width, inner_height) = match stretched {
-        true => (width, height),
-        false => (side(from_width, width), side(from_height, height)),
-    };
-    let inner = imageops::resize(&picture, inner_width, inner_height, FilterType::Lanczos3);
+    (side(from.0, width), side(from.1, height))
+}
+
+/// A picture in the middle of a larger one, its edges continued.
+pub fn framed(inner: RgbImage, (width, height): (u32, u32)) -> RgbImage {
+    let (inner_width, inner_height) = inner.dimensions();
+    if (inner_width, inner_height) == (width, height) {
+        return inner;
+    }
     let (left, top) = ((width - inner_width) / 2, (height - inner_height) / 2);
     RgbImage::from_fn(width, height, |x, y| {
         *inner.get_pixel(
@@ -78,18 +95,31 @@ mod tests {
     use image::Rgb;
 
     use super::*;
+    use crate::config::Resolution;
 
     #[test]
-    fn a_picture_is_enlarged_evenly_and_its_edges_continue() {
-        let half = |x: u32| if x < 4 { Rgb([200, 0, 0]) } else { Rgb([0, 0, 200]) };
-        let picture = RgbImage::from_fn(8, 8, |x, _| half(x));
-        let wide = fitted(picture.clone(), (64, 16), false);
+    fn a_picture_stands_in_the_middle_and_its_edges_continue() {
+        assert_eq!(inside((8, 8), (64, 16), false), (16, 16));
+        assert_eq!(inside((8, 8), (64, 16), true), (64, 16));
+        assert_eq!(inside((128, 128), (3, 1), false), (1, 1));
+        let half = |x: u32| if x < 8 { Rgb([200, 0, 0]) } else { Rgb([0, 0, 200]) };
+        let picture = RgbImage::from_fn(16, 16, |x, _| half(x));
+        let wide = framed(picture.clone(), (64, 16));
         assert_eq!(wide.dimensions(), (64, 16));
-        // The middle 16 columns are the picture.
-        assert_eq!((wide.get_pixel(0, 3), wide.get_pixel(63, 3)), (&half(0), &half(7)));
-        assert!(wide.get_pixel(28, 8)[0] > 150 && wide.get_pixel(35, 8)[2] > 150);
-        let stretched = fitted(picture.clone(), (64, 16), true);
-        assert!(stretched.get_pixel(20, 8)[0] > 150 && stretched.get_pixel(40, 8)[2] > 150);
-        assert_eq!(fitted(picture.clone(), (8, 8), false), picture);
+        for (x, expected) in [(0, 0), (31, 0), (32, 15), (63, 15)] {
+            assert_eq!(wide.get_pixel(x, 3), &half(expected), "{x}");
+        }
+        assert_eq!(framed(picture.clone(), (16, 16)), picture);
+    }
+
+    #[test]
+    fn a_picture_to_begin_with_gets_the_nearest_size_of_a_set() {
+        let resolution = |size: &&str| Resolution { size: (*size).to_owned(), aspect_ratio: String::new() };
+        let sizes = ["512x512", "256x256", "512x768", "768x512"];
+        let mode = Mode { resolutions: sizes.iter().map(resolution).collect(), ..Mode::default() };
+        assert_eq!(nearest(&mode, (600, 640)), (512, 512));
+        assert_eq!(nearest(&mode, (304, 296)), (256, 256));
+        assert_eq!(nearest(&mode, (1000, 1600)), (512, 768));
+        assert_eq!(nearest(&Mode::default(), (1000, 1600)), (1000, 1600));
     }
 }

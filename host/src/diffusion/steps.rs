@@ -11,9 +11,10 @@ use serde_json::{Map, Value, json};
 use super::{Control, library::Model};
 use crate::execution::{Denoise, Watch};
 
-/// Shares of the progress: encoding, then the steps, then decoding.
+/// Shares of the progress: encoding, then the steps, then decoding, and enlarging where that follows.
 pub const ENCODED: f32 = 0.03;
 pub const DENOISED: f32 = 0.92;
+pub const DECODED: f32 = 0.95;
 
 /// Tells a request's client of its steps.
 pub struct Steps {
@@ -52,7 +53,7 @@ impl Watch for Steps {
 
     fn stepped(&self, picture: &Denoise) {
         let (done, steps) = (picture.position(), picture.steps());
-        let mut detail = steps_of(picture);
+        let mut detail = steps_of(picture, "denoising");
         let first = *self.began.lock().unwrap().get_or_insert_with(Instant::now);
         if done > 1 {
             let eta = first.elapsed().as_secs_f64() / (done - 1) as f64 * (steps - done) as f64;
@@ -72,8 +73,14 @@ impl Watch for Steps {
     }
 }
 
-/// The step a picture is at, as clients see it.
-pub fn steps_of(picture: &Denoise) -> Map<String, Value> {
-    let detail = json!({"step": picture.position(), "steps": picture.steps()});
+/// What is being done with a picture, as clients see it, where it takes no steps.
+pub fn stage(stage: &str) -> Map<String, Value> {
+    Map::from_iter([("stage".to_owned(), stage.into())])
+}
+
+/// The same with the step that the picture is at; `total` is what clients of the Python server call the number of steps.
+pub fn steps_of(picture: &Denoise, stage: &str) -> Map<String, Value> {
+    let (done, steps) = (picture.position(), picture.steps());
+    let detail = json!({"stage": stage, "step": done, "steps": steps, "total": steps});
     detail.as_object().expect("an object was written").clone()
 }

@@ -26,10 +26,17 @@ pub fn check(config: &Config, room: Option<Room>, area: &mut Area<'_>) {
         unpacking(config, embedded, area);
     }
     // Nothing is computed: any device will do.
-    let diffusion = Diffusion::new(config, backend::cpu(1));
-    modes(config, &diffusion, room, area);
-    others(&config.diffusion.dir, &diffusion, area);
-    loras(&config.diffusion.loras_dir, &diffusion, area);
+    let backend = backend::cpu(1);
+    let dir = Some(config.execution.models_dir.as_path()).filter(|dir| !dir.as_os_str().is_empty());
+    let (networks, _) = Upscalers::new(backend.clone(), dir, config.execution.tile);
+    match Diffusion::new(config, backend, networks.into()) {
+        Ok(diffusion) => {
+            modes(config, &diffusion, room, area);
+            others(&config.diffusion.dir, &diffusion, area);
+            loras(&config.diffusion.loras_dir, &diffusion, area);
+        }
+        Err(error) => area.error(error, "name a network or resampler that is there: the server does not start"),
+    }
     upscalers(config, area);
     scorer(config, embedded.as_ref(), area);
 }

@@ -11,7 +11,9 @@ mod weights;
 
 pub use rrdbnet::RrdbNet;
 pub use srvgg::SrvggNetCompact;
-pub use upscaler::{NetworkInfo, Scale, UpscaleError, UpscaleRequest, Upscalers};
+pub use upscaler::{
+    DEFAULT as DEFAULT_UPSCALER, NetworkInfo, Scale, UpscaleError, UpscaleRequest, Upscalers,
+};
 pub use weights::{Weights, WeightsError};
 
 /// The job was asked to stop.

@@ -17,7 +17,13 @@ use super::{
     samples::{self, AnyPixels, Pixels, Sample},
     tiles::{self, Progress},
 };
-use crate::execution::{AnyBackend, room::MayBeFull};
+use crate::{
+    error::Error,
+    execution::{
+        AnyBackend,
+        room::{self, MayBeFull},
+    },
+};
 
 /// The network when none is named.
 pub const DEFAULT: &str = "realesr-animevideov3";
@@ -88,6 +94,18 @@ impl UpscaleError {
     /// Whether the request was wrong, and not the machine.
     pub fn is_invalid_input(&self) -> bool {
         matches!(self, Self::UnknownModel { .. } | Self::Passes(_) | Self::Factor { .. } | Self::TooLarge)
+    }
+}
+
+impl From<UpscaleError> for Error {
+    fn from(error: UpscaleError) -> Self {
+        match error {
+            UpscaleError::Cancelled => Self::cancelled(),
+            error if error.is_invalid_input() => Self::invalid(error.to_string()),
+            error => {
+                room::full("enlarging a picture", &error).unwrap_or_else(|| Self::internal(error.to_string()))
+            }
+        }
     }
 }
 

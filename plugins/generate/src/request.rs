@@ -8,14 +8,19 @@ use reverie_plugin_sdk::{
     images::Format,
     random,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
+
+use crate::{
+    names::{self, Named},
+    schema,
+};
 
 const DEFAULT_QUALITY: u8 = 92;
 const DEFAULT_MAGNITUDE: u32 = 2;
 /// diffusers' for image to image.
 const DEFAULT_STRENGTH: f32 = 0.8;
-/// The range of seeds that clients know.
+/// The range of the seeds that are drawn: all clients know them.
 const SEEDS: u64 = 1 << 31;
 /// The level of a style at which its LoRA has the strength that the operator gave it.
 const FULL_LEVEL: f32 = 8.0;
@@ -46,6 +51,15 @@ fn one() -> f32 {
     1.0
 }
 
+/// A format as `out_format` names it.
+pub fn name(format: Format) -> &'static str {
+    match format {
+        Format::Png => "png",
+        Format::Jpeg => "jpeg",
+        Format::Webp => "webp",
+    }
+}
+
 /// What the client asked for. The host has checked it against the schema. Whole numbers are read as floats, because a
 /// JSON Schema counts `2.0` among the integers.
 #[derive(Debug, Deserialize)]
@@ -74,31 +88,29 @@ pub struct Request {
     out_format: Option<String>,
     quality: Option<f64>,
     previews: Option<Value>,
-}
-
-/// Other names of parameters.
-const ALIASES: [(&str, &str); 3] =
-    [("steps", "num_inference_steps"), ("cfg", "guidance_scale"), ("sampler", "scheduler")];
-
-/// The fields under their parameters' own names. A null is as good as nothing.
-fn named(fields: Map<String, Value>) -> Result<Map<String, Value>, Error> {
-    let mut named = Map::new();
-    for (name, value) in fields.into_iter().filter(|(_, value)| !value.is_null()) {
-        let alias = ALIASES.iter().find(|(alias, _)| *alias == name);
-        let own = alias.map_or(name.as_str(), |(_, own)| own);
-        let other = named.insert(own.to_owned(), value);
-        if other.is_some_and(|other| other != named[own]) {
-            let both = ALIASES.iter().find(|(_, name)| *name == own).map_or("", |(alias, _)| alias);
-            return Err(Error::invalid_input(format!("{both} and {own} are the same: give one of them")));
-        }
-    }
-    Ok(named)
+    controlnets: Option<Vec<Value>>,
+    /// What the client gave that is not known.
+    #[serde(skip)]
+    pub warnings: Vec<String>,
+    /// The names that the client gave parameters, by their own.
+    #[serde(skip)]
+    spelt: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Deserialize)]
 struct StyleLora {
     style: Option<String>,
-    level: Option<f64>,
+    /// Null, unlike nothing, is off.
+    #[serde(default = "full_level", deserialize_with = "level")]
+    level: f32,
+}
+
+fn full_level() -> f32 {
+    FULL_LEVEL
+}
+
+fn level<'de, D: Deserializer<'de>>(level: D) -> Result<f32, D::Error> {
+    Ok(Option::<f32>::deserialize(level)?.unwrap_or(0.0))
 }
 
 #[derive(Debug, Deserialize)]
@@ -114,15 +126,31 @@ impl Request {
     /// # Errors
     /// `invalid-input` for two names of one parameter side by side with different values.
     pub fn read(mut fields: Map<String, Value>) -> Result<Self, Error> {
-        let inside = fields.remove("params");
-        let mut fields = named(fields)?;
-        if let Some(Value::Object(params)) = inside {
-            for (name, value) in named(params)? {
-                fields.entry(name).or_insert(value);
-            }
+        let inside = match fields.remove("params") {
+            Some(Value::Object(params)) => params,
+            _ => Map::new(),
+        };
+        let warnings = names::unknown(fields.keys().chain(inside.keys()), &schema::parameters());
+        let mut named = Named::read(fields)?;
+        named.or(Named::read(inside)?);
+        let request: Self = serde_json::from_value(Value::Object(named.values))
+            .map_err(|e| Error::invalid_input(format!("generate: {e}")))?;
+        if request.controlnets.as_ref().is_some_and(|controlnets| !controlnets.is_empty()) {
+            return Err(Error::invalid_input(
+                "controlnets: control networks are not supported yet; accepted are null and an empty list",
+            ));
         }
-        serde_json::from_value(Value::Object(fields))
-            .map_err(|e| Error::invalid_input(format!("generate: {e}")))
+        Ok(Self { warnings, spelt: named.spelt, ..request })
+    }
+
+    /// An error of the host's that names a parameter, with the name that the client gave it.
+    pub fn as_spelt(&self, mut error: Error) -> Error {
+        if let Some((own, rest)) = error.message.split_once(':')
+            && let Some(spelt) = self.spelt.get(own)
+        {
+            error.message = format!("{spelt}:{rest}");
+        }
+        error
     }
 
     pub fn superres(&self) -> bool {
@@ -190,17 +218,14 @@ impl Request {
         let named = self.loras.iter().flatten();
         let mut loras: Vec<Lora> =
             named.map(|lora| Lora { name: lora.name.clone(), strength: lora.strength }).collect();
-        let style = self.style_lora.as_ref().and_then(|lora| Some((lora.style.as_ref()?, lora.level)));
-        if let Some((name, level)) = style {
-            let level = level.map_or(FULL_LEVEL, |level| level as f32);
+        let style = self.style_lora.as_ref().filter(|lora| lora.level > 0.0);
+        if let Some((name, level)) = style.and_then(|lora| Some((lora.style.as_ref()?, lora.level))) {
             let style = config.styles.get(name).ok_or_else(|| {
                 let known: Vec<_> = config.styles.keys().map(String::as_str).collect();
                 let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
                 Error::invalid_input(format!("style_lora: there is no style '{name}'; there are: {known}"))
             })?;
-            if level > 0.0 {
-                loras.push(Lora { name: style.lora.clone(), strength: style.strength * level / FULL_LEVEL });
-            }
+            loras.push(Lora { name: style.lora.clone(), strength: style.strength * level / FULL_LEVEL });
         }
         Ok(loras)
     }
@@ -231,10 +256,6 @@ mod tests {
             json!({"prompt": "", "steps": 3, "params": {"num_inference_steps": 7, "cfg": 2}, "guidance_scale": 1}),
         );
         assert_eq!((read.num_inference_steps, read.guidance_scale), (Some(3.0), Some(1.0)));
-        let Value::Object(twice) = json!({"prompt": "", "sampler": "euler", "scheduler": "ddim"}) else {
-            unreachable!()
-        };
-        assert!(Request::read(twice).unwrap_err().message.contains("sampler and scheduler"));
         assert!(request(json!({"prompt": "", "size": "0x8"})).size().is_err());
     }
 
@@ -245,8 +266,74 @@ mod tests {
         let at = |level: i32| request(json!({"prompt": "", "style_lora": {"style": "ink", "level": level}}));
         let loras = at(4).loras(&config).unwrap();
         assert_eq!((loras[0].name.as_str(), loras[0].strength), ("ink-v2", 0.4));
-        assert!(at(0).loras(&config).unwrap().is_empty());
-        let unknown = request(json!({"prompt": "", "style_lora": {"style": "oil"}}));
-        assert!(unknown.loras(&config).unwrap_err().message.contains("there are: ink"));
+        let styled = |style: Value| request(json!({"prompt": "", "style_lora": style})).loras(&config);
+        assert_eq!(styled(json!({"style": "ink"})).unwrap()[0].strength, 0.8);
+        for off in [
+            json!(null),
+            json!({}),
+            json!({"style": null, "level": 4}),
+            json!({"style": "ink", "level": 0}),
+            json!({"style": "ink", "level": null}),
+            json!({"style": "oil", "level": 0}),
+            json!({"style": null, "level": null}),
+        ] {
+            assert!(styled(off.clone()).unwrap().is_empty(), "{off}");
+        }
+        let unknown = styled(json!({"style": "oil", "level": 1}));
+        assert!(unknown.unwrap_err().message.contains("there are: ink"));
+    }
+
+    fn refused(fields: Value) -> String {
+        let Value::Object(fields) = fields else { unreachable!("an object was written") };
+        Request::read(fields).unwrap_err().message
+    }
+
+    #[test]
+    fn later_clients_have_names_of_their_own() {
+        let read =
+            request(json!({"params": {"prompt": "", "init_image_ref": "fileRef:1", "denoise_strength": 0,
+            "scheduler_id": "euler_a", "seed": 4_294_967_295_u32, "controlnets": []}, "controlnets": null}));
+        assert_eq!((read.image.as_deref(), read.strength), (Some("fileRef:1"), Some(0.0)));
+        assert_eq!((read.scheduler.as_deref(), read.seed), (Some("euler_a"), Some(4_294_967_295.0)));
+        assert!(read.warnings.is_empty(), "{:?}", read.warnings);
+        let error = read.as_spelt(Error::invalid_input("scheduler: there is no such"));
+        assert_eq!(error.message, "scheduler_id: there is no such");
+        let error = read.as_spelt(Error::invalid_input("mode: there is no such"));
+        assert_eq!(error.message, "mode: there is no such");
+
+        // The same twice is no contradiction.
+        assert_eq!(request(json!({"prompt": "", "cfg": 2, "guidance_scale": 2})).guidance_scale, Some(2.0));
+        for twice in [
+            json!({"prompt": "", "sampler": "euler", "scheduler": "ddim"}),
+            json!({"prompt": "", "sampler": "euler", "scheduler_id": "ddim"}),
+            json!({"prompt": "", "params": {"sampler": "euler", "scheduler_id": "ddim"}}),
+        ] {
+            let told = refused(twice);
+            assert!(told.contains("sampler and ") || told.contains(" and sampler"), "{told}");
+        }
+        let controlled = json!({"prompt": "", "controlnets": [{"control_type": "canny"}]});
+        assert!(refused(controlled).starts_with("controlnets: "));
+    }
+
+    #[test]
+    fn what_is_not_known_is_told() {
+        let read = request(json!({"cgf": 2, "params": {"prompt": "", "negativePrompt": "x", "zebra": null}}));
+        let told = read.warnings.join("\n");
+        for part in ["'cgf'", "'cfg'", "'negativePrompt'", "'negative_prompt'", "'zebra'"] {
+            assert!(told.contains(part), "{told}");
+        }
+        assert_eq!(read.warnings.len(), 3);
+    }
+
+    #[test]
+    fn the_schema_has_every_name_in_both_places() {
+        let schema: Value = serde_json::from_str(&schema::job()).unwrap();
+        let (beside, inside) = (&schema["properties"], &schema["properties"]["params"]["properties"]);
+        for name in schema::parameters().keys().filter(|name| *name != "params") {
+            assert!(beside[name].is_object() && beside[name] == inside[name], "{name}");
+            assert!(beside[name]["description"].is_string(), "{name}");
+        }
+        assert_eq!(inside["denoise_strength"]["maximum"], 1.0);
+        assert_eq!(beside["seed"]["maximum"], 4_294_967_295_u32);
     }
 }

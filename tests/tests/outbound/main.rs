@@ -282,20 +282,27 @@ fn without_a_grant_a_plugin_does_not_load_and_without_a_folder_it_reads_nothing(
 }
 
 #[test]
-fn a_component_of_the_version_before_runs() {
+fn a_component_of_a_version_before_runs() {
     let server = Server::start(&[], &[]);
     let mut client = server.connect();
-    // What a component of 0.2.0 differs in are the names of its interfaces.
-    let mut content = std::fs::read(guest("echo")).unwrap();
-    let (now, before) = (b"@0.2.2", b"@0.2.0");
-    for at in 0..content.len() - now.len() {
-        if content[at..].starts_with(now) {
-            content[at..at + now.len()].copy_from_slice(before);
+    // What a component of an earlier version differs in are the names of its interfaces.
+    let now = b"@0.2.3";
+    for before in [b"@0.2.0", b"@0.2.1", b"@0.2.2"] {
+        let mut content = std::fs::read(guest("echo")).unwrap();
+        let mut renamed = 0;
+        for at in 0..content.len() - now.len() {
+            if content[at..].starts_with(now) {
+                content[at..at + now.len()].copy_from_slice(before);
+                renamed += 1;
+            }
         }
+        assert!(renamed > 0, "the guest is of another version");
+        std::fs::write(server.plugin_path("echo"), content).unwrap();
+        client.receive_where(|m| {
+            m["type"] == "system:plugin" && (m["action"] == "loaded" || m["action"] == "reloaded")
+        });
+        assert_eq!(client.ask(json!({"type": "echo:ping"}))["version"], "1.0.0");
+        let job = client.submit(json!({"jobType": "echo", "params": {"a": 1}}));
+        assert_eq!(client.finish(&job)["meta"]["params"]["params"]["a"], 1);
     }
-    std::fs::write(server.plugin_path("echo"), content).unwrap();
-    client.receive_where(|m| m["type"] == "system:plugin" && m["action"] == "loaded");
-    assert_eq!(client.ask(json!({"type": "echo:ping"}))["version"], "1.0.0");
-    let job = client.submit(json!({"jobType": "echo", "params": {"a": 1}}));
-    assert_eq!(client.finish(&job)["meta"]["params"]["params"]["a"], 1);
 }

@@ -34,7 +34,7 @@ use crate::{
 /// Pictures of one request.
 const MAX_PICTURES: u64 = 10;
 /// The range of seeds; after its end they go on from 0.
-const SEEDS: u64 = 1 << 31;
+const SEEDS: u64 = 1 << 32;
 /// Bytes of all parts of a form.
 const MAX_FORM: usize = 128 << 20;
 

@@ -52,6 +52,22 @@ impl wit::Host for CallState {
         Ok(checked.map_err(Into::into))
     }
 
+    async fn scheduler_id(
+        &mut self,
+        mode: String,
+        scheduler: Option<String>,
+        schedule_type: Option<String>,
+    ) -> wasmtime::Result<Result<Option<String>, types::Error>> {
+        let services = self.services.clone();
+        let found = tokio::task::spawn_blocking(move || {
+            services.diffusion.scheduler_id(&mode, scheduler.as_deref(), schedule_type.as_deref())
+        });
+        let found = found.await.unwrap_or_else(|_| {
+            Err(Error::internal("the scheduler could not be told (a fault of the server)"))
+        });
+        Ok(found.map(|id| id.map(str::to_owned)).map_err(Into::into))
+    }
+
     async fn generate(
         &mut self,
         request: wit::Request,

@@ -72,7 +72,7 @@ impl wit::HostImage for CallState {
         format: wit::Format,
         quality: u8,
     ) -> Answer<Resource<Blob>> {
-        self.encode_with_parameters(picture, format, quality, String::new()).await
+        self.encode_with_texts(picture, format, quality, Vec::new()).await
     }
 
     async fn encode_with_parameters(
@@ -82,6 +82,18 @@ impl wit::HostImage for CallState {
         quality: u8,
         parameters: String,
     ) -> Answer<Resource<Blob>> {
+        let given = Some(parameters).filter(|parameters| !parameters.is_empty());
+        let texts = given.map(|parameters| ("parameters".to_owned(), parameters)).into_iter().collect();
+        self.encode_with_texts(picture, format, quality, texts).await
+    }
+
+    async fn encode_with_texts(
+        &mut self,
+        picture: Resource<Picture>,
+        format: wit::Format,
+        quality: u8,
+        texts: Vec<(String, String)>,
+    ) -> Answer<Resource<Blob>> {
         let picture = self.table.get(&picture)?.0.clone();
         let format = match format {
             wit::Format::Png => Format::Png,
@@ -90,8 +102,8 @@ impl wit::HostImage for CallState {
         };
         let encoded = blocking(move || {
             let mut content = pictures::encode(&picture, Encoding { format, quality })?;
-            if format == Format::Png && !parameters.is_empty() {
-                pictures::add_parameters(&mut content, &parameters);
+            if format == Format::Png {
+                pictures::add_texts(&mut content, &texts)?;
             }
             Ok(content)
         });

@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     error::Error,
-    execution::{Lease, Ticket, room},
-    models::{Cancelled, Control, Scale, UpscaleError, UpscaleRequest},
+    execution::{Lease, Ticket},
+    models::{Cancelled, Control, Scale, UpscaleRequest},
     pictures,
 };
 
@@ -49,11 +49,11 @@ impl wit::Host for CallState {
         let services = self.services.clone();
         let done = tokio::task::spawn_blocking(move || {
             let (width, height) =
-                services.upscalers.output_size(picture.width(), picture.height(), &request).map_err(error)?;
+                services.upscalers.output_size(picture.width(), picture.height(), &request)?;
             pictures::check_size(width, height, services.config.images.max_output_pixels)?;
             let control = OnDevice { ticket: services.device.ticket(), lease: Default::default(), steps };
             let picture = Arc::try_unwrap(picture).unwrap_or_else(|shared| (*shared).clone());
-            services.upscalers.upscale(picture, &request, &control).map_err(error)
+            services.upscalers.upscale(picture, &request, &control).map_err(Error::from)
         });
         match done.await {
             Ok(Ok(made)) => Ok(Ok(self.table.push(Picture(Arc::new(made)))?)),
@@ -92,18 +92,8 @@ impl Control for OnDevice<'_> {
         *self.lease.lock().unwrap() = None;
         if let Some(job) = &self.steps.turn.job {
             let fraction = self.steps.from + self.steps.span * done as f32 / total.max(1) as f32;
-            let detail = serde_json::json!({"tile": done, "tiles": total});
+            let detail = serde_json::json!({"stage": "upscaling", "tile": done, "tiles": total});
             self.steps.turn.jobs.progress(job.id, fraction, detail.as_object().expect("an object").clone());
-        }
-    }
-}
-
-fn error(error: UpscaleError) -> Error {
-    match error {
-        UpscaleError::Cancelled => Error::cancelled(),
-        error if error.is_invalid_input() => Error::invalid(error.to_string()),
-        error => {
-            room::full("enlarging a picture", &error).unwrap_or_else(|| Error::internal(error.to_string()))
         }
     }
 }

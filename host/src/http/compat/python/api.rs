@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use uuid::Uuid;
 use warp::{Filter, path::Tail};
 
-use super::{Route, body, error::or_error, with};
+use super::{Route, body, error::or_error, modes::modes, with};
 use crate::{
     dispatch,
     error::{Error, ErrorKind},
@@ -84,28 +84,6 @@ fn unserved(path: &str, by_another_method: &[&str]) -> Error {
         true => Error::new(ErrorKind::MethodNotAllowed, "this resource does not take that method"),
         false => Error::not_found("no such resource"),
     }
-}
-
-fn modes(registry: &Registry) -> Value {
-    let diffusion = &registry.services.diffusion;
-    let (modes, loaded) = (diffusion.modes(), diffusion.loaded());
-    let described: Map<String, Value> = modes
-        .iter()
-        .map(|(name, mode)| {
-            let mut described = serde_json::to_value(mode).unwrap_or_default();
-            let in_memory = loaded.iter().any(|(path, _)| *path == mode.model);
-            if let Some(described) = described.as_object_mut() {
-                described.insert("loaded".into(), in_memory.into());
-            }
-            (name.to_owned(), described)
-        })
-        .collect();
-    json!({
-        "modes": described,
-        "default_mode": modes.default_name(),
-        "current_mode": diffusion.current(),
-        "loras": diffusion.loras(),
-    })
 }
 
 /// Reads the modes again; `anew`: the models too, when they are used next.

@@ -2,6 +2,7 @@
 
 mod api;
 pub mod generate;
+mod modes;
 mod superres;
 
 use std::sync::Arc;
