@@ -26,6 +26,8 @@ assert len(made.data) == 2
 for item in made.data:
     assert Image.open(io.BytesIO(base64.b64decode(item.b64_json))).size == (64, 64)
 made = client.images.generate(model="sd", prompt="a cat", size="64x64", extra_body={"seed": 5, "steps": 2})
+assert made.data[0].b64_json and not made.data[0].url
+made = client.images.generate(model="sd", prompt="a cat", size="64x64", response_format="url", extra_body={"seed": 5, "steps": 2})
 with urllib.request.urlopen(made.data[0].url) as answer:
     assert Image.open(answer).size == (64, 64)
 edited = client.images.edit(
