@@ -13,7 +13,7 @@ use warp::{
 
 use super::{Route, body, error::or_error, with};
 use crate::{
-    error::Error,
+    error::{Error, ErrorKind},
     plugins::Registry,
     storage::{self, STATE_PREFIX},
 };
@@ -51,7 +51,12 @@ async fn get(key: &str, registry: &Registry) -> Result<impl Reply + use<>, Error
     let (content, media_type, created) = match services.uploads.text(&key) {
         Some(text) => (text.content, "text/plain; charset=utf-8", text.created),
         None => {
-            let (content, created) = services.storage.get_dated(&key).await?;
+            // What can't be a key is the key of nothing.
+            let found = services.storage.get_dated(&key).await.map_err(|error| match error.kind {
+                ErrorKind::InvalidInput => Error::not_found(error.message),
+                _ => error,
+            });
+            let (content, created) = found?;
             (content, storage::media_type(&key), created)
         }
     };
