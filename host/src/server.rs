@@ -124,7 +124,7 @@ pub async fn registry(config: Config) -> Result<Arc<Registry>, String> {
     jobs.on_event(move |event| publish(&publisher, event));
     let execution = &config.execution;
     let models_dir = Some(execution.models_dir.as_path()).filter(|dir| !dir.as_os_str().is_empty());
-    let backend = backend::open(execution)?;
+    let backend = backend::open(&config)?;
     let lane = || backend::lane(&backend).map_err(|error| format!("execution.backend: {error}"));
     let (upscalers, warnings) = Upscalers::new(lane()?, models_dir, execution.tile);
     for warning in warnings {

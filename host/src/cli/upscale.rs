@@ -61,7 +61,7 @@ pub fn upscale(config: &Config, options: &Options) -> Result<(), String> {
         .map_err(|e| format!("{}: {e}", input.display()))?;
     let execution = &config.execution;
     let models_dir = Some(execution.models_dir.as_path()).filter(|dir| !dir.as_os_str().is_empty());
-    let (upscalers, warnings) = Upscalers::new(backend::open(execution)?, models_dir, execution.tile);
+    let (upscalers, warnings) = Upscalers::new(backend::open(config)?, models_dir, execution.tile);
     for warning in warnings {
         eprintln!("warning: {warning}");
     }

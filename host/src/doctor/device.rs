@@ -100,7 +100,7 @@ impl Devices {
 pub fn check(execution: &Execution, area: &mut Area<'_>) -> Devices {
     let cpu = cpu(execution, area);
     let (driver, gpus) = gpus(execution, area);
-    let auto = backend::choose(&Execution { backend: Backend::Auto, ..execution.clone() });
+    let auto = backend::choose(&Execution { backend: Backend::Auto, ..execution.clone() }, 1);
     let auto = match auto {
         Ok(Chosen { backend, no_gpu: None }) => backend.name().to_owned(),
         Ok(Chosen { backend, no_gpu: Some(why) }) => {
@@ -109,7 +109,7 @@ pub fn check(execution: &Execution, area: &mut Area<'_>) -> Devices {
         Err(error) => error,
     };
     let set = String::from(execution.backend);
-    let (backend, used) = match backend::choose(execution) {
+    let (backend, used) = match backend::choose(execution, 1) {
         Ok(Chosen { backend, no_gpu }) => {
             let name = backend.name().to_owned();
             match no_gpu {

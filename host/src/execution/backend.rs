@@ -9,7 +9,7 @@ use reverie_kernels::{
     nvml,
 };
 
-use crate::config::{Attention, Backend, Execution};
+use crate::config::{Attention, Backend, Config, Execution};
 
 /// The CPU or a GPU.
 pub type AnyBackend = Either<CpuBackend, Numerics<GpuBackend<Cuda>>>;
@@ -18,13 +18,13 @@ pub type AnyBackend = Either<CpuBackend, Numerics<GpuBackend<Cuda>>>;
 ///
 /// # Errors
 /// What is wrong with the GPU that is named, and what to set instead.
-pub fn open(execution: &Execution) -> Result<Arc<AnyBackend>, String> {
-    let Chosen { backend, no_gpu } = choose(execution)?;
+pub fn open(config: &Config) -> Result<Arc<AnyBackend>, String> {
+    let Chosen { backend, no_gpu } = choose(&config.execution, config.diffusion.max_batch)?;
     if let Some(error) = no_gpu {
         tracing::info!("backend: no GPU is used: {error}");
     } else if let Either::Second(gpu) = &*backend {
         tracing::info!("backend: {}", gpu.name());
-        if execution.numerics {
+        if config.execution.numerics {
             tracing::warn!(
                 "execution.numerics = true: each result is looked at, and all takes many times longer"
             );
@@ -40,14 +40,16 @@ pub struct Chosen {
     pub no_gpu: Option<reverie_kernels::Error>,
 }
 
-/// The device that the configuration names.
+/// The device that the configuration names, for batches of up to `max_batch` pictures.
 ///
 /// # Errors
 /// Those of [`open`].
-pub fn choose(execution: &Execution) -> Result<Chosen, String> {
+pub fn choose(execution: &Execution, max_batch: usize) -> Result<Chosen, String> {
     let budget = Some(execution.vram_budget_mb << 20).filter(|budget| *budget > 0);
     let wgmma = execution.attention == Attention::Wgmma;
-    let checked = |device| Numerics::new(GpuBackend::new(device), execution.numerics);
+    // Each picture of a batch has one entry or, with guidance, two; as many again for a second size of pictures.
+    let recordings = 4 * max_batch;
+    let checked = |device| Numerics::new(GpuBackend::new(device).keeping(recordings), execution.numerics);
     let cuda = |number| Cuda::new(number, budget, wgmma).map(|gpu| Arc::new(Either::Second(checked(gpu))));
     let (backend, no_gpu) = match execution.backend {
         Backend::Cpu => (cpu(execution.threads), None),
