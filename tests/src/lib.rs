@@ -1,9 +1,10 @@
 //! What the end-to-end tests share: the real server on a free port, a WebSocket client and an HTTP client.
 
+mod client;
 pub mod comfy;
+pub mod old_client;
 
 use std::{
-    collections::VecDeque,
     io::{BufRead, BufReader, Read, Write as _},
     net::TcpStream,
     path::{Path, PathBuf},
@@ -11,10 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use client::Client;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 pub use tungstenite::Message;
-use tungstenite::{Utf8Bytes, WebSocket};
 
 /// How long anything may take before a test fails. Generous: it is no measurement.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -78,7 +79,7 @@ struct Prepared {
 impl Prepared {
     fn launch(self) -> Server {
         let Self { dir, settings, environment } = self;
-        let (process, address) = spawn(dir.path(), &settings, &environment);
+        let (process, address) = spawn(dir.path(), "0", &settings, &environment);
         Server { dir, address, process, settings, environment }
     }
 }
@@ -112,9 +113,20 @@ impl Server {
 
     /// Ends the process without warning and starts it again in the same folder.
     pub fn crash_and_restart(&mut self) {
+        self.crash();
+        (self.process, self.address) = spawn(self.dir.path(), "0", &self.settings, &self.environment);
+    }
+
+    /// Ends the process without warning.
+    pub fn crash(&mut self) {
         self.process.kill().expect("runs");
         self.process.wait().expect("ends");
-        (self.process, self.address) = spawn(self.dir.path(), &self.settings, &self.environment);
+    }
+
+    /// Starts it again after a crash where it was, for clients that only know that address.
+    pub fn restart_in_place(&mut self) {
+        let port = self.address.rsplit_once(':').expect("a port").1.to_owned();
+        (self.process, self.address) = spawn(self.dir.path(), &port, &self.settings, &self.environment);
     }
 
     /// Sends SIGTERM and waits for the end. True when it ended well.
@@ -153,7 +165,7 @@ impl Server {
         let stream = TcpStream::connect(&self.address).expect("the server listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         match tungstenite::client(format!("ws://{}{path}", self.address), stream) {
-            Ok((socket, _)) => Ok(Client { socket, passed_over: VecDeque::new(), greeting: Value::Null }),
+            Ok((socket, _)) => Ok(Client::new(socket)),
             Err(tungstenite::HandshakeError::Failure(tungstenite::Error::Http(answer))) => {
                 Err(answer.status().as_u16())
             }
@@ -194,6 +206,30 @@ impl Server {
         body.extend_from_slice(b"--limit--\r\n");
         let post = agent().post(self.url(path)).header("Content-Type", "multipart/form-data; boundary=limit");
         Answer::of(post.send(&body))
+    }
+
+    /// Puts JSON.
+    pub fn put_json(&self, path: &str, body: &Value) -> Answer {
+        let put = agent().put(self.url(path)).header("Content-Type", "application/json");
+        Answer::of(put.send(body.to_string().as_bytes()))
+    }
+
+    /// The answer to these very bytes, which must ask for the connection's end. Its headers stay unread.
+    pub fn raw(&self, request: &str) -> Answer {
+        let mut stream = TcpStream::connect(&self.address).expect("the server listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        stream.write_all(request.as_bytes()).expect("sent");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).expect("an answer");
+        let text = String::from_utf8_lossy(&answer).into_owned();
+        let status = text.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let body = text.split_once("\r\n\r\n").map(|(_, body)| body.as_bytes().to_vec());
+        let malformed = || panic!("no HTTP answer: {text}");
+        Answer {
+            status: status.unwrap_or_else(malformed),
+            headers: Vec::new(),
+            body: body.unwrap_or_default(),
+        }
     }
 
     /// Posts JSON.
@@ -249,10 +285,10 @@ pub fn binary() -> PathBuf {
     test.ancestors().nth(2).expect("cargo's layout").join("reverie-under-test")
 }
 
-fn spawn(dir: &Path, settings: &[String], environment: &[(String, String)]) -> (Child, String) {
+fn spawn(dir: &Path, port: &str, settings: &[String], environment: &[(String, String)]) -> (Child, String) {
     let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("log")).expect("a log");
     let mut command = Command::new(binary());
-    command.current_dir(dir).args(["serve", "--port", "0"]).stdout(Stdio::piped()).stderr(log);
+    command.current_dir(dir).args(["serve", "--port", port]).stdout(Stdio::piped()).stderr(log);
     command.envs(environment.iter().map(|(name, value)| (name, value)));
     for setting in settings {
         command.args(["--set", setting]);
@@ -299,93 +335,4 @@ impl Answer {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
-}
-
-/// A WebSocket client.
-pub struct Client {
-    pub socket: WebSocket<TcpStream>,
-    /// What came before the reply that `ask` waited for.
-    passed_over: VecDeque<Value>,
-    /// The `system:status` that a connection begins with.
-    pub greeting: Value,
-}
-
-impl Client {
-    pub fn send(&mut self, message: Value) {
-        self.send_text(&message.to_string());
-    }
-
-    pub fn send_text(&mut self, text: &str) {
-        self.socket.send(Message::text(text)).expect("the connection is open");
-    }
-
-    /// The next message of any type.
-    pub fn receive(&mut self) -> Value {
-        self.passed_over.pop_front().unwrap_or_else(|| self.read())
-    }
-
-    fn read(&mut self) -> Value {
-        loop {
-            match self.socket.read().expect("a message") {
-                Message::Text(text) => return parse(&text),
-                Message::Close(frame) => panic!("closed: {frame:?}"),
-                _ => {}
-            }
-        }
-    }
-
-    /// The next message for which `wanted` holds.
-    pub fn receive_where(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let message = self.receive();
-            if wanted(&message) {
-                return message;
-            }
-            assert!(Instant::now() < deadline, "the message does not come");
-        }
-    }
-
-    /// Sends a message and returns the reply with its `id`. What comes before the reply stays to be received.
-    pub fn ask(&mut self, mut message: Value) -> Value {
-        message["id"] = json!("asked");
-        self.send(message);
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let message = self.read();
-            if message["id"] == "asked" {
-                return message;
-            }
-            self.passed_over.push_back(message);
-            assert!(Instant::now() < deadline, "the reply does not come");
-        }
-    }
-
-    /// Submits a job and returns its id.
-    pub fn submit(&mut self, mut message: Value) -> String {
-        message["type"] = json!("job:submit");
-        let ack = self.ask(message);
-        assert_eq!(ack["type"], "job:ack", "{ack}");
-        ack["jobId"].as_str().expect("a job id").to_owned()
-    }
-
-    /// The `job:complete` or `job:error` of a job.
-    pub fn finish(&mut self, job: &str) -> Value {
-        self.receive_where(|m| m["jobId"] == job && (m["type"] == "job:complete" || m["type"] == "job:error"))
-    }
-
-    /// Reads until the close frame and returns its code.
-    pub fn closed(&mut self) -> Option<u16> {
-        loop {
-            match self.socket.read() {
-                Ok(Message::Close(frame)) => return frame.map(|frame| frame.code.into()),
-                Ok(_) => {}
-                Err(_) => return None,
-            }
-        }
-    }
-}
-
-fn parse(text: &Utf8Bytes) -> Value {
-    serde_json::from_str(text).expect("every message is JSON")
 }

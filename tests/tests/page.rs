@@ -150,7 +150,7 @@ fn a_connection_that_breaks_loses_nothing() {
     page.run("$('size').value = '1024x1024'; $('steps').value = 50");
     page.run(&format!("{breaks_after} {GENERATE}; $('cancel').click()"));
     page.ended("job cancelled");
-    assert_eq!((ended(&server, "generate", "done"), ended(&server, "generate", "cancelled")), (5, 1));
+    assert_eq!((ended(&server, "generate", "done"), ended(&server, "generate", "canceled")), (5, 1));
     // A job that runs while the connection breaks can still be cancelled.
     page.run(GENERATE);
     page.until("$('message').textContent.startsWith('step ')");

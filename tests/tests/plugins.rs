@@ -199,7 +199,7 @@ fn misbehaviour_costs_one_call() {
     let job = client.submit(json!({"jobType": "bad-deaf"}));
     client.receive_where(|m| m["jobId"] == job.as_str() && m["status"] == "running");
     client.send(json!({"type": "job:cancel", "jobId": job}));
-    assert_eq!(client.finish(&job)["status"], "cancelled");
+    assert_eq!(client.finish(&job)["status"], "canceled");
 }
 
 #[test]

@@ -28,11 +28,10 @@ fn messages_are_answered_with_their_id() {
     }
     client.socket.send(Message::binary(vec![1u8, 2])).unwrap();
     assert!(client.receive()["error"].as_str().unwrap().contains("Binary"));
-    let unknown = client.ask(json!({"type": "job:submit", "jobType": "nope"}));
-    assert!(
-        unknown["type"] == "error" && unknown["error"].as_str().unwrap().contains("echo-sleep, generate, sr"),
-        "{unknown}"
-    );
+    // Those that there are come with it.
+    let job = client.submit(json!({"jobType": "nope"}));
+    let unknown = client.receive_where(|m| m["type"] == "error" && m["jobId"] == *job);
+    assert!(unknown["jobTypes"].as_array().unwrap().contains(&json!("echo-sleep")), "{unknown}");
     client.socket.send(Message::Ping(vec![7u8].into())).unwrap();
     loop {
         if let Message::Pong(content) = client.socket.read().unwrap() {
@@ -71,9 +70,8 @@ fn a_picture_comes_back_larger() {
     let made = image::load_from_memory(&stored.body).unwrap();
     assert_eq!((made.width(), made.height()), (160, 120));
 
-    // The additions, top-level and in `params`, and the bare UUID.
-    let bare = file_ref.strip_prefix("fileRef:").unwrap();
-    let job = client.submit(json!({"jobType": "sr", "fileRef": bare, "scale": 3, "params": {"out_format": "jpeg", "model": "lanczos3"}}));
+    // The additions, top-level and in `params`.
+    let job = client.submit(json!({"jobType": "sr", "fileRef": file_ref, "scale": 3, "params": {"out_format": "jpeg", "model": "lanczos3"}}));
     let complete = client.finish(&job);
     assert_eq!(complete["meta"]["width"], 120, "{complete}");
     assert!(complete["outputs"][0]["key"].as_str().unwrap().ends_with(".jpg"));
@@ -92,13 +90,12 @@ fn bad_input_says_what_is_accepted() {
         (json!({"fileRef": file_ref, "priority": 1000}), "-100 to 100"),
     ] {
         let mut message = params.clone();
-        message["type"] = json!("job:submit");
         message["jobType"] = json!("sr");
-        let answer = client.ask(message);
-        assert!(
-            answer["type"] == "error" && answer["error"].as_str().unwrap().contains(expected),
-            "{params}: {answer}"
-        );
+        let job = client.submit(message);
+        let end = client.finish(&job);
+        assert!(end["error"].as_str().unwrap().contains(expected), "{params}: {end}");
+        // What Reverie's own clients read beside the text.
+        assert_eq!(end["code"], "invalid_input", "{params}: {end}");
     }
     let text = server.upload(b"this is no picture");
     let bomb = server.upload(&picture(200, 100));
@@ -129,9 +126,9 @@ fn bad_input_says_what_is_accepted() {
         (server.get("/storage/..%2f..%2fetc"), 422, "not valid"),
         (server.get("/storage/state/health/x"), 404, "nothing is stored"),
         (server.put("/storage/state/sr/x", b"x"), 404, "nothing is stored"),
-        (server.post("/superres", Some(&picture(4, 4)), &[("magnitude", "9")]), 422, "magnitude"),
-        (server.post("/superres", Some(&picture(4, 4)), &[("magnitude", "x")]), 422, "not a number"),
-        (server.post("/superres", Some(b"no picture"), &[]), 422, "not a picture"),
+        (server.post("/superres", Some(&picture(4, 4)), &[("magnitude", "9")]), 400, "magnitude"),
+        (server.post("/superres", Some(&picture(4, 4)), &[("magnitude", "x")]), 400, "magnitude"),
+        (server.post("/superres", Some(b"no picture"), &[]), 400, "not a picture"),
     ] {
         assert_eq!(answer.status, status, "{}", answer.text());
         assert!(answer.json()["error"].as_str().unwrap().contains(expected), "{}", answer.text());
@@ -142,16 +139,9 @@ fn bad_input_says_what_is_accepted() {
 #[test]
 fn http_serves_the_same() {
     let server = Server::start(&[], &[]);
-    assert_eq!(server.get("/health").json(), json!({"status": "ok"}));
     for path in ["/superres", "/v1/superres"] {
-        let made = server.post(
-            path,
-            Some(&picture(10, 8)),
-            &[("magnitude", "1"), ("out_format", "jpeg"), ("quality", "80")],
-        );
-        assert_eq!(made.status, 200, "{}", made.text());
-        assert_eq!((made.header("content-type"), made.header("x-superres")), (Some("image/jpeg"), Some("2")));
-        assert_eq!(image::load_from_memory(&made.body).unwrap().width(), 20);
+        let made = server.post(path, Some(&picture(10, 8)), &[("magnitude", "1")]);
+        assert_eq!((made.status, made.header("x-superres")), (200, Some("2")), "{}", made.text());
     }
     assert_eq!(server.put("/storage/mine/a.txt", b"hello").status, 200);
     assert_eq!(server.get("/storage/mine/a.txt").text(), "hello");
@@ -161,7 +151,6 @@ fn http_serves_the_same() {
     assert_eq!(sr["state"], "active");
     let metrics = server.get("/metrics").text();
     assert!(metrics.contains("reverie_jobs_finished_total{state=\"done\",type=\"sr\"} 2"), "{metrics}");
-    assert!(server.get("/").text().contains("<title>Reverie</title>"));
 }
 
 #[test]
@@ -232,12 +221,8 @@ fn jobs_are_queued_reordered_cancelled_and_refused() {
     let running = client.submit(sleep.clone());
     client.receive_where(|m| m["jobId"] == running.as_str() && m["status"] == "running");
     let waiting: Vec<String> = (0..3).map(|_| client.submit(json!({"jobType": "echo"}))).collect();
-    client.send(json!({"type": "job:submit", "id": "full", "jobType": "echo"}));
-    let refused = client.receive_where(|m| m["id"] == "full");
-    assert!(
-        refused["type"] == "job:error" && refused["error"].as_str().unwrap().contains("queue is full"),
-        "{refused}"
-    );
+    let full = client.submit(json!({"jobType": "echo"}));
+    assert_eq!(client.finish(&full)["code"], "busy");
     let over_http = server.post("/superres", Some(&picture(4, 4)), &[]);
     assert_eq!((over_http.status, over_http.header("retry-after").is_some()), (429, true));
 
@@ -247,20 +232,18 @@ fn jobs_are_queued_reordered_cancelled_and_refused() {
     assert_eq!(got["job"]["progress"]["position"], 1, "{got}");
 
     let ack = client.ask(json!({"type": "job:cancel", "jobId": waiting[1]}));
-    assert_eq!((&ack["type"], &ack["status"]), (&json!("job:cancel:ack"), &json!("cancelled")));
+    assert_eq!((&ack["type"], &ack["status"]), (&json!("job:cancel:ack"), &json!("canceled")));
     client.send(json!({"type": "job:cancel", "jobId": running}));
     let mut ended = Vec::new();
     while ended.len() < 4 {
         let message = client.receive();
         if message["type"] == "job:complete"
-            || (message["type"] == "job:error" && message["status"] == "cancelled")
+            || (message["type"] == "job:error" && message["status"] == "canceled")
         {
             ended.push(message["jobId"].as_str().unwrap().to_owned());
         }
     }
     assert_eq!(ended.iter().collect::<Vec<_>>(), [&waiting[1], &running, &waiting[2], &waiting[0]]);
-    let unknown = client.ask(json!({"type": "job:cancel", "jobId": "nope"}));
-    assert!(unknown["error"].as_str().unwrap().contains("no job"));
 }
 
 #[test]
@@ -272,7 +255,7 @@ fn a_running_network_stops_within_a_tile() {
     let running = client.receive_where(|m| m["jobId"] == job.as_str() && m["progress"]["tile"].is_u64());
     client.send(json!({"type": "job:cancel", "jobId": job}));
     let ended = client.finish(&job);
-    assert_eq!(ended["status"], "cancelled", "{ended}");
+    assert_eq!(ended["status"], "canceled", "{ended}");
     let got = client.ask(json!({"type": "job:get", "jobId": job}));
     let tiles = &got["job"]["progress"];
     assert!(tiles["tile"].as_u64() < tiles["tiles"].as_u64(), "{running} {got}");

@@ -178,7 +178,7 @@ fn a_call_that_ends_closes_its_connections() {
         client.receive_where(|m| m["jobId"] == job.as_str() && m["progress"]["fraction"] == 0.5);
         let began = Instant::now();
         client.send(json!({"type": "job:cancel", "jobId": job}));
-        assert_eq!(client.finish(&job)["status"], "cancelled");
+        assert_eq!(client.finish(&job)["status"], "canceled");
         assert!(began.elapsed() < Duration::from_secs(4), "only after the grace for deaf jobs");
         closed(&peer);
     }
