@@ -87,6 +87,11 @@ pub fn text<'a>(object: &'a Map<String, Value>, field: &str) -> Result<Option<&'
     }
 }
 
+/// A whole number from 0 on, also as a text, as clients of the Python server may send it.
+pub fn integer(value: &Value) -> Option<u64> {
+    value.as_u64().or_else(|| value.as_str()?.trim().parse().ok())
+}
+
 /// Makes an upload of a picture in base64, with or without the head of a data URL. `name` is the field's, for the error.
 ///
 /// # Errors

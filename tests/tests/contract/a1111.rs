@@ -25,6 +25,13 @@ fn sdapi() {
         || json!({"init_images": [BASE64_STANDARD.encode(picture(64, 64))], "denoising_strength": 0.5});
     contract(|rows| {
         rows.row("POST txt2img", || assert_eq!(width(&ask("txt2img", json!({}))), 64));
+        rows.row("POST txt2img: numbers as text", || {
+            let told = ask(
+                "txt2img",
+                json!({"width": "64", "height": "64", "steps": "2", "seed": "42", "batch_size": "1"}),
+            );
+            assert!(told == ask("txt2img", json!({})), "another picture");
+        });
         rows.row("POST img2img", || assert_eq!(width(&ask("img2img", start())), 64));
         for call in ["txt2img", "img2img"] {
             let with = |more: Value| if call == "img2img" { merged(start(), more) } else { more };

@@ -73,8 +73,11 @@ fn images() {
             });
         }
         rows.row("numbers as text", || {
-            let told = ask(json!({"steps": "2", "seed": "42", "n": "1"}));
+            let told = ask(json!({"steps": "2", "seed": "42", "n": "2"}));
             assert!(picture(&told) == picture(&ask(json!({}))), "another picture");
+            let seeds: Vec<&Value> =
+                told["data"].as_array().unwrap().iter().map(|one| &one["seed"]).collect();
+            assert_eq!(seeds, [&json!(42), &json!(43)]);
         });
     });
 }

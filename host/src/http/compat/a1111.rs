@@ -130,8 +130,7 @@ async fn pictures(
 ) -> Result<Value, Error> {
     let count = |name: &str| match asked.get(name) {
         None | Some(Value::Null) => Ok(1),
-        Some(value) => value
-            .as_u64()
+        Some(value) => body::integer(value)
             .filter(|n| *n > 0)
             .ok_or_else(|| Error::invalid(format!("{name}: must be an integer from 1 on"))),
     };
@@ -190,7 +189,8 @@ async fn params(
         }
     }
     // A negative seed means any.
-    if let Some(seed) = asked.get("seed").filter(|seed| seed.as_i64().is_none_or(|seed| seed >= 0)) {
+    let signed = |value: &Value| value.as_i64().or_else(|| value.as_str()?.trim().parse().ok());
+    if let Some(seed) = asked.get("seed").filter(|seed| signed(seed).is_none_or(|seed| seed >= 0)) {
         params.insert("seed".into(), seed.clone());
     }
     let sampler = body::text(asked, "sampler_name")?.or(body::text(asked, "sampler_index")?);
@@ -265,7 +265,7 @@ fn side(asked: &Map<String, Value>, name: &str) -> Result<Option<u64>, Error> {
     match asked.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(value) => {
-            let side = value.as_u64().filter(|side| *side > 0);
+            let side = body::integer(value).filter(|side| *side > 0);
             side.map(Some)
                 .ok_or_else(|| Error::invalid(format!("{name}: must be a number of pixels, got {value}")))
         }

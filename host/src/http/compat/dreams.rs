@@ -17,6 +17,9 @@ const ASKED: &[&str] = &["status", "top", "recent", "stats"];
 const TOLD: &[&str] = &["start", "stop", "guide", "pause", "resume"];
 const OF_PYTHON: &[&str] = &["status", "top", "recent", "stats", "start", "stop"];
 
+/// How many dreams a session may keep.
+const TOP_K: std::ops::RangeInclusive<u64> = 10..=1000;
+
 /// Dreams that a list has at most, and unless a query says.
 const MAX_LIMIT: u64 = 1000;
 const LIMIT: u64 = 50;
@@ -95,11 +98,17 @@ async fn of_python(
     mut fields: Map<String, Value>,
 ) -> Result<Value, Error> {
     match action {
-        "start" => plain(registry, action, fields).await.map_err(|error| match error.kind {
-            // One dreams already.
-            ErrorKind::Conflict => Error::new(ErrorKind::BadRequest, error.message),
-            _ => error,
-        }),
+        "start" => {
+            if let Some(top_k) = number(&fields, "top_k")?.filter(|top_k| !TOP_K.contains(top_k)) {
+                let (least, most) = (TOP_K.start(), TOP_K.end());
+                return Err(Error::invalid(format!("top_k: accepted are {least} to {most}, got {top_k}")));
+            }
+            plain(registry, action, fields).await.map_err(|error| match error.kind {
+                // One dreams already.
+                ErrorKind::Conflict => Error::new(ErrorKind::BadRequest, error.message),
+                _ => error,
+            })
+        }
         "stop" => plain(registry, action, fields).await,
         "status" | "stats" => {
             let figures = plain(registry, "status", fields).await?;
@@ -120,12 +129,9 @@ async fn of_python(
 fn number(fields: &Map<String, Value>, field: &str) -> Result<Option<u64>, Error> {
     match fields.get(field) {
         None | Some(Value::Null) => Ok(None),
-        Some(value) => {
-            let number = value.as_u64().or_else(|| value.as_str()?.trim().parse().ok());
-            number
-                .map(Some)
-                .ok_or_else(|| Error::invalid(format!("{field}: must be a whole number, got {value}")))
-        }
+        Some(value) => body::integer(value)
+            .map(Some)
+            .ok_or_else(|| Error::invalid(format!("{field}: must be a whole number, got {value}"))),
     }
 }
 

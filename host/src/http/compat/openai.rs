@@ -138,7 +138,7 @@ async fn make(
     };
     let count = match asked.get("n") {
         None | Some(Value::Null) => 1,
-        Some(n) => n.as_u64().filter(|n| (1..=MAX_PICTURES).contains(n)).ok_or_else(|| {
+        Some(n) => body::integer(n).filter(|n| (1..=MAX_PICTURES).contains(n)).ok_or_else(|| {
             Error::invalid(format!("n: accepted are integers from 1 to {MAX_PICTURES}, got {n}"))
         })?,
     };
@@ -172,8 +172,11 @@ pub async fn several(
     for i in 0..count {
         let mut params = params.clone();
         // The first one stays as it is: one out of range is refused with it. Whole floats are seeds too.
-        if let Some(seed) = params.get("seed").and_then(Value::as_f64).filter(|_| i > 0) {
-            params.insert("seed".into(), ((seed as u64 + i) % SEEDS).into());
+        let seed = params
+            .get("seed")
+            .and_then(|seed| seed.as_f64().map(|seed| seed as u64).or_else(|| body::integer(seed)));
+        if let Some(seed) = seed.filter(|_| i > 0) {
+            params.insert("seed".into(), (seed.saturating_add(i) % SEEDS).into());
         }
         waiting.push(run::submit(registry, "generate", params, owner).await?);
     }

@@ -141,6 +141,10 @@ fn status(registry: &Registry) -> Value {
     let has_modes = modes.default_name().is_some();
     let generates = has_modes && runs("generate");
     let mut status = memory(registry);
+    if status["vram"].is_null() {
+        // Clients read its fields, with or without a GPU.
+        status["vram"] = json!({"free_mb": 0, "total_mb": 0});
+    }
     status["current_mode"] = diffusion.current().into();
     status["default_mode"] = modes.default_name().into();
     status["queue_size"] = queued.into();
