@@ -265,7 +265,16 @@ impl Tracker {
             "node_progression": self.seen,
             "step": self.step.map(whole),
             "steps": self.steps.map(whole),
+            "delta": self.current.as_ref().map(|id| self.told(workflow.describe(id))),
         })
+    }
+
+    /// Where it is, as a text for clients that show nothing else.
+    fn told(&self, mut place: String) -> String {
+        if let (Some(step), Some(steps)) = (self.step, self.steps) {
+            place += &format!(": step {} of {}", whole(step), whole(steps));
+        }
+        place
     }
 }
 

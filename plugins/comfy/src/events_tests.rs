@@ -62,6 +62,8 @@ fn states_of_expanded_nodes_count_as_those_of_the_workflow() {
     );
     assert_eq!(t.current(), Some("3"));
     assert_eq!(t.fraction(), (2.25 / 4.0) * GRAPH_SHARE);
+    let delta = t.detail(&workflow())["delta"].clone();
+    assert!(delta.as_str().unwrap().starts_with("node 3 (C): step "), "{delta}");
 }
 
 #[test]

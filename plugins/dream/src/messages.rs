@@ -180,7 +180,9 @@ fn figures_of(session: &str, job: Option<&str>) -> Result<Option<Value>, Error> 
 /// The same, or why there is nothing: the session has not begun, or there is none.
 fn figures(session: &str, job: Option<&str>) -> Result<Value, Error> {
     let nothing = if job.is_some() { "waiting" } else { "idle" };
-    Ok(figures_of(session, job)?.unwrap_or_else(|| json!({"status": nothing})))
+    let config = Config::read()?;
+    let figures = current(session, job)?.map(|state| state.figures(&config));
+    Ok(figures.unwrap_or_else(|| json!({"status": nothing, "top_k": config.top_k})))
 }
 
 fn current(session: &str, job: Option<&str>) -> Result<Option<State>, Error> {

@@ -250,11 +250,13 @@ fn jobs() {
             ended(&job, "canceled");
         });
         rows.row("DELETE /v1/comfy/jobs/ID: canceled while it runs", || {
-            comfy.fault(Fault::Silence(10));
+            comfy.pace(Duration::from_millis(100));
             let job = start(None, &[("workflowId", "invert")]);
             until("it runs", || get(&job)["progress"]["current_node"] == "3");
             server.request("DELETE", &format!("/v1/comfy/jobs/{job}"), &[]);
             ended(&job, "canceled");
+            comfy.pace(Duration::from_millis(5));
+            assert_eq!(comfy.asked("POST /interrupt"), [json!({"prompt_id": job})], "ComfyUI goes on");
         });
         for (method, id) in
             [("GET", "nope"), ("GET", "6ba7b810-9dad-11d1-80b4-00c04fd430c8"), ("DELETE", "nope")]
