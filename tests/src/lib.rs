@@ -289,6 +289,9 @@ fn spawn(dir: &Path, port: &str, settings: &[String], environment: &[(String, St
     let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("log")).expect("a log");
     let mut command = Command::new(binary());
     command.current_dir(dir).args(["serve", "--port", port]).stdout(Stdio::piped()).stderr(log);
+    // The components are compiled once for all servers of all tests, not by each.
+    let cache = binary().with_file_name("test-plugin-cache");
+    command.arg("--set").arg(format!("plugin_runtime.cache_dir={}", cache.display()));
     command.envs(environment.iter().map(|(name, value)| (name, value)));
     for setting in settings {
         command.args(["--set", setting]);
