@@ -103,7 +103,7 @@ fn an_interrupted_request_says_so() {
             assert!(!waiting.is_finished(), "it ended by itself");
         }
         assert_eq!(server.post_json("/sdapi/v1/interrupt", &json!({})).status, 200);
-        said(&waiting.join().unwrap(), 409, "job cancelled");
+        said(&waiting.join().unwrap(), 409, "job canceled");
     });
 }
 

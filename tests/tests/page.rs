@@ -149,7 +149,7 @@ fn a_connection_that_breaks_loses_nothing() {
     assert_eq!(ended(&server, "generate", "done"), 5);
     page.run("$('size').value = '1024x1024'; $('steps').value = 50");
     page.run(&format!("{breaks_after} {GENERATE}; $('cancel').click()"));
-    page.ended("job cancelled");
+    page.ended("job canceled");
     assert_eq!((ended(&server, "generate", "done"), ended(&server, "generate", "canceled")), (5, 1));
     // A job that runs while the connection breaks can still be cancelled.
     page.run(GENERATE);
@@ -158,12 +158,12 @@ fn a_connection_that_breaks_loses_nothing() {
     page.until("$('message').textContent === 'not connected'");
     page.until("$('message').textContent.startsWith('step ')");
     page.run("$('cancel').click()");
-    page.ended("job cancelled");
+    page.ended("job canceled");
     // So can one while it is broken.
     page.run(GENERATE);
     page.until("$('message').textContent.startsWith('step ')");
     page.run("socket.close(); $('cancel').click()");
-    page.ended("job cancelled");
+    page.ended("job canceled");
 
     // An upload goes over HTTP; its job waits for the connection.
     let upscale = "(async () => {

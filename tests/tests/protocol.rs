@@ -181,8 +181,8 @@ fn pages_of_other_origins_call_as_the_operator_allows() {
         assert_eq!((allowed.status, allowed.header("access-control-allow-origin")), (200, Some(page.1)));
         assert!(allowed.header("access-control-allow-methods").unwrap().contains(method), "{method}");
     }
-    let refused = preflight(&server, page.1, "TRACE");
-    assert_eq!((refused.status, &refused.json()["code"]), (403, &json!("denied")));
+    let methods = preflight(&server, page.1, "TRACE");
+    assert!(!methods.header("access-control-allow-methods").unwrap().contains("TRACE"));
     // Every header that the reference names can be read.
     let answer = server.request("GET", "/health", &[page]);
     let exposed: Vec<&str> =
