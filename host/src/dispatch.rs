@@ -8,6 +8,8 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
@@ -259,7 +261,7 @@ fn job_id(object: &Object) -> Result<Uuid, Error> {
 
 /// Acknowledged whatever is found: clients wait for it.
 fn cancel(registry: &Registry, object: &Object) -> Value {
-    let found = job_id(object).and_then(|id| cancelled(registry, id));
+    let found = job_id(object).and_then(|id| cancelled(registry, id)).map(|ack| json!(ack));
     acknowledged("job:cancel:ack", object, found)
 }
 
@@ -272,18 +274,28 @@ fn acknowledged(kind: &str, object: &Object, found: Result<Value, Error>) -> Val
     ack
 }
 
+/// What came of asking a job to stop.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Cancelled {
+    job_id: Uuid,
+    status: jobs::Status,
+    /// The same in words.
+    message: &'static str,
+}
+
 /// Asks a job to stop; the same for WebSocket and HTTP.
 ///
 /// # Errors
 /// `NotFound`.
-pub fn cancelled(registry: &Registry, id: Uuid) -> Result<Value, Error> {
+pub fn cancelled(registry: &Registry, id: Uuid) -> Result<Cancelled, Error> {
     let status = registry.services.jobs.cancel(id)?;
     let message = match status {
         jobs::Status::Running => "stopping",
         jobs::Status::Cancelled => "canceled",
         _ => "had ended before",
     };
-    Ok(json!({"jobId": id, "status": status, "message": message}))
+    Ok(Cancelled { job_id: id, status, message })
 }
 
 /// Acknowledged likewise.
@@ -322,7 +334,7 @@ fn list(registry: &Registry, client: &Client) -> Value {
     let everyones = registry.services.config.hub.broadcast_job_events;
     let owner = if everyones { None } else { Some(client.id.as_str()) };
     let described = |job: &Snapshot| {
-        let mut described = job.describe();
+        let mut described = json!(job.describe());
         described["own"] = (job.owner.as_deref() == Some(client.id.as_str())).into();
         described
     };

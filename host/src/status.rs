@@ -3,6 +3,8 @@
 use std::{sync::Arc, time::Instant};
 
 use reverie_kernels::nvml;
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::{config::seconds, hub::Frame, jobs, plugins::Registry};
@@ -40,11 +42,34 @@ pub fn message(registry: &Registry) -> Value {
 
 /// `vram` and `gpu` as clients read them.
 pub fn figures(gpu: &nvml::Status) -> Map<String, Value> {
-    let nvml::Memory { free_mb, total_mb } = gpu.memory;
-    Map::from_iter([
-        ("vram".to_owned(), json!({"free_mb": free_mb, "total_mb": total_mb})),
-        ("gpu".to_owned(), json!({"utilization": gpu.utilisation, "temperature": gpu.temperature})),
-    ])
+    Map::from_iter([("vram".to_owned(), json!(Vram::of(gpu))), ("gpu".to_owned(), json!(Gpu::of(gpu)))])
+}
+
+/// The memory of a GPU, in MiB.
+#[derive(Default, Serialize, JsonSchema)]
+pub struct Vram {
+    pub free_mb: u64,
+    pub total_mb: u64,
+}
+
+impl Vram {
+    pub fn of(gpu: &nvml::Status) -> Self {
+        let nvml::Memory { free_mb, total_mb } = gpu.memory;
+        Self { free_mb, total_mb }
+    }
+}
+
+/// How busy a GPU is, in percent, and how warm, in degrees Celsius.
+#[derive(Serialize, JsonSchema)]
+pub struct Gpu {
+    utilization: Option<u32>,
+    temperature: Option<u32>,
+}
+
+impl Gpu {
+    pub fn of(gpu: &nvml::Status) -> Self {
+        Self { utilization: gpu.utilisation, temperature: gpu.temperature }
+    }
 }
 
 /// Sends it every `hub.status_interval_s` while clients are connected, until the registry is gone.

@@ -27,7 +27,7 @@ pub async fn plugins(mut config: Config, files: Vec<PathBuf>, json: bool) -> Res
     }
     let reports = registry.reports().await;
     if json {
-        let reports: Value = reports.iter().map(Report::to_json).collect();
+        let reports: Value = reports.iter().map(|report| serde_json::json!(report.describe())).collect();
         println!("{reports:#}");
     } else {
         reports.iter().for_each(print);

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use reverie_models::schedulers::{SchedulerConfig, sampler_ids};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Config, parse_size};
@@ -51,7 +52,7 @@ pub struct Mode {
     pub resolutions: Vec<Resolution>,
 }
 
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModeLora {
     pub name: String,
@@ -64,21 +65,21 @@ fn one() -> f32 {
 }
 
 /// A size of a resolution set: `"512x768"`, or a table with the ratio of its sides as pages show it.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(from = "Written")]
 pub struct Resolution {
     pub size: String,
     pub aspect_ratio: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(untagged)]
 enum Written {
     Size(String),
     Table(Table),
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Table {
     size: String,

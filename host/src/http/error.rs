@@ -3,13 +3,15 @@
 
 use std::convert::Infallible;
 
-use serde_json::json;
+use schemars::{JsonSchema, SchemaGenerator};
+use serde::Serialize;
 use warp::{
     Rejection, Reply,
     http::{HeaderValue, StatusCode, header},
     reply::Response,
 };
 
+use super::describe::Errors;
 use crate::error::{Error, ErrorKind};
 
 /// What a full queue tells a client to wait, in seconds.
@@ -17,12 +19,32 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
 
 impl warp::reject::Reject for Error {}
 
+/// The body of an error.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Error")]
+pub struct Body<'a> {
+    /// What was wrong, and what is accepted.
+    error: &'a str,
+    /// What went wrong, coarsely.
+    code: &'a str,
+    /// The same as `error`.
+    detail: &'a str,
+    /// The field that was wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<&'a str>,
+}
+
+/// Core's errors, as the document tells them.
+pub const DESCRIBED: Errors = Errors {
+    name: "error",
+    status: ErrorKind::status,
+    body: SchemaGenerator::subschema_for::<Body<'static>>,
+};
+
 /// Turns an error into its answer.
 pub fn response(error: &Error) -> Response {
-    let mut body = json!({"error": error.message, "code": error.kind.code(), "detail": error.message});
-    if let Some(field) = error.field() {
-        body["field"] = field.into();
-    }
+    let (message, code) = (&error.message, error.kind.code());
+    let body = Body { error: message, code, detail: message, field: error.field() };
     let mut response = warp::reply::json(&body).into_response();
     *response.status_mut() = StatusCode::from_u16(error.kind.status()).expect("a valid status");
     // For resources that tell it in another shape.

@@ -5,6 +5,7 @@ mod access;
 mod body;
 mod compat;
 mod core;
+mod describe;
 mod error;
 
 use std::sync::Arc;
@@ -19,7 +20,7 @@ type Route = BoxedFilter<(Response,)>;
 /// Everything the server answers.
 pub fn routes(registry: &Arc<Registry>) -> Route {
     let server = &registry.services.config.server;
-    let guarded = core::routes(registry).or(compat::routes(registry)).unify();
+    let guarded = core::routes(registry, compat::describe).or(compat::routes(registry)).unify();
     let guarded = access::token(&server.auth_token).and(guarded);
     let answered = core::open(registry).or(guarded).unify().recover(error::recover).unify();
     let shared =

@@ -1,6 +1,7 @@
 //! Jobs: accepted once, never forgotten. A job is in the ledger before its acknowledgement leaves; every change of it is
 //! published through one hook, from whichever thread makes the change.
 
+mod described;
 mod journal;
 mod record;
 mod refused;
@@ -25,6 +26,7 @@ use crate::{
     metrics::Metrics,
 };
 
+pub use described::Described;
 use journal::Journal;
 pub use journal::{Inspected, inspect};
 pub use record::{JobHandle, Output, Snapshot, Spec, Status, now};

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tokio::sync::{Notify, watch};
@@ -22,14 +23,14 @@ const TOLD_BESIDE: &[&str] = &["step", "total", "stage", "delta"];
 /// Messages that may wait in the inbox of one job.
 const INBOX: usize = 256;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     Queued,
     Running,
     Done,
     Error,
-    /// Ledgers of earlier versions spell it otherwise.
+    // Ledgers of earlier versions spell it otherwise.
     #[serde(rename = "canceled", alias = "cancelled")]
     Cancelled,
 }
@@ -69,9 +70,11 @@ pub struct Spec {
 }
 
 /// A stored output.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Output {
+    /// Where it is served, from the server's root.
     pub url: String,
+    /// Its key in the storage.
     pub key: String,
 }
 
@@ -345,40 +348,6 @@ impl Snapshot {
         }
     }
 
-    /// The job as `job:get` and `job:list` show it.
-    pub fn describe(&self) -> Value {
-        let mut job = json!({
-            "jobId": self.id,
-            "jobType": self.job_type,
-            "status": self.status,
-            "priority": self.priority,
-            "progress": self.progress(),
-            "created": self.created,
-        });
-        let object = job.as_object_mut().expect("an object");
-        if let Some(started) = self.started {
-            object.insert("started".into(), started.into());
-        }
-        if let Some(finished) = self.finished {
-            object.insert("finished".into(), finished.into());
-        }
-        match self.status {
-            Status::Done => {
-                object.insert("outputs".into(), json!(self.outputs));
-                object.insert("meta".into(), json!(self.meta));
-            }
-            Status::Error | Status::Cancelled => {
-                object.insert("error".into(), json!(self.error));
-                object.insert("code".into(), json!(self.code));
-                if let Some(field) = self.field() {
-                    object.insert("field".into(), field.into());
-                }
-            }
-            _ => {}
-        }
-        job
-    }
-
     /// What it ended with, unless it is done.
     pub fn failure(&self) -> Error {
         let kind = self.code.as_deref().map_or(ErrorKind::Internal, ErrorKind::from_code);
@@ -386,19 +355,8 @@ impl Snapshot {
     }
 
     /// The parameter that was wrong.
-    fn field(&self) -> Option<String> {
+    pub(super) fn field(&self) -> Option<String> {
         self.failure().field().map(str::to_owned)
-    }
-
-    fn progress(&self) -> Value {
-        let mut progress = self.detail.clone();
-        // f32 to JSON by way of its shortest decimal form, so that 0.1 reads 0.1.
-        let fraction: f64 = self.fraction.to_string().parse().unwrap_or(0.0);
-        progress.insert("fraction".into(), fraction.into());
-        if let Some(position) = self.position {
-            progress.insert("position".into(), position.into());
-        }
-        progress.into()
     }
 }
 

@@ -4,6 +4,7 @@
 mod bindings;
 mod call;
 mod coerce;
+mod described;
 mod engine;
 mod imports;
 mod instance;
@@ -21,7 +22,7 @@ use std::{
     time::Instant,
 };
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -41,8 +42,9 @@ use bindings::{PluginPre, exports::reverie::handler::handler as wit};
 use call::{Body, Completion};
 use instance::{Budget, CallState, Origin, Warm};
 
+use described::Described;
 pub use engine::Engine;
-pub use registry::{Change, Registry, Report, Source, builtin};
+pub use registry::{Change, Registry, Report, Reported, Source, builtin};
 pub use schema::Schema;
 pub use watcher::{Watcher, watch};
 
@@ -241,24 +243,16 @@ impl Plugin {
     }
 
     /// Its name, version and types, as `/v1/plugins` shows them.
-    pub fn describe(&self) -> Map<String, Value> {
-        let entries = |entries: &BTreeMap<String, Arc<Entry>>| -> Value {
-            let entries = entries.values();
-            entries
-                .map(|e| serde_json::json!({"name": e.name, "description": e.description, "schema": e.schema.source}))
-                .collect()
-        };
-        let described = serde_json::json!({
-            "name": &*self.name,
-            "version": self.version,
-            "description": self.description,
-            "messages": entries(&self.messages),
-            "jobs": entries(&self.jobs),
-            "capabilities": self.capabilities,
-        });
-        match described {
-            Value::Object(described) => described,
-            _ => unreachable!("an object was written"),
+    pub fn describe(&self) -> Described {
+        let entries =
+            |entries: &BTreeMap<String, Arc<Entry>>| entries.values().map(|e| e.describe()).collect();
+        Described {
+            name: self.name.to_string(),
+            version: self.version.clone(),
+            description: self.description.clone(),
+            messages: entries(&self.messages),
+            jobs: entries(&self.jobs),
+            capabilities: self.capabilities.clone(),
         }
     }
 

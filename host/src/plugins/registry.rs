@@ -8,10 +8,12 @@ use std::{
     sync::{Arc, RwLock},
 };
 
-use serde_json::{Map, Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::json;
 use tokio::sync::Mutex;
 
-use super::{Engine, Entry, Plugin, Services, loader};
+use super::{Described, Engine, Entry, Plugin, Services, loader};
 use crate::hub::Frame;
 
 include!(concat!(env!("OUT_DIR"), "/builtin_plugins.rs"));
@@ -63,13 +65,30 @@ pub struct Report {
     pub last_error: Option<String>,
 }
 
+/// The same as clients see it.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "Plugin")]
+pub struct Reported {
+    /// None while nothing of it serves.
+    #[serde(flatten)]
+    plugin: Option<Described>,
+    /// A file's path, or `built-in NAME`.
+    source: String,
+    /// `active`, `shadowed` (a file has taken a built-in's place) or `failed` (nothing of it serves).
+    state: &'static str,
+    /// Why the newest load was refused. With a version: an older one still serves.
+    last_error: Option<String>,
+}
+
 impl Report {
-    pub fn to_json(&self) -> Value {
-        let mut object = self.plugin.as_ref().map_or_else(Map::new, |plugin| plugin.describe());
-        object.insert("source".into(), self.source.to_string().into());
-        object.insert("state".into(), self.state.into());
-        object.insert("lastError".into(), json!(self.last_error));
-        object.into()
+    pub fn describe(&self) -> Reported {
+        Reported {
+            plugin: self.plugin.as_ref().map(|plugin| plugin.describe()),
+            source: self.source.to_string(),
+            state: self.state,
+            last_error: self.last_error.clone(),
+        }
     }
 }
 

@@ -1,33 +1,50 @@
 //! AUTOMATIC1111's web UI API, `/sdapi/v1/…`, as its clients use it.
 
+mod read;
+
 use std::sync::Arc;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use image::DynamicImage;
-use reverie_models::schedulers;
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use warp::{Filter, Reply, reply::Response};
 
-use super::{Layer, Route, body, error::or_error, openai::several, python::generate::text, with};
+use super::{
+    Content, Layer, Operation, Route, body,
+    error::{self, or_error},
+    of,
+    openai::several,
+    python::generate::text,
+    with,
+};
 use crate::{
     error::{Error, ErrorKind},
-    jobs::Status,
     pictures::{self, Encoding, Format},
     plugins::Registry,
 };
+use read::Read;
 
 /// Under which name jobs of this API are listed, for its `progress` and `interrupt`.
 const OWNER: &str = "sdapi";
 /// Pictures of one request: `batch_size` times `n_iter`.
 const MAX_PICTURES: u64 = 32;
 
-/// What is read alone, and what is written alone.
-const READ: &[&str] = &["sd-models", "samplers", "schedulers", "loras", "upscalers", "progress"];
+const PREFIX: &str = "/sdapi/v1";
+
+/// What is written alone.
 const WRITTEN: &[&str] = &["txt2img", "img2img", "interrupt", "skip", "refresh-checkpoints", "refresh-loras"];
 
 pub fn layer() -> Layer {
-    Layer { errors: None, routes }
+    Layer {
+        name: "AUTOMATIC1111",
+        description: "The API of AUTOMATIC1111's web UI. A checkpoint is a mode.",
+        operations,
+        errors: None,
+        routes,
+    }
 }
 
 fn routes(registry: &Arc<Registry>) -> Route {
@@ -36,8 +53,15 @@ fn routes(registry: &Arc<Registry>) -> Route {
         .and(warp::path::param::<String>())
         .and(warp::path::end())
         .and(warp::get())
+        .and(with(&Arc::new(read::all())))
         .and(with(registry))
-        .map(|what: String, registry: Arc<Registry>| or_error(read(&what, &registry)));
+        .map(|what: String, read: Arc<Vec<Read>>, registry: Arc<Registry>| {
+            match read.iter().find(|read| read.name == what) {
+                Some(read) => read.answer(&registry),
+                None if WRITTEN.contains(&what.as_str()) => error::response(&by_another_method()),
+                None => error::response(&Error::not_found(format!("{PREFIX}/{what} is not served"))),
+            }
+        });
     let post = base
         .and(warp::path::param::<String>())
         .and(warp::path::end())
@@ -50,52 +74,87 @@ fn routes(registry: &Arc<Registry>) -> Route {
     get.or(post).unify().boxed()
 }
 
-fn read(what: &str, registry: &Registry) -> Result<Response, Error> {
-    let diffusion = &registry.services.diffusion;
-    let answer = match what {
-        "sd-models" => {
-            let modes = diffusion.modes();
-            let models = modes.iter().map(|(name, mode)| {
-                json!({"title": name, "model_name": name, "hash": null, "sha256": null, "filename": mode.model, "config": null})
-            });
-            models.collect()
-        }
-        "samplers" => {
-            let names = schedulers::sampler_names();
-            names.map(|(name, aliases)| json!({"name": name, "aliases": aliases, "options": {}})).collect()
-        }
-        "schedulers" => {
-            let names = schedulers::schedule_type_names();
-            names.map(|(name, label)| json!({"name": name, "label": label, "aliases": null})).collect()
-        }
-        "loras" => {
-            let loras = diffusion.loras().into_iter();
-            loras.map(|name| json!({"name": name, "alias": name, "path": format!("{name}.safetensors"), "metadata": {}})).collect()
-        }
-        "upscalers" => {
-            let networks = registry.services.upscalers.list().into_iter();
-            networks.map(|n| json!({"name": n.name, "model_name": n.name, "model_path": null, "model_url": null, "scale": n.scales.last()})).collect()
-        }
-        "options" => json!({
-            "sd_model_checkpoint": diffusion.modes().default_name(),
-            "CLIP_stop_at_last_layers": 1,
-            "samples_format": "png",
-        }),
-        "progress" => progress(registry),
-        "scripts" => json!({"txt2img": [], "img2img": []}),
-        "cmd-flags" | "embeddings" => json!({}),
-        "sd-vae" | "hypernetworks" | "face-restorers" | "prompt-styles" | "script-info" => json!([]),
-        "memory" => json!({"ram": {}, "cuda": {}}),
-        _ if WRITTEN.contains(&what) => return Err(by_another_method()),
-        _ => return Err(Error::not_found(format!("/sdapi/v1/{what} is not served"))),
-    };
-    Ok(warp::reply::json(&answer).into_response())
+/// What is asked for. Other fields are ignored.
+#[derive(JsonSchema)]
+#[schemars(rename = "Txt2Img")]
+#[expect(dead_code, reason = "it describes bodies; most fields are passed on, for the job's schema to check")]
+struct FromText {
+    prompt: Option<String>,
+    negative_prompt: Option<String>,
+    steps: Option<u32>,
+    cfg_scale: Option<f64>,
+    /// -1: any.
+    seed: Option<i64>,
+    width: Option<u32>,
+    height: Option<u32>,
+    sampler_name: Option<String>,
+    scheduler: Option<String>,
+    batch_size: Option<u64>,
+    n_iter: Option<u64>,
+    superres: Option<bool>,
+    superres_magnitude: Option<u32>,
+    override_settings: Option<Settings>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename = "Img2Img")]
+#[expect(dead_code, reason = "likewise")]
+struct FromPicture {
+    /// One picture in base64.
+    init_images: Vec<String>,
+    denoising_strength: Option<f64>,
+    /// A picture in base64, white where the picture is made anew.
+    mask: Option<String>,
+    /// 1: black there.
+    inpainting_mask_invert: Option<u32>,
+    #[serde(flatten)]
+    asked: FromText,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename = "OverrideSettings")]
+#[expect(dead_code, reason = "likewise")]
+struct Settings {
+    /// A mode's name.
+    sd_model_checkpoint: Option<String>,
+    #[serde(rename = "CLIP_stop_at_last_layers")]
+    clip_stop_at_last_layers: Option<u32>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Pictures {
+    /// In base64.
+    images: Vec<String>,
+    /// What was asked for.
+    parameters: Map<String, Value>,
+    /// A JSON object, as a text.
+    info: String,
+}
+
+fn operations() -> Vec<Operation> {
+    let post = |what: &str, summary: &str| Operation::post(format!("{PREFIX}/{what}"), summary);
+    let nothing = |operation: Operation| operation.answers_json::<Value>("Done.");
+    let reload = &[ErrorKind::InvalidInput, ErrorKind::Unavailable, ErrorKind::Internal];
+    let pictures =
+        |operation: Operation| operation.answers_json::<Pictures>("The pictures.").errors_of_plugin();
+    let written = [
+        pictures(post("txt2img", "Make pictures from text")).takes(Content::Json(of::<FromText>())),
+        pictures(post("img2img", "Make pictures from a picture")).takes(Content::Json(of::<FromPicture>())),
+        nothing(post("options", "Make another mode the default one"))
+            .takes(Content::Json(of::<Settings>()))
+            .errors(&[ErrorKind::InvalidInput, ErrorKind::Unavailable]),
+        nothing(post("interrupt", "Cancel the requests of this API")),
+        nothing(post("skip", "The same")),
+        nothing(post("refresh-checkpoints", "Read modes and models again")).errors(reload),
+        nothing(post("refresh-loras", "The same")).errors(reload),
+    ];
+    read::all().iter().map(Read::operation).chain(written).collect()
 }
 
 async fn write(what: &str, body: &[u8], registry: &Arc<Registry>) -> Result<Response, Error> {
     let diffusion = &registry.services.diffusion;
     let answer = match what {
-        "txt2img" | "img2img" => pictures(what == "img2img", &body::object(body)?, registry).await?,
+        "txt2img" | "img2img" => json!(pictures(what == "img2img", body::object(body)?, registry).await?),
         "options" => {
             if let Some(model) = body::text(&body::object(body)?, "sd_model_checkpoint")? {
                 diffusion.switch(model)?;
@@ -117,17 +176,17 @@ async fn write(what: &str, body: &[u8], registry: &Arc<Registry>) -> Result<Resp
                 .map_err(|_| Error::internal("the modes could not be read (a fault of the server)"))??;
             json!(null)
         }
-        _ if READ.contains(&what) => return Err(by_another_method()),
-        _ => return Err(Error::not_found(format!("POST /sdapi/v1/{what} is not served"))),
+        _ if read::all().iter().any(|read| read.name == what) => return Err(by_another_method()),
+        _ => return Err(Error::not_found(format!("POST {PREFIX}/{what} is not served"))),
     };
     Ok(warp::reply::json(&answer).into_response())
 }
 
 async fn pictures(
     from_picture: bool,
-    asked: &Map<String, Value>,
+    asked: Map<String, Value>,
     registry: &Arc<Registry>,
-) -> Result<Value, Error> {
+) -> Result<Pictures, Error> {
     let count = |name: &str| match asked.get(name) {
         None | Some(Value::Null) => Ok(1),
         Some(value) => body::integer(value)
@@ -140,7 +199,7 @@ async fn pictures(
             "batch_size times n_iter: at most {MAX_PICTURES} pictures, got {total}"
         )));
     }
-    let params = params(from_picture, asked, registry).await?;
+    let params = params(from_picture, &asked, registry).await?;
     let made = several(registry, &params, total, Some(OWNER)).await?;
     let images: Vec<String> = made.iter().map(|done| BASE64_STANDARD.encode(&done.content)).collect();
     let metas: Vec<&Map<String, Value>> = made.iter().map(|done| &done.job.meta).collect();
@@ -165,7 +224,7 @@ async fn pictures(
         "sd_model_name": first.map(|meta| text(meta, "model")),
         "infotexts": all("parameters"),
     });
-    Ok(json!({"images": images, "parameters": asked, "info": info.to_string()}))
+    Ok(Pictures { images, parameters: asked, info: info.to_string() })
 }
 
 /// The job's parameters. What this API has beyond them is left out, as its clients send all fields always.
@@ -272,24 +331,17 @@ fn side(asked: &Map<String, Value>, name: &str) -> Result<Option<u64>, Error> {
     }
 }
 
-fn progress(registry: &Registry) -> Value {
-    let jobs = registry.services.jobs.list(Some(OWNER));
-    let running = jobs.iter().find(|job| job.status == Status::Running);
-    let waiting = jobs.iter().filter(|job| job.status.is_active()).count();
-    let detail = |key: &str| running.and_then(|job| job.detail.get(key)).cloned();
-    json!({
-        "progress": running.map_or(0.0, |job| job.fraction),
-        "eta_relative": detail("eta_s").unwrap_or_else(|| 0.0.into()),
-        "state": {
-            "skipped": false,
-            "interrupted": false,
-            "job": running.map_or_else(String::new, |job| job.id.to_string()),
-            "job_count": waiting,
-            "job_no": 0,
-            "sampling_step": detail("step").unwrap_or_else(|| 0.into()),
-            "sampling_steps": detail("steps").unwrap_or_else(|| 0.into()),
-        },
-        "current_image": null,
-        "textinfo": null,
-    })
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_is_written_is_described() {
+        let described = operations();
+        let posts = || described.iter().filter(|operation| operation.method == "post");
+        for name in WRITTEN.iter().chain(&["options"]) {
+            assert!(posts().any(|operation| operation.path == format!("{PREFIX}/{name}")), "{name}");
+        }
+        assert_eq!(posts().count(), WRITTEN.len() + 1);
+    }
 }

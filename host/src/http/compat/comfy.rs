@@ -3,15 +3,17 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use serde_json::{Map, Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::{Map, Value};
 use uuid::Uuid;
 use warp::{Filter, Reply, multipart::FormData};
 
 use super::{
-    Layer, Route,
+    Content, File, Layer, Operation, Route,
     core::{jobs, messages::ask, uploads},
     error::or_error,
-    with,
+    of, with,
 };
 use crate::{
     dispatch,
@@ -31,16 +33,14 @@ const FILES: &[&str] = &["image", "file"];
 /// What a form may have besides it.
 const FIELDS: &[&str] = &["workflowId", "params"];
 
-/// A job's own fields in this API.
-const PROGRESS: &[(&str, Value)] = &[
-    ("nodes_total", Value::Null),
-    ("nodes_seen", Value::Null),
-    ("current_node", Value::Null),
-    ("node_progression", Value::Array(Vec::new())),
-];
-
 pub fn layer() -> Layer {
-    Layer { errors: None, routes }
+    Layer {
+        name: "ComfyUI",
+        description: "Workflows on the operator's ComfyUI servers, as clients of the Python server submit and poll them.",
+        operations,
+        errors: None,
+        routes,
+    }
 }
 
 fn routes(registry: &Arc<Registry>) -> Route {
@@ -68,6 +68,42 @@ fn routes(registry: &Arc<Registry>) -> Route {
     all.map(Reply::into_response).boxed()
 }
 
+/// The form that is taken.
+#[derive(JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "ComfyForm")]
+#[expect(dead_code, reason = "it describes the form, whose fields the job's schema checks")]
+struct Expected {
+    workflow_id: String,
+    /// Values of the workflow's inputs: an object in JSON.
+    params: Option<String>,
+    /// The picture that the workflow works on.
+    image: Option<File>,
+    /// Another name of `image`.
+    file: Option<File>,
+}
+
+fn operations() -> Vec<Operation> {
+    let id = |operation: Operation| {
+        operation.path("id", of::<Uuid>(), "The job's `id`.").errors(&[ErrorKind::NotFound])
+    };
+    let told = |what, summary| {
+        let told = Operation::get(format!("/v1/comfy/{what}"), summary);
+        told.answers_json::<Map<String, Value>>("The plugin's reply.").errors_of_plugin()
+    };
+    vec![
+        Operation::post("/v1/comfy/jobs", "Submit a workflow")
+            .takes(Content::Form(of::<Expected>()))
+            .answers_json::<Submitted>("The job, which has been accepted.")
+            .errors_of_plugin(),
+        id(Operation::get("/v1/comfy/jobs/{id}", "A job as it is now")).answers_json::<Described>("The job."),
+        id(Operation::delete("/v1/comfy/jobs/{id}", "Cancel a job"))
+            .answers_json::<Cancelled>("What came of it, also for a job that had ended."),
+        told(TOLD[0], "The workflows that there are"),
+        told(TOLD[1], "How the ComfyUI servers are"),
+    ]
+}
+
 /// What is wrong with a form or the workflow that it names is 400 in this API.
 fn bad_request(error: Error) -> Error {
     match error.kind {
@@ -86,13 +122,23 @@ async fn tell(registry: &Arc<Registry>, what: &str) -> Result<Map<String, Value>
     Ok(reply)
 }
 
-async fn submit(form: FormData, registry: &Arc<Registry>) -> Result<Value, Error> {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ComfySubmitted")]
+struct Submitted {
+    id: Uuid,
+    job_id: Uuid,
+    #[serde(rename = "jobId")]
+    camel_id: Uuid,
+    status: Status,
+}
+
+async fn submit(form: FormData, registry: &Arc<Registry>) -> Result<Submitted, Error> {
     let form = uploads::read(form, &registry.services.uploads, FILES).await?;
     let params = params(form.fields, form.file)?;
     // What is wrong with them is told at once: a caller that does not follow the job would not learn it.
     ask(registry, "comfy:check", params.clone()).await?;
     let id = jobs::submit(registry, JOB_TYPE, params, None).await?.detach();
-    Ok(json!({"id": id, "job_id": id, "jobId": id, "status": "queued"}))
+    Ok(Submitted { id, job_id: id, camel_id: id, status: Status::Queued })
 }
 
 /// The job's parameters, as `job:submit` has them.
@@ -129,58 +175,123 @@ fn find(registry: &Registry, id: &str) -> Result<Snapshot, Error> {
         .ok_or_else(|| Error::not_found(format!("no job '{id}' of type '{JOB_TYPE}'")))
 }
 
-/// The job as polling clients read it.
-fn described(job: &Snapshot, registry: &Registry) -> Value {
-    let params = registry.services.jobs.params(job.id);
-    let workflow = params.as_ref().and_then(|params| params.get("workflowId")).cloned();
-    let mut progress: Map<String, Value> =
-        PROGRESS.iter().map(|(field, none)| ((*field).to_owned(), none.clone())).collect();
-    progress.extend(job.detail.clone());
-    let fraction: f64 = job.fraction.to_string().parse().unwrap_or(0.0);
-    progress.insert("fraction".into(), fraction.into());
-    let files = job.meta.get("outputs").and_then(Value::as_array);
-    let file = |key: &str| files.and_then(|files| files.iter().find(|file| file["key"] == key));
-    let outputs: Vec<Value> = job
-        .outputs
-        .iter()
-        .map(|output| {
-            let file = file(&output.key);
-            let of_file = |field: &str| file.and_then(|file| file.get(field)).cloned();
-            json!({
-                "id": output.key,
-                "url": output.url,
-                "filename": of_file("filename").unwrap_or_else(|| output.key.clone().into()),
-                "type": "output",
-                "subfolder": of_file("subfolder").unwrap_or_else(|| "".into()),
-                "key": output.key,
-                "mediaType": of_file("mediaType"),
-            })
-        })
-        .collect();
-    json!({
-        "id": job.id,
-        "workflowId": workflow,
-        "status": job.status,
-        "created_at": job.created,
-        "started_at": job.started,
-        "finished_at": job.finished,
-        "error": job.error,
-        "code": job.code,
-        "outputs": outputs,
-        "progress": progress,
-        "meta": if job.status == Status::Done { json!(job.meta) } else { Value::Null },
-    })
+/// A job as polling clients read it. Times are unix seconds.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ComfyJob")]
+struct Described {
+    id: Uuid,
+    #[serde(rename = "workflowId")]
+    workflow_id: Option<Value>,
+    status: Status,
+    created_at: f64,
+    started_at: Option<f64>,
+    finished_at: Option<f64>,
+    error: Option<String>,
+    /// The `code` of the error.
+    code: Option<String>,
+    outputs: Vec<Output>,
+    progress: Progress,
+    /// What the plugin tells of the outputs, once it is done.
+    meta: Option<Map<String, Value>>,
 }
 
-fn cancel(registry: &Registry, id: &str) -> Result<Value, Error> {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ComfyOutput")]
+struct Output {
+    id: String,
+    /// Where it is served, from the server's root.
+    url: String,
+    filename: Value,
+    /// Always `output`.
+    r#type: &'static str,
+    subfolder: Value,
+    /// Its key in the storage.
+    key: String,
+    #[serde(rename = "mediaType")]
+    media_type: Option<Value>,
+}
+
+/// How far it is; with further fields of the plugin.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ComfyProgress")]
+struct Progress {
+    nodes_total: Value,
+    nodes_seen: Value,
+    current_node: Value,
+    /// The ids of the nodes, in the order in which they ran.
+    node_progression: Value,
+    /// 0 to 1.
+    fraction: f64,
+    #[serde(flatten)]
+    more: Map<String, Value>,
+}
+
+fn described(job: &Snapshot, registry: &Registry) -> Described {
+    let params = registry.services.jobs.params(job.id);
+    let files = job.meta.get("outputs").and_then(Value::as_array);
+    let file = |key: &str| files.and_then(|files| files.iter().find(|file| file["key"] == key));
+    let output = |output: &crate::jobs::Output| {
+        let file = file(&output.key);
+        let of_file = |field: &str| file.and_then(|file| file.get(field)).cloned();
+        Output {
+            id: output.key.clone(),
+            url: output.url.clone(),
+            filename: of_file("filename").unwrap_or_else(|| output.key.clone().into()),
+            r#type: "output",
+            subfolder: of_file("subfolder").unwrap_or_else(|| "".into()),
+            key: output.key.clone(),
+            media_type: of_file("mediaType"),
+        }
+    };
+    Described {
+        id: job.id,
+        workflow_id: params.as_ref().and_then(|params| params.get("workflowId")).cloned(),
+        status: job.status,
+        created_at: job.created,
+        started_at: job.started,
+        finished_at: job.finished,
+        error: job.error.clone(),
+        code: job.code.clone(),
+        outputs: job.outputs.iter().map(output).collect(),
+        progress: progress(job),
+        meta: (job.status == Status::Done).then(|| job.meta.clone()),
+    }
+}
+
+fn progress(job: &Snapshot) -> Progress {
+    let mut more = job.detail.clone();
+    more.remove("fraction");
+    let mut take = |field: &str| more.remove(field).unwrap_or_default();
+    Progress {
+        nodes_total: take("nodes_total"),
+        nodes_seen: take("nodes_seen"),
+        current_node: take("current_node"),
+        node_progression: match take("node_progression") {
+            Value::Null => Value::Array(Vec::new()),
+            nodes => nodes,
+        },
+        fraction: job.fraction.to_string().parse().unwrap_or(0.0),
+        more,
+    }
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ComfyCancelled")]
+struct Cancelled {
+    id: Uuid,
+    #[serde(flatten)]
+    cancelled: dispatch::Cancelled,
+}
+
+fn cancel(registry: &Registry, id: &str) -> Result<Cancelled, Error> {
     let job = find(registry, id)?;
-    let mut ack = dispatch::cancelled(registry, job.id)?;
-    ack["id"] = json!(job.id);
-    Ok(ack)
+    Ok(Cancelled { id: job.id, cancelled: dispatch::cancelled(registry, job.id)? })
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

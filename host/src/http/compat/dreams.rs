@@ -3,10 +3,14 @@
 use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use warp::{Filter, reply::Response};
 
-use super::{Layer, Route, body, core::messages::ask, error::or_error, with};
+use super::{
+    Content, Layer, Manifest, Operation, Route, body, core::messages::ask, error::or_error, of, with,
+};
 use crate::{
     error::{Error, ErrorKind},
     plugins::Registry,
@@ -25,7 +29,14 @@ const MAX_LIMIT: u64 = 1000;
 const LIMIT: u64 = 50;
 
 pub fn layer() -> Layer {
-    Layer { errors: None, routes }
+    Layer {
+        name: "Dreams",
+        description: "Sessions that search for pictures in the background: `/dreams` in the shapes of the Python server, \
+                      `/dream` as the messages of the plugin have them.",
+        operations,
+        errors: None,
+        routes,
+    }
 }
 
 fn routes(registry: &Arc<Registry>) -> Route {
@@ -60,6 +71,51 @@ fn routes(registry: &Arc<Registry>) -> Route {
             },
         );
     get.or(post).unify().boxed()
+}
+
+fn operations() -> Vec<Operation> {
+    let asked = |path: &str, action: &str| {
+        let operation = Operation::get(format!("{path}/{action}"), summary(action)).errors_of_plugin();
+        let operation =
+            operation.query("session", of::<String>(), "The session's name; `default` unless given.");
+        match action {
+            "top" | "recent" => operation
+                .query("limit", of::<u64>(), "How many at most; 50 unless given.")
+                .query("min_score", of::<f64>(), "Only those of this score or a better one.")
+                .query("rendered_only", of::<bool>(), "Only those whose picture was made in full.")
+                .query("images", of::<bool>(), "Whether with `image_data`; so unless given.")
+                .query("thumbnails", of::<bool>(), "Whether with a small picture, as a data URL."),
+            _ => operation,
+        }
+    };
+    let told = |path: &str, action: &str| {
+        Operation::post(format!("{path}/{action}"), summary(action))
+            .takes(Content::OfPlugin(Manifest::Message(format!("dream:{action}"))))
+            .errors_of_plugin()
+    };
+    let of_python = OF_PYTHON.iter().map(|action| match *action {
+        "top" | "recent" => asked("/dreams", action).answers_json::<Vec<Dream>>("The dreams."),
+        "status" | "stats" => asked("/dreams", action).answers_json::<Figures>("As of now."),
+        _ => told("/dreams", action).answers_json::<Map<String, Value>>("What came of it."),
+    });
+    let plain = |operation: Operation| operation.answers_json::<Map<String, Value>>("The message's reply.");
+    let asked = ASKED.iter().map(|action| plain(asked("/dream", action)));
+    let told = TOLD.iter().map(|action| plain(told("/dream", action)));
+    of_python.chain(asked).chain(told).collect()
+}
+
+fn summary(action: &str) -> &'static str {
+    match action {
+        "status" => "Whether one dreams, and how far it is",
+        "stats" => "The same with rates",
+        "top" => "The best dreams, best first",
+        "recent" => "The dreams that were kept last, newest first",
+        "start" => "Start to dream",
+        "stop" => "Stop to dream",
+        "guide" => "Change what is dreamt of",
+        "pause" => "Let a session wait",
+        _ => "Let a session go on",
+    }
 }
 
 async fn answer(
@@ -112,7 +168,7 @@ async fn of_python(
         "stop" => plain(registry, action, fields).await,
         "status" | "stats" => {
             let figures = plain(registry, "status", fields).await?;
-            Ok(status(&figures, action == "stats"))
+            Ok(json!(status(&figures, action == "stats")))
         }
         _ => {
             let limit = number(&fields, "limit")?.unwrap_or(LIMIT);
@@ -121,7 +177,9 @@ async fn of_python(
             }
             fields.insert("limit".into(), limit.into());
             let mut reply = plain(registry, action, fields).await?;
-            Ok(reply["dreams"].take())
+            let dreams: Result<Vec<Dream>, _> = serde_json::from_value(reply["dreams"].take());
+            let dreams = dreams.map_err(|error| Error::internal(format!("the plugin's dreams: {error}")))?;
+            Ok(json!(dreams))
         }
     }
 }
@@ -135,25 +193,57 @@ fn number(fields: &Map<String, Value>, field: &str) -> Result<Option<u64>, Error
     }
 }
 
+/// A picture that was found; with further fields of the plugin.
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct Dream {
+    seed: u64,
+    prompt: String,
+    score: f64,
+    /// When it was kept, in unix seconds.
+    timestamp: f64,
+    /// Whether its picture was made in full.
+    rendered: bool,
+    /// That picture's file in base64.
+    #[serde(default)]
+    image_data: Option<String>,
+    #[serde(flatten)]
+    more: Map<String, Value>,
+}
+
 /// What the Python server told of its dreaming.
-fn status(figures: &Value, with_rate: bool) -> Value {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Dreaming")]
+struct Figures {
+    is_dreaming: bool,
+    dream_count: u64,
+    dreams_per_second: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dreams_per_hour: Option<f64>,
+    /// How many are kept.
+    candidates: u64,
+    /// How many are kept at most.
+    top_k: Option<u64>,
+    elapsed_seconds: f64,
+    session: Option<String>,
+    base_prompt: Option<String>,
+}
+
+fn status(figures: &Value, with_rate: bool) -> Figures {
     let number = |field: &str| figures[field].as_f64().unwrap_or(0.0);
+    let text = |field: &str| figures[field].as_str().map(str::to_owned);
     let (dreams, elapsed) = (number("candidates"), number("elapsed_s"));
     let per_second = if elapsed > 0.0 { dreams / elapsed } else { 0.0 };
-    let mut status = json!({
-        "is_dreaming": figures["active"] == true,
-        "dream_count": dreams as u64,
-        "dreams_per_second": per_second,
-        "candidates": number("kept") as u64,
-        "top_k": figures["top_k"],
-        "elapsed_seconds": elapsed,
-        "session": figures["session"],
-        "base_prompt": figures["base_prompt"],
-    });
-    if with_rate {
-        status["dreams_per_hour"] = (per_second * 3600.0).into();
+    Figures {
+        is_dreaming: figures["active"] == true,
+        dream_count: dreams as u64,
+        dreams_per_second: per_second,
+        dreams_per_hour: with_rate.then_some(per_second * 3600.0),
+        candidates: number("kept") as u64,
+        top_k: figures["top_k"].as_u64(),
+        elapsed_seconds: elapsed,
+        session: text("session"),
+        base_prompt: text("base_prompt"),
     }
-    status
 }
 
 #[cfg(test)]
@@ -163,13 +253,13 @@ mod tests {
     #[test]
     fn figures_become_the_python_servers() {
         let figures = json!({"active": true, "candidates": 30, "kept": 4, "elapsed_s": 60.0, "top_k": 100});
-        let stats = status(&figures, true);
+        let stats = json!(status(&figures, true));
         assert_eq!(
             (&stats["is_dreaming"], &stats["dream_count"], &stats["candidates"]),
             (&json!(true), &json!(30), &json!(4))
         );
         assert_eq!((&stats["dreams_per_second"], &stats["dreams_per_hour"]), (&json!(0.5), &json!(1800.0)));
-        let none = status(&json!({"active": false, "status": "idle"}), false);
+        let none = json!(status(&json!({"active": false, "status": "idle"}), false));
         assert_eq!((&none["is_dreaming"], &none["dreams_per_second"]), (&json!(false), &json!(0.0)));
     }
 }

@@ -11,11 +11,19 @@ use std::sync::Arc;
 
 use warp::{Filter, path::FullPath, reply::Response};
 
-use super::{Route, body, core, error, with};
+use super::{
+    Route, body, core, describe,
+    describe::{Content, File, Manifest, Operation, Section, of},
+    error, with,
+};
 use crate::{error::Error, plugins::Registry};
 
 /// A foreign API.
 struct Layer {
+    /// What it is called in the document, and what it is.
+    name: &'static str,
+    description: &'static str,
+    operations: fn() -> Vec<Operation>,
     /// Where its errors have another shape than core's.
     errors: Option<Errors>,
     routes: fn(&Arc<Registry>) -> Route,
@@ -27,6 +35,8 @@ struct Errors {
     prefix: &'static str,
     /// Turns an answer of core's shape into its own.
     shape: fn(&Error, &mut Response),
+    /// The same for the document.
+    described: describe::Errors,
 }
 
 fn layers() -> [Layer; 5] {
@@ -37,6 +47,17 @@ pub fn routes(registry: &Arc<Registry>) -> Route {
     let all = layers().map(|layer| (layer.routes)(registry));
     let [first, rest @ ..] = all;
     rest.into_iter().fold(first, |all, layer| all.or(layer).unify().boxed())
+}
+
+/// What the document tells of them.
+pub fn describe() -> Vec<Section> {
+    let section = |Layer { name, description, operations, errors, .. }: Layer| Section {
+        name,
+        description,
+        operations: operations(),
+        errors: errors.map_or(error::DESCRIBED, |errors| errors.described),
+    };
+    layers().map(section).into()
 }
 
 /// Errors from wherever they come, in the shape of the API whose path it is. Other answers stay.

@@ -6,7 +6,9 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::{Buf, Bytes};
 use futures_util::StreamExt;
 use image::{DynamicImage, GrayImage};
-use serde_json::{Map, Value, json};
+use schemars::{JsonSchema, SchemaGenerator};
+use serde::Serialize;
+use serde_json::{Map, Value};
 use warp::{
     Filter, Reply,
     http::StatusCode,
@@ -15,12 +17,14 @@ use warp::{
 };
 
 use super::{
-    Errors, Layer, Route, body,
+    Content, Errors, File, Layer, Operation, Route, body,
     core::{
         jobs::{self as run, Done},
         uploads::form,
     },
+    describe,
     error::or_error,
+    of,
     python::generate::text,
     with,
 };
@@ -58,7 +62,13 @@ const NUMBERS: &[&str] =
     &["n", "seed", "steps", "num_inference_steps", "cfg", "guidance_scale", "strength", "output_compression"];
 
 pub fn layer() -> Layer {
-    Layer { errors: Some(Errors { prefix: "/v1/images/", shape }), routes }
+    Layer {
+        name: "OpenAI",
+        description: "OpenAI's images API. A `model` is a mode; OpenAI's own names stand for the default one.",
+        operations,
+        errors: Some(Errors { prefix: "/v1/images/", shape, described: DESCRIBED }),
+        routes,
+    }
 }
 
 fn routes(registry: &Arc<Registry>) -> Route {
@@ -84,22 +94,116 @@ fn routes(registry: &Arc<Registry>) -> Route {
     generations.or(edits).unify().boxed()
 }
 
+/// What is asked for. Other fields are ignored.
+#[derive(JsonSchema)]
+#[schemars(rename = "ImagesRequest")]
+#[expect(dead_code, reason = "it describes bodies; most fields are passed on, for the job's schema to check")]
+struct Request {
+    prompt: String,
+    /// A mode's name.
+    model: Option<String>,
+    /// How many pictures.
+    #[schemars(range(min = 1, max = 10))]
+    n: Option<u64>,
+    /// `WIDTHxHEIGHT`, or `auto`.
+    size: Option<String>,
+    /// `url` or `b64_json`, which is the default of all models but `dall-e-*`.
+    response_format: Option<String>,
+    /// png, jpeg or webp.
+    output_format: Option<String>,
+    /// The quality of a JPEG, 1 to 100.
+    output_compression: Option<u32>,
+    negative_prompt: Option<String>,
+    seed: Option<u64>,
+    steps: Option<u32>,
+    num_inference_steps: Option<u32>,
+    cfg: Option<f64>,
+    guidance_scale: Option<f64>,
+    scheduler: Option<String>,
+    strength: Option<f64>,
+    superres: Option<bool>,
+    superres_magnitude: Option<u32>,
+}
+
+/// A picture to be changed, and how.
+#[derive(JsonSchema)]
+#[schemars(rename = "ImagesEditForm")]
+#[expect(dead_code, reason = "it describes the form, which is read piece by piece")]
+struct EditForm {
+    image: File,
+    /// Transparent where the picture is made anew; without it the transparent parts of `image` are.
+    mask: Option<File>,
+    #[serde(flatten)]
+    request: Request,
+}
+
+/// The pictures that were made.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ImagesResponse")]
+struct Made {
+    /// Unix seconds.
+    created: u64,
+    data: Vec<Image>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Image {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    b64_json: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    url: Option<String>,
+    seed: Value,
+    mode: String,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "OpenAiError")]
+struct Failure<'a> {
+    error: Reason<'a>,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "OpenAiReason")]
+struct Reason<'a> {
+    message: &'a str,
+    r#type: &'static str,
+    /// The field that was wrong.
+    param: Option<&'a str>,
+    code: &'static str,
+}
+
+const DESCRIBED: describe::Errors =
+    describe::Errors { name: "openai", status, body: SchemaGenerator::subschema_for::<Failure<'static>> };
+
+fn operations() -> Vec<Operation> {
+    let made = |operation: Operation| operation.answers_json::<Made>("The pictures.").errors_of_plugin();
+    vec![
+        made(Operation::post("/v1/images/generations", "Make pictures from text"))
+            .takes(Content::Json(of::<Request>())),
+        made(Operation::post("/v1/images/edits", "Change a picture")).takes(Content::Form(of::<EditForm>())),
+    ]
+}
+
+/// These clients know 400 for a bad request.
+fn status(kind: ErrorKind) -> u16 {
+    if kind == ErrorKind::InvalidInput { 400 } else { kind.status() }
+}
+
 /// Errors in the shape that OpenAI's clients read.
 fn shape(error: &Error, answer: &mut Response) {
-    // These clients know 400 for a bad request.
-    let status = if error.kind == ErrorKind::InvalidInput { 400 } else { error.kind.status() };
+    let status = status(error.kind);
     let (kind, code) = match error.kind {
         ErrorKind::Busy => ("rate_limit_error", "rate_limit_exceeded"),
         kind if status < 500 => ("invalid_request_error", kind.code()),
         kind => ("server_error", kind.code()),
     };
-    let body =
-        json!({"error": {"message": error.message, "type": kind, "param": error.field(), "code": code}});
+    let reason = Reason { message: &error.message, r#type: kind, param: error.field(), code };
+    let body = Failure { error: reason };
     *answer.body_mut() = warp::reply::json(&body).into_response().into_body();
     *answer.status_mut() = StatusCode::from_u16(status).expect("a valid status");
 }
 
-async fn generations(body: &[u8], host: Option<&str>, registry: &Arc<Registry>) -> Result<Value, Error> {
+async fn generations(body: &[u8], host: Option<&str>, registry: &Arc<Registry>) -> Result<Made, Error> {
     make(&body::object(body)?, Map::new(), host, registry).await
 }
 
@@ -109,7 +213,7 @@ async fn make(
     mut params: Map<String, Value>,
     host: Option<&str>,
     registry: &Arc<Registry>,
-) -> Result<Value, Error> {
+) -> Result<Made, Error> {
     for field in PASSED_ON {
         if let Some(value) = asked.get(*field) {
             params.insert((*field).into(), value.clone());
@@ -144,18 +248,15 @@ async fn make(
     };
     let mut data = Vec::new();
     for Done { job, key, content } in several(registry, &params, count, None).await? {
-        let mut item = Map::new();
-        if in_line {
-            item.insert("b64_json".into(), BASE64_STANDARD.encode(&content).into());
-        } else {
-            let host = host.unwrap_or("localhost");
-            item.insert("url".into(), format!("http://{host}/storage/{key}").into());
-        }
-        item.insert("seed".into(), job.meta.get("seed").cloned().unwrap_or_default());
-        item.insert("mode".into(), text(&job.meta, "mode").into());
-        data.push(Value::Object(item));
+        let host = host.unwrap_or("localhost");
+        data.push(Image {
+            b64_json: in_line.then(|| BASE64_STANDARD.encode(&content)),
+            url: (!in_line).then(|| format!("http://{host}/storage/{key}")),
+            seed: job.meta.get("seed").cloned().unwrap_or_default(),
+            mode: text(&job.meta, "mode"),
+        });
     }
-    Ok(json!({"created": jobs::now() as u64, "data": data}))
+    Ok(Made { created: jobs::now() as u64, data })
 }
 
 /// `count` pictures with seeds that follow one another, made at the same time.
@@ -200,7 +301,7 @@ fn mode(asked: &Map<String, Value>, registry: &Registry) -> Result<Value, Error>
     }
 }
 
-async fn edits(mut form: FormData, host: Option<&str>, registry: &Arc<Registry>) -> Result<Value, Error> {
+async fn edits(mut form: FormData, host: Option<&str>, registry: &Arc<Registry>) -> Result<Made, Error> {
     let (mut asked, mut image, mut mask) = (Map::new(), None, None);
     let mut room = MAX_FORM;
     while let Some(part) = form.next().await {

@@ -1,13 +1,25 @@
 //! `GET /health`: the process answers.
 
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 use warp::{Filter, Reply};
 
-use super::Route;
+use super::{Operation, Route};
+
+#[derive(Serialize, JsonSchema)]
+struct Health {
+    /// Always `ok`.
+    status: &'static str,
+}
 
 pub fn routes() -> Route {
     warp::path!("health")
         .and(warp::get())
-        .map(|| warp::reply::json(&json!({"status": "ok"})).into_response())
+        .map(|| warp::reply::json(&Health { status: "ok" }).into_response())
         .boxed()
+}
+
+pub fn operations() -> Vec<Operation> {
+    let health = Operation::get("/health", "Whether the process answers");
+    vec![health.open().answers_json::<Health>("It does.")]
 }

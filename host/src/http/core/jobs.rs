@@ -11,11 +11,11 @@ use warp::{
     reply::Response,
 };
 
-use super::{Route, body, error::or_error, events, with};
+use super::{Content, Manifest, Operation, Place, Route, body, error::or_error, events, of, with};
 use crate::{
     config, dispatch,
-    error::Error,
-    jobs::{Jobs, Snapshot, Spec},
+    error::{Error, ErrorKind},
+    jobs::{Described, Jobs, Snapshot, Spec},
     plugins::Registry,
 };
 
@@ -46,6 +46,48 @@ pub fn routes(registry: &Arc<Registry>) -> Route {
         },
     );
     create.or(get).unify().or(cancel).unify().or(events).unify().boxed()
+}
+
+pub fn operations() -> Vec<Operation> {
+    let id = |operation: Operation| operation.path("id", of::<Uuid>(), "The job's `jobId`.");
+    vec![
+        Operation::post("/v1/jobs", "Submit a job")
+            .details(
+                "Any job type of any plugin that is loaded. The parameters stand beside `jobType`. Texts that say a number or a \
+                 boolean are taken where the schema wants those.",
+            )
+            .query("wait", of::<f64>(), "Seconds to wait for the job's end, at most `server.max_wait_s`.")
+            .query("clientId", of::<String>(), "The client of the WebSocket that the job belongs to.")
+            .parameter(
+                Place::Header,
+                "Prefer",
+                of::<String>(),
+                "`wait` or `wait=SECONDS` (RFC 7240): the same as the query's `wait`.",
+            )
+            .takes(Content::OfPlugin(Manifest::AnyJob))
+            .answers(200, "The job, which has ended.", Content::Json(of::<Described>()))
+            .answers(202, "The job, which has been accepted.", Content::Json(of::<Described>()))
+            .with(&[("Location", "Where the job is found.")])
+            .errors(&[
+                ErrorKind::InvalidInput,
+                ErrorKind::Conflict,
+                ErrorKind::Busy,
+                ErrorKind::Unavailable,
+            ]),
+        id(Operation::get("/v1/jobs/{id}", "A job as it is now"))
+            .answers_json::<Described>("The job.")
+            .errors(&[ErrorKind::NotFound]),
+        id(Operation::delete("/v1/jobs/{id}", "Cancel a job"))
+            .answers_json::<dispatch::Cancelled>("What came of it, also for a job that had ended.")
+            .errors(&[ErrorKind::NotFound]),
+        id(Operation::get("/v1/jobs/{id}/events", "Follow a job"))
+            .details(
+                "Server-sent events until the job's end: each event's name is its message's `type` (`job:progress`, \
+                 `job:complete`, `job:error`, and those of its plugin), its data the message.",
+            )
+            .answers(200, "The events.", Content::Media(&["text/event-stream"]))
+            .errors(&[ErrorKind::NotFound, ErrorKind::Unavailable]),
+    ]
 }
 
 /// Answers with the job, 202; where the caller wants to wait, when it has ended, 200, or when that is over.

@@ -3,15 +3,19 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde_json::{Map, Value};
 use warp::Filter;
 
-use super::{Route, body, error::or_error, with};
+use super::{Content, Manifest, Operation, Route, body, error::or_error, with};
 use crate::{
     error::{Error, ErrorKind},
-    hub::Content,
+    hub,
     plugins::{Message, Registry},
 };
+
+/// What is escaped of a type in a path.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b':').remove(b'-').remove(b'_').remove(b'.');
 
 pub fn routes(registry: &Arc<Registry>) -> Route {
     warp::path!("v1" / "messages" / String)
@@ -19,10 +23,26 @@ pub fn routes(registry: &Arc<Registry>) -> Route {
         .and(body::bytes(body::PLAIN))
         .and(with(registry))
         .then(|kind: String, body: Bytes, registry: Arc<Registry>| async move {
+            let kind = percent_decode_str(&kind).decode_utf8_lossy();
             let asked = async { ask(&registry, &kind, body::object(&body)?).await };
             or_error(asked.await.map(|reply| warp::reply::json(&reply)))
         })
         .boxed()
+}
+
+/// One for each message type of the plugins that are loaded.
+pub fn operations(registry: &Registry) -> Vec<Operation> {
+    let plugins = registry.plugins();
+    let entries = plugins.iter().flat_map(|plugin| plugin.messages.values());
+    entries
+        .map(|entry| {
+            let kind = utf8_percent_encode(&entry.name, ESCAPED);
+            Operation::post(format!("/v1/messages/{kind}"), entry.description.clone())
+                .takes(Content::OfPlugin(Manifest::Message(entry.name.clone())))
+                .answers_json::<Map<String, Value>>("The plugin's first reply.")
+                .errors_of_plugin()
+        })
+        .collect()
 }
 
 /// Sends a message of type `kind` with these fields to the plugin that serves it. Returns its first reply.
@@ -54,8 +74,8 @@ pub async fn ask(
         .map_err(|_| Error::internal("the plugin failed (a fault of the server)"))?;
     result?;
     let reply = std::iter::from_fn(|| client.outbox.try_next()).find_map(|frame| match frame.content {
-        Content::Text(text) => serde_json::from_str::<Map<String, Value>>(&text).ok(),
-        Content::Binary(_) => None,
+        hub::Content::Text(text) => serde_json::from_str::<Map<String, Value>>(&text).ok(),
+        hub::Content::Binary(_) => None,
     });
     let reply = reply.ok_or_else(|| Error::internal(format!("'{kind}' was not answered")))?;
     if let Some(error) = reply.get("error").and_then(Value::as_str) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use warp::{Filter, Reply, http::header};
 
-use super::{Route, with};
+use super::{Content, Operation, Route, with};
 use crate::plugins::Registry;
 
 pub fn routes(registry: &Arc<Registry>) -> Route {
@@ -22,4 +22,9 @@ pub fn routes(registry: &Arc<Registry>) -> Route {
                 .into_response()
         })
         .boxed()
+}
+
+pub fn operations() -> Vec<Operation> {
+    let metrics = Operation::get("/metrics", "Figures in Prometheus' text format");
+    vec![metrics.answers(200, "The figures.", Content::Media(&["text/plain"]))]
 }

@@ -11,7 +11,7 @@ use warp::{
     reply::Response,
 };
 
-use super::Route;
+use super::{Content, Operation, Route};
 
 const PAGE: &str = include_str!("../../web/index.html");
 
@@ -44,6 +44,15 @@ pub fn routes(ui_dir: &Path) -> Route {
         return own.or(warp::path::end().and(page())).unify().boxed();
     }
     own.or(front_end(ui_dir)).unify().boxed()
+}
+
+pub fn operations() -> Vec<Operation> {
+    let page =
+        |operation: Operation| operation.open().answers(200, "The page.", Content::Media(&["text/html"]));
+    vec![
+        page(Operation::get("/", "The operator's front end, or else the page to try the server with")),
+        page(Operation::get("/ui/", "The page to try the server with")),
+    ]
 }
 
 fn front_end(dir: &Path) -> Route {

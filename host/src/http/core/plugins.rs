@@ -2,19 +2,31 @@
 
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 use warp::{Filter, Reply};
 
-use super::{Route, with};
-use crate::plugins::{Registry, Report};
+use super::{Operation, Route, with};
+use crate::plugins::{Registry, Reported};
+
+#[derive(Serialize, JsonSchema)]
+struct Plugins {
+    plugins: Vec<Reported>,
+}
+
+pub fn operations() -> Vec<Operation> {
+    vec![
+        Operation::get("/v1/plugins", "Every plugin, serving or not").answers_json::<Plugins>("The plugins."),
+    ]
+}
 
 pub fn routes(registry: &Arc<Registry>) -> Route {
     warp::path!("v1" / "plugins")
         .and(warp::get())
         .and(with(registry))
         .then(|registry: Arc<Registry>| async move {
-            let plugins: Vec<Value> = registry.reports().await.iter().map(Report::to_json).collect();
-            warp::reply::json(&json!({"plugins": plugins})).into_response()
+            let plugins = registry.reports().await.iter().map(|report| report.describe()).collect();
+            warp::reply::json(&Plugins { plugins }).into_response()
         })
         .boxed()
 }

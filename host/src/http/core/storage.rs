@@ -4,14 +4,16 @@ use std::{sync::Arc, time::UNIX_EPOCH};
 
 use bytes::Buf;
 use futures_util::Stream;
-use serde_json::{Map, Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::{Map, Value};
 use warp::{
     Filter, Reply,
     http::{Response, StatusCode, header},
     path::Tail,
 };
 
-use super::{Route, body, error::or_error, with};
+use super::{Content, Operation, Route, body, error::or_error, of, with};
 use crate::{
     error::{Error, ErrorKind},
     plugins::Registry,
@@ -35,11 +37,68 @@ pub fn routes(registry: &Arc<Registry>) -> Route {
     health.or(get).unify().or(put).unify().boxed()
 }
 
+/// Whether the storage can be written and read.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "StorageHealth")]
+struct Health {
+    ok: bool,
+    location: String,
+    error: Option<String>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Stored {
+    ok: bool,
+    key: String,
+    /// Where it is served, from the server's root.
+    url: String,
+}
+
+/// A text to be kept for as long as an upload.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+#[expect(dead_code, reason = "any other body is taken too, as it is")]
+struct Payload {
+    payload: String,
+}
+
+pub fn operations() -> Vec<Operation> {
+    let key = |operation: Operation| {
+        operation.path("key", of::<String>(), "Letters, digits and `._-:`, in segments divided by `/`.")
+    };
+    let headers =
+        [("X-Storage-Key", "The key."), ("X-Storage-Created-At", "When it was stored, in unix seconds.")];
+    vec![
+        Operation::get("/storage/health", "Whether the storage can be written and read")
+            .answers_json::<Health>("It can.")
+            .answers(503, "It can't.", Content::Json(of::<Health>())),
+        key(Operation::get("/storage/{key}", "What is stored under a key"))
+            .answers(200, "The content, of the media type that the key's ending tells.", Content::Media(&["*/*"]))
+            .with(&headers)
+            .errors(&[ErrorKind::InvalidInput, ErrorKind::NotFound, ErrorKind::Internal, ErrorKind::Unavailable]),
+        key(Operation::put("/storage/{key}", "Store the body under a key"))
+            .details(
+                "A JSON object that has `payload` and nothing else is a text, which is kept for as long as an upload; any other \
+                 body is kept as it is.",
+            )
+            .takes(Content::JsonOrAny(of::<Payload>()))
+            .answers_json::<Stored>("Stored.")
+            .with(&headers[..1])
+            .errors(&[
+                ErrorKind::InvalidInput,
+                ErrorKind::NotFound,
+                ErrorKind::TooLarge,
+                ErrorKind::Internal,
+                ErrorKind::Unavailable,
+            ]),
+    ]
+}
+
 async fn check(registry: Arc<Registry>) -> warp::reply::Response {
     let storage = &registry.services.storage;
     let checked = storage.check().await;
     let error = checked.as_ref().err().map(|e| e.message.clone());
-    let body = json!({"ok": checked.is_ok(), "location": storage.location(), "error": error});
+    let body = Health { ok: checked.is_ok(), location: storage.location().into(), error };
     let status = if checked.is_ok() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     warp::reply::with_status(warp::reply::json(&body), status).into_response()
 }
@@ -88,7 +147,8 @@ async fn put<B: Buf>(
         }
         None => services.storage.put(&key, content).await?,
     }
-    let body = warp::reply::json(&json!({"ok": true, "key": key, "url": format!("/storage/{key}")}));
+    let url = format!("/storage/{key}");
+    let body = warp::reply::json(&Stored { ok: true, key: key.clone(), url });
     Ok(warp::reply::with_header(body, "X-Storage-Key", key).into_response())
 }
 

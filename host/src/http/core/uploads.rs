@@ -5,13 +5,14 @@ use std::{collections::HashMap, sync::Arc};
 
 use bytes::Buf;
 use futures_util::StreamExt;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 use warp::{
     Filter, Rejection,
     multipart::{FormData, Part},
 };
 
-use super::{Route, error::or_error, with};
+use super::{Content, File, Operation, Route, error::or_error, of, with};
 use crate::{
     error::{Error, ErrorKind},
     pictures,
@@ -37,12 +38,43 @@ pub fn routes(registry: &Arc<Registry>) -> Route {
         .boxed()
 }
 
-async fn upload(form: FormData, registry: &Registry) -> Result<Value, Error> {
+/// The form that is taken.
+#[derive(JsonSchema)]
+#[schemars(rename = "UploadForm")]
+#[expect(dead_code, reason = "it describes the form, which is read piece by piece")]
+struct Expected {
+    file: File,
+    /// What kind of picture it is: canny, depth, pose, image or ref. It asks for the picture's size in the answer.
+    r#type: Option<String>,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+struct Uploaded {
+    /// What jobs take as a picture, with or without `fileRef:` in front; for `uploads.ttl_s`, five minutes unless configured.
+    file_ref: String,
+    /// The form's `type`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bucket: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    width: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    height: Option<u32>,
+}
+
+pub fn operations() -> Vec<Operation> {
+    let upload = Operation::post("/v1/upload", "Upload a file");
+    let upload =
+        upload.takes(Content::Form(of::<Expected>())).answers_json::<Uploaded>("The file's reference.");
+    vec![upload.errors(&[ErrorKind::Unavailable])]
+}
+
+async fn upload(form: FormData, registry: &Registry) -> Result<Uploaded, Error> {
     let uploads = &registry.services.uploads;
     let form = read(form, uploads, &["file"]).await?;
     let file_ref = form.file.ok_or_else(|| missing_file("file"))?;
     let Some(kind) = form.fields.get("type").filter(|kind| !kind.is_empty()) else {
-        return Ok(json!({"fileRef": file_ref}));
+        return Ok(Uploaded { file_ref, bucket: None, width: None, height: None });
     };
     let checked = || {
         if !KINDS.contains(&kind.as_str()) {
@@ -53,7 +85,8 @@ async fn upload(form: FormData, registry: &Registry) -> Result<Value, Error> {
         pictures::dimensions(&content).map_err(|e| Error::new(ErrorKind::BadRequest, e.message))
     };
     let (width, height) = checked().inspect_err(|_| uploads.forget(&file_ref))?;
-    Ok(json!({"fileRef": file_ref, "bucket": kind, "width": width, "height": height}))
+    let bucket = Some(kind.clone());
+    Ok(Uploaded { file_ref, bucket, width: Some(width), height: Some(height) })
 }
 
 /// A multipart form of any length: what counts is limited while it is read.

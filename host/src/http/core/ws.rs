@@ -8,10 +8,10 @@ use warp::{
     ws::{WebSocket, Ws},
 };
 
-use super::{Route, error::or_error, with};
+use super::{Operation, Route, error::or_error, of, with};
 use crate::{
     dispatch::{self, Inflight},
-    error::Error,
+    error::{Error, ErrorKind},
     hub,
     plugins::Registry,
     status,
@@ -33,6 +33,22 @@ pub fn routes(registry: &Arc<Registry>) -> Route {
         .and(with(registry))
         .map(|ws: Ws, query: Query, registry: Arc<Registry>| or_error(upgrade(ws, query, registry)))
         .boxed()
+}
+
+pub fn operations() -> Vec<Operation> {
+    let ws = Operation::get("/v1/ws", "The WebSocket")
+        .details(
+            "One text frame is one JSON object with a `type` of the form `domain:action`; `id` comes back in the reply. The \
+             fields of plugins' messages are those of the bodies of `/v1/messages/TYPE`, those of `job:submit` the body of \
+             `POST /v1/jobs`.",
+        )
+        .query(
+            "clientId",
+            of::<String>(),
+            "Whose jobs these are, over reconnects. Whoever knows it can see them: make it unguessable.",
+        )
+        .answers_empty(101, "The connection is a WebSocket from here on.");
+    vec![ws.errors(&[ErrorKind::InvalidInput, ErrorKind::Unavailable])]
 }
 
 fn upgrade(ws: Ws, query: Query, registry: Arc<Registry>) -> Result<impl Reply, Error> {

@@ -1,18 +1,25 @@
 //! `/api/*`: modes, models and memory, and what became of them.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 use warp::{Filter, path::Tail};
 
-use super::{Route, body, error::or_error, modes::modes, with};
+use super::{
+    Content, Operation, Route, body,
+    error::or_error,
+    modes::{Modes, modes},
+    of, with,
+};
 use crate::{
     dispatch,
     error::{Error, ErrorKind},
     plugins::Registry,
-    status,
+    status::{Gpu, Vram},
 };
 
 pub fn routes(registry: &Arc<Registry>) -> Route {
@@ -32,36 +39,71 @@ pub fn routes(registry: &Arc<Registry>) -> Route {
     asked.or(told).unify().boxed()
 }
 
+pub fn operations() -> Vec<Operation> {
+    let reload = &[ErrorKind::InvalidInput, ErrorKind::Unavailable, ErrorKind::Internal];
+    let load = &[
+        ErrorKind::NotFound,
+        ErrorKind::InvalidInput,
+        ErrorKind::TooLarge,
+        ErrorKind::Unavailable,
+        ErrorKind::Internal,
+    ];
+    let named = || Content::Json(of::<Named>());
+    vec![
+        Operation::get("/api/modes", "The modes").answers_json::<Modes>("All modes, by their names."),
+        Operation::get("/api/models/status", "What the server can, and what it has in memory")
+            .answers_json::<ModelsStatus>("As of now."),
+        Operation::get("/api/vram", "Memory of models").answers_json::<Memory>("As of now."),
+        Operation::post("/api/modes/switch", "Make another mode the default one")
+            .takes(named())
+            .answers_json::<Switched>("Switched, or it is the default one already.")
+            .errors(&[ErrorKind::InvalidInput, ErrorKind::NotFound, ErrorKind::Unavailable]),
+        Operation::post("/api/modes/reload", "Read modes and models again")
+            .answers_json::<Reloaded<'static>>("Read again.")
+            .errors(reload),
+        Operation::post("/api/models/unload", "Drop models that nobody uses")
+            .answers_json::<Loaded>("Dropped."),
+        Operation::post("/api/models/load", "Load a mode's model")
+            .takes(named())
+            .answers_json::<Loaded>("It is in memory.")
+            .errors(load),
+        Operation::post("/api/models/reload", "Read models again, and load a mode's")
+            .takes(named())
+            .answers_json::<Loaded>("It is in memory.")
+            .errors(load),
+        Operation::post("/api/jobs/{id}/cancel", "Cancel a job")
+            .path("id", of::<Uuid>(), "The job's `jobId`.")
+            .answers_json::<dispatch::Cancelled>("What came of it, also for a job that had ended.")
+            .errors(&[ErrorKind::NotFound]),
+    ]
+}
+
 /// What is read, and what is written alone.
 const READ: &[&str] = &["modes", "models/status", "vram"];
 const WRITTEN: &[&str] = &["modes/switch", "modes/reload", "models/unload", "models/load", "models/reload"];
 
 fn read(path: &str, registry: &Registry) -> Result<Value, Error> {
     match path {
-        "modes" => Ok(modes(registry)),
-        "models/status" => Ok(status(registry)),
-        "vram" => Ok(memory(registry)),
+        "modes" => Ok(json!(modes(registry))),
+        "models/status" => Ok(json!(status(registry))),
+        "vram" => Ok(json!(memory(registry))),
         _ => Err(unserved(path, WRITTEN)),
     }
 }
 
 async fn write(path: &str, body: &[u8], registry: Arc<Registry>) -> Result<Value, Error> {
     match path {
-        "modes/switch" => switch(body, &registry),
+        "modes/switch" => switch(body, &registry).map(|switched| json!(switched)),
         "modes/reload" => {
             reload(registry.clone(), true).await?;
             let modes = registry.services.diffusion.modes();
             let names: Vec<&str> = modes.iter().map(|(name, _)| name).collect();
-            Ok(json!({
-                "status": "reloaded",
-                "modes_count": names.len(),
-                "modes": names,
-                "default_mode": modes.default_name(),
-            }))
+            let default_mode = modes.default_name();
+            Ok(json!(Reloaded { status: "reloaded", modes_count: names.len(), modes: names, default_mode }))
         }
         "models/unload" => {
             registry.services.drop_idle();
-            Ok(json!({"status": "unloaded", "models": memory(&registry)["models"]}))
+            Ok(json!(Loaded { status: "unloaded", mode: None, models: memory(&registry).models }))
         }
         "models/load" => load(body, registry).await,
         "models/reload" => {
@@ -72,7 +114,7 @@ async fn write(path: &str, body: &[u8], registry: Arc<Registry>) -> Result<Value
             Some(id) => {
                 let unknown = || Error::not_found(format!("no job '{id}'"));
                 let id = Uuid::parse_str(id).map_err(|_| unknown())?;
-                dispatch::cancelled(&registry, id)
+                dispatch::cancelled(&registry, id).map(|ack| json!(ack))
             }
             None => Err(unserved(path, READ)),
         },
@@ -103,7 +145,7 @@ async fn load(body: &[u8], registry: Arc<Registry>) -> Result<Value, Error> {
         services.diffusion.own_size(&services.device, &loading.1)
     });
     loaded.await.map_err(|_| Error::internal("the model failed (a fault of the server)"))??;
-    Ok(json!({"status": "loaded", "mode": name, "models": memory(&registry)["models"]}))
+    Ok(json!(Loaded { status: "loaded", mode: Some(name), models: memory(&registry).models }))
 }
 
 /// A mode's name as it is; the default one's for an empty one. Unknown ones are not found.
@@ -116,63 +158,150 @@ fn known(registry: &Registry, name: &str) -> Result<String, Error> {
     })
 }
 
-fn switch(body: &[u8], registry: &Registry) -> Result<Value, Error> {
+/// A mode's name. None: the default one.
+#[derive(JsonSchema)]
+#[schemars(rename = "ModeName")]
+#[expect(dead_code, reason = "it describes a body, of which a wrong field is told by its name")]
+struct Named {
+    mode: Option<String>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Loaded {
+    /// `loaded` or `unloaded`.
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mode: Option<String>,
+    models: Vec<Model>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Reloaded<'a> {
+    /// Always `reloaded`.
+    status: &'static str,
+    modes_count: usize,
+    modes: Vec<&'a str>,
+    default_mode: Option<&'a str>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Switched {
+    /// `queued`, or `already_loaded` where it was the default one.
+    status: &'static str,
+    mode: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from_mode: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to_mode: Option<String>,
+    /// The same in words.
+    message: String,
+}
+
+fn switch(body: &[u8], registry: &Registry) -> Result<Switched, Error> {
     let body = body::object(body)?;
     let name = body.get("mode").or(body.get("name")).and_then(Value::as_str);
     let name = name.ok_or_else(|| Error::invalid("mode: must be the name of a mode"))?;
     let diffusion = &registry.services.diffusion;
     known(registry, name)?;
-    let from = diffusion.modes().default_name().map(str::to_owned);
-    if from.as_deref() == Some(name) {
+    let from_mode = diffusion.modes().default_name().map(str::to_owned);
+    let mode = name.to_owned();
+    if from_mode.as_deref() == Some(name) {
         let message = format!("'{name}' is the mode of requests that name none");
-        return Ok(json!({"status": "already_loaded", "mode": name, "message": message}));
+        return Ok(Switched { status: "already_loaded", mode, from_mode: None, to_mode: None, message });
     }
     diffusion.switch(name)?;
     let message = format!("requests that name no mode use '{name}' from now on");
-    Ok(json!({"status": "queued", "from_mode": from, "to_mode": name, "mode": name, "message": message}))
+    Ok(Switched { status: "queued", to_mode: Some(mode.clone()), mode, from_mode, message })
+}
+
+#[derive(Serialize, JsonSchema)]
+struct ModelsStatus {
+    #[serde(flatten)]
+    memory: Memory,
+    current_mode: Option<String>,
+    default_mode: Option<String>,
+    /// Jobs that wait.
+    queue_size: usize,
+    backend_version: &'static str,
+    /// Whether any model is in memory.
+    is_loaded: bool,
+    /// Always null: modes are switched at once.
+    pending_mode: Option<String>,
+    capabilities: Capabilities,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Capabilities {
+    supports_generation: bool,
+    supports_modes: bool,
+    supports_superres: bool,
+    supports_img2img: bool,
+    supports_inpainting: bool,
+    supports_controlnet: bool,
+    supports_describe: bool,
+    supports_comfy: bool,
+    supports_dreams: bool,
 }
 
 /// What later clients of the Python server look at before they show what they can.
-fn status(registry: &Registry) -> Value {
+fn status(registry: &Registry) -> ModelsStatus {
     let diffusion = &registry.services.diffusion;
     let modes = diffusion.modes();
     let (queued, _) = registry.services.jobs.figures();
     let runs = |job_type: &str| registry.job(job_type).is_some();
     let has_modes = modes.default_name().is_some();
     let generates = has_modes && runs("generate");
-    let mut status = memory(registry);
-    if status["vram"].is_null() {
-        // Clients read its fields, with or without a GPU.
-        status["vram"] = json!({"free_mb": 0, "total_mb": 0});
+    let mut memory = memory(registry);
+    // Clients read its fields, with or without a GPU.
+    memory.vram.get_or_insert_default();
+    ModelsStatus {
+        memory,
+        current_mode: diffusion.current(),
+        default_mode: modes.default_name().map(str::to_owned),
+        queue_size: queued,
+        backend_version: env!("CARGO_PKG_VERSION"),
+        is_loaded: !diffusion.loaded().is_empty(),
+        pending_mode: None,
+        capabilities: Capabilities {
+            supports_generation: generates,
+            supports_modes: has_modes,
+            supports_superres: runs("sr"),
+            supports_img2img: generates,
+            supports_inpainting: generates,
+            supports_controlnet: false,
+            supports_describe: false,
+            supports_comfy: runs("comfy"),
+            supports_dreams: registry.message("dream:start").is_some(),
+        },
     }
-    status["current_mode"] = diffusion.current().into();
-    status["default_mode"] = modes.default_name().into();
-    status["queue_size"] = queued.into();
-    status["backend_version"] = env!("CARGO_PKG_VERSION").into();
-    status["is_loaded"] = (!diffusion.loaded().is_empty()).into();
-    status["pending_mode"] = Value::Null;
-    status["capabilities"] = json!({
-        "supports_generation": generates,
-        "supports_modes": has_modes,
-        "supports_superres": runs("sr"),
-        "supports_img2img": generates,
-        "supports_inpainting": generates,
-        "supports_controlnet": false,
-        "supports_describe": false,
-        "supports_comfy": runs("comfy"),
-        "supports_dreams": registry.message("dream:start").is_some(),
-    });
-    status
 }
 
-fn memory(registry: &Registry) -> Value {
-    let loaded = registry.services.diffusion.loaded().into_iter();
-    let models: Vec<Value> =
-        loaded.map(|(path, bytes)| json!({"model": path, "memory_mb": bytes >> 20})).collect();
+/// Models in memory, and the memory of the GPU where there is one.
+#[derive(Serialize, JsonSchema)]
+struct Memory {
+    /// The device in words.
+    backend: String,
+    vram: Option<Vram>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gpu: Option<Gpu>,
+    models: Vec<Model>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Model {
+    model: PathBuf,
+    memory_mb: u64,
+}
+
+fn memory(registry: &Registry) -> Memory {
     let diffusion = &registry.services.diffusion;
-    let mut answer = json!({"backend": diffusion.backend(), "vram": null, "models": models});
-    if let (Some(gpu), Some(answer)) = (diffusion.gpu(), answer.as_object_mut()) {
-        answer.extend(status::figures(&gpu));
+    let loaded = diffusion.loaded().into_iter();
+    let models = loaded.map(|(model, bytes)| Model { model, memory_mb: bytes >> 20 }).collect();
+    let gpu = diffusion.gpu();
+    Memory {
+        backend: diffusion.backend().to_owned(),
+        vram: gpu.as_ref().map(Vram::of),
+        gpu: gpu.as_ref().map(Gpu::of),
+        models,
     }
-    answer
 }

@@ -10,7 +10,7 @@ use warp::{
 };
 
 use super::{
-    Route, body,
+    Content, Manifest, Operation, Route, body,
     core::jobs::{self, Done},
     error::or_error,
     with,
@@ -30,6 +30,30 @@ pub fn routes(registry: &Arc<Registry>) -> Route {
             |body: Bytes, registry: Arc<Registry>| async move { or_error(generate(&body, &registry).await) },
         )
         .boxed()
+}
+
+/// Media types of pictures.
+pub const PICTURES: &[&str] = &["image/png", "image/jpeg", "image/webp"];
+
+/// What is told of every picture.
+pub const STORED: &[(&str, &str)] = &[
+    ("X-LCM-Image-Key", "The picture's key in the storage."),
+    ("X-Storage-Key", "The same."),
+    ("X-Job-Id", "The job that made it."),
+];
+
+pub fn operations() -> Vec<Operation> {
+    let generate = Operation::post("/generate", "Make a picture from text, and wait for it")
+        .takes(Content::OfPlugin(Manifest::Job("generate")))
+        .answers(200, "The picture.", Content::Media(PICTURES))
+        .with(&[
+            ("X-Seed", "The seed it was made with."),
+            ("X-SuperRes", "1 where it was enlarged, else 0."),
+            ("X-Mode", "The mode it was made in."),
+        ])
+        .with(STORED)
+        .with(super::superres::HEADERS);
+    vec![generate.errors_of_plugin()]
 }
 
 async fn generate(body: &[u8], registry: &Arc<Registry>) -> Result<impl Reply + use<>, Error> {

@@ -9,11 +9,22 @@ use std::sync::Arc;
 
 use warp::Filter;
 
-use super::{Layer, Route, body, core, error, with};
+use super::{Content, File, Layer, Manifest, Operation, Route, body, core, error, of, with};
 use crate::plugins::Registry;
 
 pub fn layer() -> Layer {
-    Layer { errors: None, routes }
+    Layer {
+        name: "Python server",
+        description: "The API of the server that Reverie takes over from.",
+        operations: || {
+            [generate::operations(), superres::operations(), api::operations()]
+                .into_iter()
+                .flatten()
+                .collect()
+        },
+        errors: None,
+        routes,
+    }
 }
 
 fn routes(registry: &Arc<Registry>) -> Route {

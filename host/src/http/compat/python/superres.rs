@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use schemars::JsonSchema;
 use serde_json::{Map, Value};
 use warp::{
     Filter, Reply,
@@ -10,14 +11,14 @@ use warp::{
 };
 
 use super::{
-    Route,
+    Content, File, Operation, Route,
     core::{
         jobs::{self, Done},
         uploads,
     },
     error::or_error,
-    generate::{ascii, text},
-    with,
+    generate::{PICTURES, STORED, ascii, text},
+    of, with,
 };
 use crate::{
     error::{Error, ErrorKind},
@@ -34,6 +35,46 @@ pub fn routes(registry: &Arc<Registry>) -> Route {
         |form: FormData, registry: Arc<Registry>| async move { or_error(superres(form, &registry).await) },
     )
     .boxed()
+}
+
+/// Headers of enlarged pictures.
+pub const HEADERS: &[(&str, &str)] = &[
+    ("X-SR-Model", "The network or resampler that enlarged it."),
+    ("X-SR-Magnitude", "How many passes were asked for."),
+    ("X-SR-Passes", "How often it ran."),
+    ("X-SR-Scale-Per-Pass", "By how much each time."),
+    ("X-SR-Format", "The picture's format."),
+];
+
+/// The form that is taken.
+#[derive(JsonSchema)]
+#[schemars(rename = "SuperResForm")]
+#[expect(dead_code, reason = "it describes the form, whose fields the job's schema checks")]
+struct Expected {
+    file: File,
+    /// How many passes, 1 to 3.
+    magnitude: Option<u32>,
+    /// One pass by this factor, in place of `magnitude`.
+    scale: Option<f64>,
+    /// Of a JPEG, 1 to 100.
+    quality: Option<u32>,
+    /// A network or resampler; `sr:models` lists them.
+    model: Option<String>,
+    /// png, jpeg or webp, in upper or lower case.
+    out_format: Option<String>,
+}
+
+pub fn operations() -> Vec<Operation> {
+    let at = |path: &str| {
+        Operation::post(path, "Enlarge a picture, and wait for it")
+            .takes(Content::Form(of::<Expected>()))
+            .answers(200, "The enlarged picture.", Content::Media(PICTURES))
+            .with(&[("X-SuperRes", "How many times larger each side is.")])
+            .with(STORED)
+            .with(HEADERS)
+            .errors_of_plugin()
+    };
+    vec![at("/superres"), at("/v1/superres")]
 }
 
 async fn superres(form: FormData, registry: &Arc<Registry>) -> Result<impl Reply + use<>, Error> {
