@@ -73,6 +73,8 @@ pub struct Operation {
     pub summary: String,
     pub details: Option<&'static str>,
     pub parameters: Vec<Parameter>,
+    /// Whose fields are parameters of the query too, as far as they fit in there.
+    pub query_of: Option<Manifest>,
     pub body: Option<Content>,
     /// By status. Errors are apart from them.
     pub answers: BTreeMap<u16, Answer>,
@@ -89,6 +91,7 @@ impl Operation {
             summary: summary.into(),
             details: None,
             parameters: Vec::new(),
+            query_of: None,
             body: None,
             answers: BTreeMap::new(),
             errors: Vec::new(),
@@ -142,6 +145,12 @@ impl Operation {
     /// A parameter of the query, which may be left out.
     pub fn query(self, name: &'static str, schema: SchemaOf, description: &'static str) -> Self {
         self.parameter(Place::Query, name, schema, description)
+    }
+
+    /// The query takes the fields of what a plugin reads.
+    pub fn query_of(mut self, manifest: Manifest) -> Self {
+        self.query_of = Some(manifest);
+        self
     }
 
     pub fn takes(mut self, body: Content) -> Self {

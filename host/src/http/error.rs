@@ -79,6 +79,8 @@ pub async fn recover(rejection: Rejection) -> Result<Response, Infallible> {
         Error::new(ErrorKind::BadRequest, "a Content-Length header is required")
     } else if rejection.find::<warp::reject::UnsupportedMediaType>().is_some() {
         Error::new(ErrorKind::UnsupportedMediaType, "the request's content type is not accepted here")
+    } else if rejection.find::<warp::ws::MissingConnectionUpgrade>().is_some() {
+        Error::new(ErrorKind::BadRequest, "this is a WebSocket: the handshake's headers are missing")
     } else if let Some(missing) = rejection.find::<warp::reject::MissingHeader>() {
         Error::new(ErrorKind::BadRequest, format!("the header '{}' is missing", missing.name()))
     } else if let Some(invalid) = rejection.find::<warp::reject::InvalidHeader>() {

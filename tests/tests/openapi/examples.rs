@@ -15,6 +15,7 @@ pub fn server() -> (Comfy, Server) {
             &format!("plugins.comfy.config.servers={url}"),
             &format!("plugins.comfy.origins={url}"),
             concat!("scoring.model=", env!("CARGO_MANIFEST_DIR"), "/fixtures/diffusion/clip_model"),
+            "server.allowed_origins=[]",
             "plugins.dream.config.save_interval_s=0.2",
             "plugins.dream.config.candidate_min_side=64",
             r#"plugins.echo.capabilities=["jobs", "hub"]"#,

@@ -8,9 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use warp::{Filter, reply::Response};
 
-use super::{
-    Content, Layer, Manifest, Operation, Route, body, core::messages::ask, error::or_error, of, with,
-};
+use super::{Content, Layer, Manifest, Operation, Route, body, core::messages::ask, error::or_error, with};
 use crate::{
     error::{Error, ErrorKind},
     plugins::Registry,
@@ -75,18 +73,11 @@ fn routes(registry: &Arc<Registry>) -> Route {
 
 fn operations() -> Vec<Operation> {
     let asked = |path: &str, action: &str| {
-        let operation = Operation::get(format!("{path}/{action}"), summary(action)).errors_of_plugin();
-        let operation =
-            operation.query("session", of::<String>(), "The session's name; `default` unless given.");
-        match action {
-            "top" | "recent" => operation
-                .query("limit", of::<u64>(), "How many at most; 50 unless given.")
-                .query("min_score", of::<f64>(), "Only those of this score or a better one.")
-                .query("rendered_only", of::<bool>(), "Only those whose picture was made in full.")
-                .query("images", of::<bool>(), "Whether with `image_data`; so unless given.")
-                .query("thumbnails", of::<bool>(), "Whether with a small picture, as a data URL."),
-            _ => operation,
-        }
+        // Whose figures are those of `stats` in the Python server's shape, too.
+        let message = if path == "/dreams" && action == "stats" { "status" } else { action };
+        Operation::get(format!("{path}/{action}"), summary(action))
+            .query_of(Manifest::Message(format!("dream:{message}")))
+            .errors_of_plugin()
     };
     let told = |path: &str, action: &str| {
         Operation::post(format!("{path}/{action}"), summary(action))

@@ -84,7 +84,7 @@ function list(entries) {
 
 function operation(path, method, described) {
   const parameters = (described.parameters ?? []).map(({name, in: place, required, description, schema}) => element('li', {},
-    element('code', {}, name + (required ? '' : '?')), ' ', element('span', {className: 'quiet'}, `${place}, ${typeOf(schema)}`), `: ${description}`));
+    element('code', {}, name + (required ? '' : '?')), ' ', element('span', {className: 'quiet'}, `${place}, ${typeOf(schema)}`), description ? `: ${description}` : ''));
   const answers = Object.entries(described.responses).map(([status, answer]) => {
     const {description, headers, content: of} = resolved(answer);
     const named = Object.entries(headers ?? {}).map(([name, header]) => element('li', {}, element('code', {}, name), `: ${header.description}`));

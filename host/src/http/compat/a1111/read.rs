@@ -96,9 +96,9 @@ struct Sampler {
 
 fn samplers(_: &Registry) -> Vec<Sampler> {
     let names = schedulers::sampler_names();
-    let sampler = |(name, aliases): (&str, &[&str])| Sampler {
+    let sampler = |(name, aliases): (&str, Vec<&str>)| Sampler {
         name: name.to_owned(),
-        aliases: aliases.iter().map(|alias| (*alias).to_owned()).collect(),
+        aliases: aliases.into_iter().map(str::to_owned).collect(),
         options: Map::new(),
     };
     names.map(sampler).collect()

@@ -305,3 +305,21 @@ fn memory(registry: &Registry) -> Memory {
         models,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_is_served_is_described() {
+        let described = operations();
+        let paths = |method: &str| -> Vec<String> {
+            let of_method = described.iter().filter(|operation| operation.method == method);
+            of_method.map(|operation| operation.path.clone()).collect()
+        };
+        let served =
+            |names: &[&str]| -> Vec<String> { names.iter().map(|name| format!("/api/{name}")).collect() };
+        assert_eq!(paths("get"), served(READ));
+        assert_eq!(paths("post"), served(&[WRITTEN, &["jobs/{id}/cancel"]].concat()));
+    }
+}

@@ -118,8 +118,9 @@ impl Document {
         if let Some(details) = operation.details {
             described["description"] = details.into();
         }
-        if !operation.parameters.is_empty() {
-            described["parameters"] = self.parameters(operation);
+        let parameters = self.parameters(operation);
+        if !parameters.is_empty() {
+            described["parameters"] = parameters.into();
         }
         if let Some(body) = &operation.body {
             let required = matches!(body, Content::Form(_));
@@ -143,7 +144,7 @@ impl Document {
         id
     }
 
-    fn parameters(&mut self, operation: &Operation) -> Value {
+    fn parameters(&mut self, operation: &Operation) -> Vec<Value> {
         let parameters = operation.parameters.iter().map(|parameter| {
             let place = match parameter.place {
                 Place::Path => "path",
@@ -158,7 +159,9 @@ impl Document {
                 "schema": (parameter.schema)(&mut self.read),
             })
         });
-        parameters.collect()
+        let own: Vec<Value> = parameters.collect();
+        let of_plugin = operation.query_of.iter().flat_map(|manifest| self.schemas.parameters(manifest));
+        own.into_iter().chain(of_plugin).collect()
     }
 
     fn content(&mut self, content: &Content, written: bool) -> Value {
@@ -218,7 +221,7 @@ fn kinds(operation: &Operation) -> Vec<ErrorKind> {
     if operation.body.is_some() {
         kinds.extend([ErrorKind::BadRequest, ErrorKind::TooLarge]);
     }
-    if operation.parameters.iter().any(|parameter| parameter.place != Place::Path) {
+    if operation.query_of.is_some() || operation.parameters.iter().any(|p| p.place != Place::Path) {
         kinds.push(ErrorKind::BadRequest);
     }
     kinds

@@ -71,13 +71,43 @@ impl Schemas {
 
     /// Where a schema lies; any object, where no plugin has it.
     pub fn reference(&self, manifest: &Manifest) -> Value {
+        self.component(manifest).map_or_else(|| json!({"type": "object"}), |component| reference(&component))
+    }
+
+    /// The fields of a schema as parameters of a query, but for those that hold others.
+    pub fn parameters(&self, manifest: &Manifest) -> Vec<Value> {
+        let Some(component) = self.component(manifest) else { return Vec::new() };
+        let schema = &self.components[&component];
+        let required =
+            |name: &str| schema["required"].as_array().is_some_and(|all| all.iter().any(|one| one == name));
+        let fields = schema["properties"].as_object().into_iter().flatten();
+        let holds_others = |field: &Value| {
+            let kind = &field["type"];
+            kind == "object" || kind.as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind == "object"))
+        };
+        let parameter = |(name, field): (&String, &Value)| {
+            let escaped = name.replace('~', "~0").replace('/', "~1");
+            let mut parameter = json!({
+                "name": name,
+                "in": "query",
+                "required": required(name),
+                "schema": reference(&format!("{component}/properties/{escaped}")),
+            });
+            if let Some(description) = field["description"].as_str() {
+                parameter["description"] = description.into();
+            }
+            parameter
+        };
+        fields.filter(|(_, field)| !holds_others(field)).map(parameter).collect()
+    }
+
+    fn component(&self, manifest: &Manifest) -> Option<String> {
         let component = match manifest {
             Manifest::Job(name) => Some(job_component(name)),
             Manifest::Message(kind) => self.messages.get(kind).cloned(),
             Manifest::AnyJob => Some(SUBMISSION.into()),
         };
-        let component = component.filter(|component| self.components.contains_key(component));
-        component.map_or_else(|| json!({"type": "object"}), |component| reference(&component))
+        component.filter(|component| self.components.contains_key(component))
     }
 
     fn insert(&mut self, component: &str, schema: &Value, description: &str) {
