@@ -141,12 +141,14 @@ impl Diffusion {
         self.modes.read().unwrap().clone()
     }
 
-    /// Makes another mode the default one.
+    /// Makes another mode the default one, and the current one.
     ///
     /// # Errors
     /// Those of [`Modes::get`].
     pub fn switch(&self, name: &str) -> Result<(), Error> {
-        self.modes.write().unwrap().switch(name)
+        self.modes.write().unwrap().switch(name)?;
+        *self.current.lock().unwrap() = Some(name.to_owned());
+        Ok(())
     }
 
     /// Reads the configuration's modes and the folder of models again. Requests in flight finish as they began. Models stay in

@@ -244,7 +244,9 @@ fn jobs() {
         });
         rows.row("DELETE /v1/comfy/jobs/ID: canceled while queued", || {
             comfy.fault(Fault::Wait);
+            let before = comfy.asked("POST /prompt").len();
             let job = start(None, &[("workflowId", "invert")]);
+            until("ComfyUI has it", || comfy.asked("POST /prompt").len() > before);
             let answer = server.request("DELETE", &format!("/v1/comfy/jobs/{job}"), &[]);
             assert_eq!(answer.status, 200, "{}", answer.text());
             ended(&job, "canceled");

@@ -203,9 +203,10 @@ fn switch(body: &[u8], registry: &Registry) -> Result<Switched, Error> {
     let name = name.ok_or_else(|| Error::invalid("mode: must be the name of a mode"))?;
     let diffusion = &registry.services.diffusion;
     known(registry, name)?;
-    let from_mode = diffusion.modes().default_name().map(str::to_owned);
+    // As /api/models/status tells it.
+    let from_mode = diffusion.current();
     let mode = name.to_owned();
-    if from_mode.as_deref() == Some(name) {
+    if diffusion.modes().default_name() == Some(name) {
         let message = format!("'{name}' is the mode of requests that name none");
         return Ok(Switched { status: "already_loaded", mode, from_mode: None, to_mode: None, message });
     }
