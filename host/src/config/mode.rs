@@ -86,6 +86,12 @@ struct Table {
     aspect_ratio: Option<String>,
 }
 
+impl From<String> for Resolution {
+    fn from(size: String) -> Self {
+        Written::Size(size).into()
+    }
+}
+
 impl From<Written> for Resolution {
     fn from(written: Written) -> Self {
         let (size, aspect_ratio) = match written {

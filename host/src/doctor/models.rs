@@ -35,7 +35,9 @@ pub fn check(config: &Config, room: Option<Room>, area: &mut Area<'_>) {
             others(&config.diffusion.dir, &diffusion, area);
             loras(&config.diffusion.loras_dir, &diffusion, area);
         }
-        Err(error) => area.error(error, "name a network or resampler that is there: the server does not start"),
+        Err(error) => {
+            area.error(error, "name a network or resampler that is there: the server does not start")
+        }
     }
     upscalers(config, area);
     scorer(config, embedded.as_ref(), area);

@@ -93,6 +93,11 @@ fn shown(diffusion: &Diffusion, name: &str, mode: &Mode, loaded: bool) -> Shown 
         _ => Map::new(),
     };
     keys.retain(|key, _| !TOLD.contains(&key.as_str()));
+    // Pages offer what is listed: without a set the mode's own size.
+    let resolution_options = match mode.resolutions.is_empty() {
+        true => default_size.clone().map(Resolution::from).into_iter().collect(),
+        false => mode.resolutions.clone(),
+    };
     Shown {
         model: mode.model.clone(),
         loras: mode.loras.clone(),
@@ -102,7 +107,7 @@ fn shown(diffusion: &Diffusion, name: &str, mode: &Mode, loaded: bool) -> Shown 
         default_steps: defaults.num_inference_steps,
         default_guidance: defaults.guidance_scale.map(decimal),
         resolution_set: mode.resolution_set.clone(),
-        resolution_options: mode.resolutions.clone(),
+        resolution_options,
         allowed_scheduler_ids: match mode.allowed_schedulers.is_empty() {
             true => sampler_ids().map(str::to_owned).collect(),
             false => mode.allowed_schedulers.clone(),
