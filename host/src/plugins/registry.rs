@@ -65,7 +65,7 @@ pub struct Report {
     pub last_error: Option<String>,
 }
 
-/// The same as clients see it.
+/// A plugin, serving or not, as clients see it.
 #[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "Plugin")]

@@ -133,7 +133,8 @@ struct Pictures {
 
 fn operations() -> Vec<Operation> {
     let post = |what: &str, summary: &str| Operation::post(format!("{PREFIX}/{what}"), summary);
-    let nothing = |operation: Operation| operation.answers_json::<Value>("Done.");
+    let nothing = |operation: Operation| operation.answers_json::<()>("Done.");
+    let stopped = |operation: Operation| operation.answers_json::<Map<String, Value>>("Done.");
     let reload = &[ErrorKind::InvalidInput, ErrorKind::Unavailable, ErrorKind::Internal];
     let pictures =
         |operation: Operation| operation.answers_json::<Pictures>("The pictures.").errors_of_plugin();
@@ -143,8 +144,8 @@ fn operations() -> Vec<Operation> {
         nothing(post("options", "Make another mode the default one"))
             .takes(Content::Json(of::<Settings>()))
             .errors(&[ErrorKind::InvalidInput, ErrorKind::Unavailable]),
-        nothing(post("interrupt", "Cancel the requests of this API")),
-        nothing(post("skip", "The same")),
+        stopped(post("interrupt", "Cancel the requests of this API")),
+        stopped(post("skip", "The same")),
         nothing(post("refresh-checkpoints", "Read modes and models again")).errors(reload),
         nothing(post("refresh-loras", "The same")).errors(reload),
     ];
