@@ -143,7 +143,7 @@ fn a_mode_accepts_what_it_lists_and_says_so() {
         ("default_steps", json!(25)),
         ("default_guidance", json!(7.5)),
         ("resolution_set", Value::Null),
-        ("resolution_options", json!([])),
+        ("resolution_options", json!([{"size": "64x64", "aspect_ratio": "1:1"}])),
         ("default_scheduler_id", json!("plms")),
         ("negative_prompt_templates", json!({})),
         ("allow_custom_negative_prompt", json!(true)),

@@ -87,7 +87,7 @@ fn leaves(table: Table, place: &str, at: &mut Vec<String>, into: &mut Vec<Settin
     for (key, value) in table {
         at.push(key);
         match value {
-            Value::Table(table) if !table.is_empty() && !(at.len() == 2 && at[0] == "modes") => {
+            Value::Table(table) if !(table.is_empty() || at.len() == 2 && at[0] == "modes") => {
                 leaves(table, place, at, into);
             }
             value => into.push(Setting { place: place.to_owned(), keys: at.clone(), value }),

@@ -124,7 +124,7 @@ fn grants(name: &str, plugin: &Plugin, area: &mut Area<'_>) {
         );
     }
     let reaches = granted("http") || granted("websocket");
-    if !reaches && !(plugin.origins.is_empty() && plugin.private_networks.is_empty()) {
+    if !(reaches || plugin.origins.is_empty() && plugin.private_networks.is_empty()) {
         area.note(
             format!("plugins.{name}: origins and private_networks have no effect without the capabilities http and websocket"),
             "grant one of them, or remove origins and private_networks",

@@ -34,7 +34,7 @@ pub fn try_writing(folder: &Path) -> io::Result<()> {
 /// Bytes that a user may still write in a folder, or the nearest one above it; none where the system does not say.
 #[cfg(unix)]
 pub fn free(folder: &Path) -> Option<u64> {
-    let disk = rustix::fs::statvfs(&nearest(folder)).ok()?;
+    let disk = rustix::fs::statvfs(nearest(folder)).ok()?;
     Some(disk.f_bavail * disk.f_frsize)
 }
 
