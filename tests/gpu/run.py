@@ -71,6 +71,12 @@ def run(half, kit, out, work, earlier, seconds):
             print(f"{name}: too large: {', '.join(left_out)}")
 
 
+def unpack(path, to):
+    with tarfile.open(path) as packed:
+        # Python has filters since 3.9.17, 3.10.12 and 3.11.4. Without one: the archives are our own.
+        packed.extractall(to, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("half", nargs="?", choices=["A", "B"], help="default: one after the other")
@@ -87,12 +93,10 @@ def main():
     work = pathlib.Path(tempfile.mkdtemp(prefix="reverie-gpu-kit-"))
     try:
         root, tables = work / "kit", work / "tables"
-        with tarfile.open(archive()) as packed:
-            packed.extractall(root, filter="data")
+        unpack(archive(), root)
         tables.mkdir()
         if halves == ["B"] and (out / "tables.tar.xz").exists():
-            with tarfile.open(out / "tables.tar.xz") as packed:
-                packed.extractall(tables, filter="data")
+            unpack(out / "tables.tar.xz", tables)
         kit = Kit(root, work, tables, None, pathlib.Path(emulated).resolve() if emulated else None)
         for half in halves:
             earlier = results.statuses(args.earlier or out / "status.jsonl")
