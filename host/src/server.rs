@@ -8,6 +8,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
+use reverie_kernels::gpu::cuda::Warming;
 use tokio::net::TcpListener;
 use tracing::Instrument;
 
@@ -37,6 +38,7 @@ pub struct Server {
     listener: TcpListener,
     _watcher: Option<plugins::Watcher>,
     _modes: diffusion::Watcher,
+    _warming: Option<Warming>,
 }
 
 impl Server {
@@ -58,7 +60,8 @@ impl Server {
             false => None,
         };
         let modes = diffusion::watch(&registry.services.diffusion)?;
-        Ok(Self { registry, listener, _watcher: watcher, _modes: modes })
+        let warming = registry.services.diffusion.warm();
+        Ok(Self { registry, listener, _watcher: watcher, _modes: modes, _warming: warming })
     }
 
     /// The address that was bound, with the port the system chose for port 0.

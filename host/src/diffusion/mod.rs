@@ -21,7 +21,7 @@ use std::{
 };
 
 use image::{DynamicImage, RgbImage, imageops::FilterType};
-use reverie_kernels::{Backend, nvml};
+use reverie_kernels::{Backend, gpu::cuda::Warming, nvml};
 use reverie_models::{noise::Blend, prompt::Prompt};
 
 use crate::{
@@ -129,6 +129,11 @@ impl Diffusion {
     /// The device in words.
     pub fn backend(&self) -> &str {
         self.backend.name()
+    }
+
+    /// Has its kernels compiled in the background; see [`backend::warm`].
+    pub fn warm(&self) -> Option<Warming> {
+        backend::warm(&self.backend)
     }
 
     /// Figures of its GPU, where there is one.

@@ -5,7 +5,11 @@ use std::sync::Arc;
 use reverie_kernels::{
     Backend as _, Either, Numerics,
     cpu::CpuBackend,
-    gpu::{GpuBackend, cuda::Cuda},
+    gpu::{
+        Device as _, GpuBackend,
+        cuda::{Cuda, Warming},
+        variants,
+    },
     nvml,
 };
 
@@ -80,6 +84,17 @@ pub fn lane(backend: &Arc<AnyBackend>) -> reverie_kernels::Result<Arc<AnyBackend
         Either::First(_) => Ok(backend.clone()),
         Either::Second(gpu) => Ok(Arc::new(Either::Second(gpu.lane()?))),
     }
+}
+
+/// Has a GPU's driver compile all kernels in the background, so that no picture waits for them; for as long as what is returned
+/// is kept. None on the CPU.
+pub fn warm(backend: &AnyBackend) -> Option<Warming> {
+    let Either::Second(gpu) = backend else { return None };
+    let cuda = gpu.device();
+    let used = variants().into_iter().filter(|variant| cuda.wgmma() || !variant.needs_sm_90a());
+    // The other half is for the first requests.
+    let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
+    Some(cuda.warm(used.collect(), threads))
 }
 
 /// How many may compute on it at the same time.
