@@ -18,6 +18,7 @@ use crate::{
     error::{Error, ErrorKind},
     hub::Client,
     jobs::{self, Snapshot, Spec},
+    json,
     plugins::{Message, Registry},
     status,
 };
@@ -60,12 +61,17 @@ impl Inflight {
 type Object = Map<String, Value>;
 
 /// Handles one text message. Every reply carries the message's `id`.
-pub async fn receive(registry: &Arc<Registry>, inflight: &Inflight, client: Arc<Client>, text: String) {
+pub async fn receive(registry: &Arc<Registry>, inflight: &Inflight, client: Arc<Client>, mut text: String) {
     registry.services.metrics.ws_received.inc();
     let fail =
         |message: &str, id: Option<&Value>| client.reply(json!({"type": "error", "error": message}), id);
-    let object: Object = match serde_json::from_str::<Value>(&text) {
-        Ok(Value::Object(object)) => object,
+    let object: Object = match json::parse(text.as_bytes()) {
+        Ok((Value::Object(object), false)) => object,
+        Ok((Value::Object(object), true)) => {
+            // A plugin gets what can be read.
+            text = Value::Object(object.clone()).to_string();
+            object
+        }
         Ok(_) => return fail("A message must be a JSON object with a string 'type'", None),
         Err(_) => return fail("Invalid JSON", None),
     };

@@ -13,6 +13,7 @@ pub mod execution;
 pub mod http;
 pub mod hub;
 pub mod jobs;
+pub mod json;
 pub mod metrics;
 pub mod models;
 pub mod outbound;

@@ -2,9 +2,11 @@
 
 import argparse
 import json
+import lzma
 import os
 import pathlib
 import shutil
+import signal
 import sys
 import tarfile
 import tempfile
@@ -18,6 +20,7 @@ from kit.stages import Kit, half_a, half_b
 
 HERE = pathlib.Path(__file__).resolve().parent
 SECONDS = 330
+LEAST_SECONDS = 60
 # Of those, for packing what was found.
 PACKING_S = 20
 # Where the CUDA toolkit is, if nobody put it into PATH.
@@ -44,8 +47,8 @@ def archive():
 def forget(half, status):
     """Takes the lines of an earlier run of this half off `status.jsonl`."""
     if status.exists():
-        lines = status.read_text().splitlines(keepends=True)
-        status.write_text("".join(line for line in lines if json.loads(line)["half"] != half))
+        kept = [line for line in results.lines(status) if line["half"] != half]
+        status.write_text("".join(json.dumps(line) + "\n" for line in kept))
 
 
 def run(half, kit, out, work, earlier, seconds):
@@ -62,13 +65,18 @@ def run(half, kit, out, work, earlier, seconds):
             half_a(kit, schedule)
         else:
             half_b(kit, schedule, earlier)
-    except Exception:
-        # What is known is kept, and the other half may still run.
+    except BaseException as error:
+        # What is known is kept, and the other half may still run, unless somebody has ended it all.
+        ended = None if isinstance(error, Exception) else error
         schedule.record("the run itself", "failed", None, 0, traceback.format_exc())
+    else:
+        ended = None
     results.write(out, kit.tables, emulated=bool(kit.emulated))
     for name, folder in (("tables", kit.tables), (f"logs-{half}", logs), (f"dumps-{half}", dumps)):
         if left_out := results.pack(out / f"{name}.tar.xz", folder):
             print(f"{name}: too large: {', '.join(left_out)}")
+    if ended:
+        raise ended
 
 
 def unpack(path, to):
@@ -85,6 +93,9 @@ def main():
     )
     parser.add_argument("--seconds", type=float, default=SECONDS, help="for a half")
     args = parser.parse_args()
+    if args.seconds < LEAST_SECONDS:
+        parser.error(f"--seconds: at least {LEAST_SECONDS}, or nothing has time and earlier results are lost")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     out = pathlib.Path(os.environ.get("OUT") or "results").resolve()
     out.mkdir(parents=True, exist_ok=True)
     emulated = os.environ.get("REVERIE_EMULATED")
@@ -96,7 +107,10 @@ def main():
         unpack(archive(), root)
         tables.mkdir()
         if halves == ["B"] and (out / "tables.tar.xz").exists():
-            unpack(out / "tables.tar.xz", tables)
+            try:
+                unpack(out / "tables.tar.xz", tables)
+            except (tarfile.TarError, lzma.LZMAError, EOFError, OSError) as error:
+                print(f"{out / 'tables.tar.xz'}: half A's tables are left out: {error}")
         kit = Kit(root, work, tables, None, pathlib.Path(emulated).resolve() if emulated else None)
         for half in halves:
             earlier = results.statuses(args.earlier or out / "status.jsonl")
@@ -104,6 +118,9 @@ def main():
     finally:
         shutil.rmtree(work, ignore_errors=True)
     print("\n" + (out / "results.md").read_text())
+    lines = results.lines(out / "status.jsonl")
+    if not any(line["outcome"] == "passed" for line in lines if line["half"] in halves):
+        sys.exit("nothing could be examined: results.md says why")
 
 
 main()

@@ -273,7 +273,7 @@ fn each_bad_field_is_named_with_what_is_accepted() {
         ("dream:start", json!({"prompt": "x", "strategy": "guess"}), "linear_walk"),
         ("dream:start", json!({"prompt": "x", "session": "../x"}), "letters, digits"),
         ("dream:start", json!({"prompt": "x", "mode": "nope"}), "there are: lcm"),
-        ("dream:guide", json!({}), "accepted are prompt"),
+        ("dream:guide", json!({"temperature": 1.5}), "0 to 1"),
         ("dream:top", json!({"limit": -1}), "0 to 1000"),
     ] {
         let answer = client.ask(json!({"type": kind, "params": params}));
@@ -282,6 +282,8 @@ fn each_bad_field_is_named_with_what_is_accepted() {
     }
     let unknown = client.ask(json!({"type": "dream:guide", "params": {"temperature": 0.1}}));
     assert!(unknown["error"].as_str().unwrap().contains("no session 'default'"), "{unknown}");
+    let nothing = client.ask(json!({"type": "dream:guide", "params": {"prompt": null}}));
+    assert_eq!((&nothing["type"], &nothing["updated"]), (&json!("dream:guide:ack"), &json!({})));
     let direct = client.submit(json!({"jobType": "dream", "prompt": "x", "session": "default"}));
     assert!(client.finish(&direct)["error"].as_str().unwrap().contains("dream:start"));
 }

@@ -114,8 +114,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<ExitCode, String> {
-    let mut sources =
-        Sources { file: cli.common.config, env: std::env::vars().collect(), set: cli.common.set };
+    let mut sources = Sources { file: cli.common.config, env: environment(), set: cli.common.set };
     if let Command::Serve(listen) | Command::Demo { listen, .. } = &cli.command {
         sources.set.extend(listen.settings());
     }
@@ -142,6 +141,14 @@ fn run(cli: Cli) -> Result<ExitCode, String> {
         Command::Config { default: false } => config::print(&load()?),
     }?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The variables whose names are texts. What is none in a value becomes U+FFFD, for the key to refuse.
+fn environment() -> Vec<(String, String)> {
+    let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+        Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
+    };
+    std::env::vars_os().filter_map(text).collect()
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, String> {

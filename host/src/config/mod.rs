@@ -40,6 +40,9 @@ pub struct Config {
     pub sources: Sources,
 }
 
+/// More are a slip of the keyboard.
+const MAX_THREADS: usize = 1024;
+
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Server {
@@ -254,6 +257,17 @@ impl Config {
             if !(0.001..=1e9).contains(&value) {
                 return Err(format!("{key} = {value}: must be a number of seconds from 0.001 to 1e9"));
             }
+        }
+        for (key, threads) in [
+            ("execution.threads", self.execution.threads),
+            ("plugin_runtime.threads", self.plugin_runtime.threads),
+        ] {
+            if threads > MAX_THREADS {
+                return Err(format!("{key} = {threads}: must be from 0 to {MAX_THREADS}"));
+            }
+        }
+        if self.storage.location.is_empty() {
+            return Err("storage.location: must be a folder, or \"memory:\"".into());
         }
         if !(0.0..=86400.0).contains(&self.server.max_wait_s) {
             return Err("server.max_wait_s: must be seconds from 0 to 86400".into());

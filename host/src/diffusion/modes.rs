@@ -63,7 +63,7 @@ impl Modes {
     /// # Errors
     /// Those of [`Modes::get`].
     pub fn switch(&mut self, name: &str) -> Result<(), Error> {
-        self.get(name)?;
+        let (name, _) = self.get(name)?;
         self.switched = Some(name.to_owned());
         Ok(())
     }

@@ -23,7 +23,10 @@ pub fn token(token: &str) -> impl Filter<Extract = (), Error = Rejection> + Clon
     warp::header::optional::<String>("authorization")
         .and(query)
         .and_then(move |header: Option<String>, query: HashMap<String, String>| {
-            let bearer = header.as_deref().and_then(|header| header.strip_prefix("Bearer "));
+            let bearer = header.as_deref().and_then(|header| header.split_once(' '));
+            let bearer = bearer
+                .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+                .map(|(_, token)| token.trim());
             let given = bearer.or_else(|| query.get("token").map(String::as_str)).unwrap_or_default();
             let right = token.is_empty() || same(given, &token);
             async move {

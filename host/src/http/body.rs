@@ -9,6 +9,7 @@ use warp::{Filter, Rejection};
 
 use crate::{
     error::{Error, ErrorKind},
+    json,
     uploads::Uploads,
 };
 
@@ -60,7 +61,7 @@ pub fn object(body: &[u8]) -> Result<Map<String, Value>, Error> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Ok(Map::new());
     }
-    match serde_json::from_slice(body) {
+    match json::parse(body).map(|(value, _)| value) {
         Ok(Value::Object(object)) => Ok(object),
         Ok(_) => Err(Error::new(ErrorKind::BadRequest, "the body must be a JSON object")),
         Err(e) => Err(Error::new(ErrorKind::BadRequest, format!("the body is not JSON: {e}"))),

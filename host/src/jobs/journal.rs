@@ -71,6 +71,10 @@ impl Journal {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(at)?;
         }
+        // It is replaced when it is written anew, as a device or a folder must not be.
+        if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+            return Err(format!("jobs.ledger '{}': it is there, and no file", path.display()));
+        }
         let Replay { jobs: replayed, lines, .. } = replay(path)?;
         let file = OpenOptions::new().create(true).append(true).open(path).map_err(at)?;
         let (commands, receiver) = mpsc::unbounded_channel();

@@ -241,7 +241,10 @@ impl Jobs {
     /// `NotFound` for an unknown job.
     pub fn cancel(&self, id: Uuid) -> Result<Status, Error> {
         let mut state = self.state.lock().unwrap();
-        let handle = state.handle(id).ok_or_else(|| unknown(id))?;
+        let Some(handle) = state.handle(id) else {
+            let refused = self.refused.lock().unwrap().get(id);
+            return refused.map(|job| job.status).ok_or_else(|| unknown(id));
+        };
         match state.status(id) {
             Some(Status::Queued) => {
                 self.finish_locked(&mut state, id, Outcome::Cancelled);
@@ -263,7 +266,8 @@ impl Jobs {
     pub fn set_priority(&self, id: Uuid, priority: i64) -> Result<Snapshot, Error> {
         check_priority(priority)?;
         let mut state = self.state.lock().unwrap();
-        let snapshot = state.set_priority(id, priority).ok_or_else(|| unknown(id))?;
+        let refused = || self.refused.lock().unwrap().get(id);
+        let snapshot = state.set_priority(id, priority).or_else(refused).ok_or_else(|| unknown(id))?;
         if snapshot.status.is_active() {
             if let Some(handle) = state.handle(id) {
                 self.journal.note(&handle, &snapshot);

@@ -40,6 +40,16 @@ impl<'a> Coercion<'a> {
                 let Some(of_items) = schema.get("items") else { return };
                 items.iter_mut().for_each(|item| self.value(of_items, item, depth - 1));
             }
+            // Old clients have 0 and 1 for false and true.
+            Value::Number(number)
+                if takes(schema, "boolean") && !takes(schema, "number") && !takes(schema, "integer") =>
+            {
+                match number.as_f64() {
+                    Some(0.0) => *value = false.into(),
+                    Some(1.0) => *value = true.into(),
+                    _ => {}
+                }
+            }
             Value::String(text) => {
                 if let Some(read) = read(schema.get("type"), text.trim()) {
                     *value = read;
@@ -55,6 +65,14 @@ impl<'a> Coercion<'a> {
                 self.value(schema, value, depth);
             }
         }
+    }
+}
+
+fn takes(schema: &Value, kind: &str) -> bool {
+    match &schema["type"] {
+        Value::String(one) => one == kind,
+        Value::Array(several) => several.iter().any(|one| one == kind),
+        _ => false,
     }
 }
 
@@ -120,6 +138,12 @@ mod tests {
             "unknown": "8",
         });
         assert_eq!(value, expected);
+        for (number, expected) in [(json!(1), json!(true)), (json!(0.0), json!(false)), (json!(2), json!(2))]
+        {
+            let mut value = json!({"superres": number});
+            coerce(&schema, &mut value);
+            assert_eq!(value, json!({"superres": expected}));
+        }
         for text in ["4x", "inf", "nan", "0x10", "--1", "a cat"] {
             let mut value = json!({"steps": text});
             coerce(&schema, &mut value);

@@ -206,12 +206,10 @@ fn guide(asked: &Asked) -> Result<Value, Error> {
         .filter(|(name, _)| given.get(name).is_some())
         .map(|(k, v)| (k.clone(), v.clone()))
         .collect();
-    if updated.is_empty() {
-        return Err(Error::invalid_input(
-            "nothing to change: accepted are prompt, temperature, similarity_threshold, strategy and more_like",
-        ));
-    }
     let job = job(&asked.session)?;
+    if updated.is_empty() {
+        return Ok(json!({"type": "dream:guide:ack", "updated": {}}));
+    }
     if let Some(prompt) = &guide.prompt {
         let mode = current(&asked.session, Some(&job))?.map(|state| state.params.mode());
         diffusion::check(&mode.unwrap_or_default(), prompt)?;

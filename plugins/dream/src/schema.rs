@@ -24,7 +24,7 @@ fn start() -> Value {
 
 fn guide() -> Value {
     json!({
-        "prompt": {"type": ["string", "null"], "minLength": 1, "maxLength": 4000, "description": "what is dreamt of from now on"},
+        "prompt": {"type": ["string", "null"], "maxLength": 4000, "description": "what is dreamt of from now on"},
         "temperature": temperature(),
         "similarity_threshold": threshold(),
         "strategy": strategy(),

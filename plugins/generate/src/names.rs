@@ -23,6 +23,9 @@ pub struct Named {
     pub spelt: BTreeMap<String, String>,
 }
 
+/// Parameters of which an empty text is as good as none.
+const EMPTY_IS_NOTHING: &[&str] = &["image", "mask", "mode", "scheduler", "schedule_type"];
+
 impl Named {
     /// A null is as good as nothing.
     ///
@@ -33,6 +36,10 @@ impl Named {
         for (name, value) in fields.into_iter().filter(|(_, value)| !value.is_null()) {
             let alias = ALIASES.iter().find(|(alias, _)| *alias == name);
             let own = alias.map_or(name.as_str(), |(_, own)| own).to_owned();
+            // Forms send what was left empty.
+            if value == "" && EMPTY_IS_NOTHING.contains(&own.as_str()) {
+                continue;
+            }
             let other = named.values.insert(own.clone(), value);
             if other.is_some_and(|other| other != named.values[&own]) {
                 let both = [named.spelt[&own].as_str(), &name];

@@ -54,9 +54,7 @@ impl Handler for SuperResolution {
         job.progress(0.97);
 
         let key = storage::put(&content)?;
-        job.complete(
-            &[&key],
-            &json!({
+        let mut meta = json!({
                 "sr": true,
                 "seed": null,
                 "model": plan.model,
@@ -70,8 +68,11 @@ impl Handler for SuperResolution {
                 "source_width": source.width(),
                 "source_height": source.height(),
                 "timings_ms": {"decode": decoded.ms, "upscale": upscaled.ms, "encode": encoded.ms},
-            }),
-        )
+        });
+        if !request.warnings.is_empty() {
+            meta["warnings"] = json!(request.warnings);
+        }
+        job.complete(&[&key], &meta)
     }
 }
 

@@ -34,7 +34,13 @@ pub struct Request {
     model: Option<String>,
     out_format: Option<String>,
     quality: Option<f64>,
+    /// What was given and does nothing.
+    #[serde(skip)]
+    pub warnings: Vec<String>,
 }
+
+/// Their names.
+const FIELDS: &[&str] = &["fileRef", "magnitude", "scale", "model", "out_format", "quality"];
 
 impl Request {
     /// Options count beside `fileRef` and inside `params`; beside it they win.
@@ -44,7 +50,14 @@ impl Request {
                 fields.entry(name).or_insert(value);
             }
         }
-        serde_json::from_value(Value::Object(fields)).map_err(|e| Error::invalid_input(format!("sr: {e}")))
+        let known = FIELDS.join(", ");
+        let unknown = fields.keys().filter(|name| !FIELDS.contains(&name.as_str()));
+        let warnings = unknown
+            .map(|name| format!("{name}: ignored: there is no such parameter; known are {known}"))
+            .collect();
+        let request: Self = serde_json::from_value(Value::Object(fields))
+            .map_err(|e| Error::invalid_input(format!("sr: {e}")))?;
+        Ok(Self { warnings, ..request })
     }
 }
 

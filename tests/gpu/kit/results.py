@@ -19,13 +19,19 @@ def read(path):
 
 def statuses(path):
     """The lines of `status.jsonl`; of a stage that ran more than once in a half the last one counts."""
-    if not path.exists():
-        return []
-    last = {}
-    for line in path.read_text().splitlines():
-        line = json.loads(line)
-        last[line["half"], line["name"]] = line
-    return list(last.values())
+    return list({(line["half"], line["name"]): line for line in lines(path)}.values())
+
+
+def lines(path):
+    """The lines of `status.jsonl` without those that a kill or a full disk has torn, which are told."""
+    read = []
+    for number, line in enumerate(path.read_text(errors="replace").splitlines() if path.exists() else [], 1):
+        try:
+            line = json.loads(line)
+            read.append({**line, "half": line["half"], "name": line["name"], "outcome": line["outcome"]})
+        except (ValueError, TypeError, KeyError):
+            print(f"{path}, line {number}: torn, and left out")
+    return read
 
 
 def markdown(columns, rows):

@@ -86,14 +86,21 @@ class Schedule:
         waiting, running, began = list(stages), [], False
         if not self.answers:
             self.answers = self.ask("before " + stages[0].name)
-        while waiting or running:
-            while waiting and len(running) < width:
-                if started := self.begin(waiting.pop(0)):
-                    running.append(started)
-                    began = True
-            for one in [one for one in running if self.over(one)]:
-                running.remove(one)
-            time.sleep(POLL_S)
+        try:
+            while waiting or running:
+                while waiting and len(running) < width:
+                    if started := self.begin(waiting.pop(0)):
+                        running.append(started)
+                        began = True
+                for one in [one for one in running if self.over(one)]:
+                    running.remove(one)
+                time.sleep(POLL_S)
+        except BaseException:
+            # Whoever ends the run wants the device back.
+            for one in running:
+                rc = one.kill()
+                self.record(one.stage.name, "cut short", rc, one.seconds(), "the run was ended", one.log)
+            raise
         if began:
             self.answers = self.ask("after " + stages[-1].name)
 

@@ -74,7 +74,24 @@ fn routes(registry: &Arc<Registry>) -> Route {
     get.or(post).unify().boxed()
 }
 
-/// What is asked for. Other fields are ignored.
+/// Fields that would change the picture.
+const UNSUPPORTED: &[&str] = &[
+    "enable_hr",
+    "tiling",
+    "restore_faces",
+    "styles",
+    "alwayson_scripts",
+    "script_name",
+    "subseed_strength",
+    "refiner_checkpoint",
+    "image_cfg_scale",
+    "initial_noise_multiplier",
+    "inpaint_full_res",
+    "mask_blur_x",
+    "mask_blur_y",
+];
+
+/// What is asked for. What would change the picture and is not supported comes back in `warnings`.
 #[derive(JsonSchema)]
 #[schemars(rename = "Txt2Img")]
 #[expect(dead_code, reason = "it describes bodies; most fields are passed on, for the job's schema to check")]
@@ -129,6 +146,9 @@ struct Pictures {
     parameters: Map<String, Value>,
     /// A JSON object, as a text.
     info: String,
+    /// What was asked for and does nothing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
 fn operations() -> Vec<Operation> {
@@ -210,7 +230,7 @@ async fn pictures(
     let first = metas.first().copied();
     let of_first = |key: &str| first.and_then(|meta| meta.get(key)).cloned().unwrap_or_default();
     let prompt = asked.get("prompt").cloned().unwrap_or_else(|| "".into());
-    let info = json!({
+    let mut info = json!({
         "prompt": prompt,
         "all_prompts": vec![prompt.clone(); made.len()],
         "negative_prompt": asked.get("negative_prompt").cloned().unwrap_or_else(|| "".into()),
@@ -225,7 +245,26 @@ async fn pictures(
         "sd_model_name": first.map(|meta| text(meta, "model")),
         "infotexts": all("parameters"),
     });
-    Ok(Pictures { images, parameters: asked, info: info.to_string() })
+    let warnings = ignored(&asked);
+    if !warnings.is_empty() {
+        info["warnings"] = json!(warnings);
+    }
+    Ok(Pictures { images, parameters: asked, info: info.to_string(), warnings })
+}
+
+/// What would change the picture in A1111's web UI and does nothing here. Its clients send all fields always, so that only what
+/// is not off counts.
+fn ignored(asked: &Map<String, Value>) -> Vec<String> {
+    let is_off = |value: &Value| match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => text.is_empty() || text == "None",
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        Value::Bool(true) => false,
+    };
+    let named = UNSUPPORTED.iter().filter(|field| asked.get(**field).is_some_and(|value| !is_off(value)));
+    named.map(|field| format!("{field}: ignored: it is not supported here")).collect()
 }
 
 /// The job's parameters. What this API has beyond them is left out, as its clients send all fields always.

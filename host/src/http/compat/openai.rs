@@ -214,6 +214,9 @@ async fn make(
     host: Option<&str>,
     registry: &Arc<Registry>,
 ) -> Result<Made, Error> {
+    if asked.get("stream").is_some_and(|stream| *stream != false && !stream.is_null()) {
+        return Err(Error::invalid("stream: pictures are not streamed here; leave it out"));
+    }
     for field in PASSED_ON {
         if let Some(value) = asked.get(*field) {
             params.insert((*field).into(), value.clone());

@@ -16,21 +16,9 @@ use super::{Content, Operation, Route};
 const PAGE: &str = include_str!("../../web/index.html");
 
 /// First segments of paths that are resources': none of them is ever a file of the front end.
-const RESOURCES: &[&str] = &[
-    "v1",
-    "api",
-    "sdapi",
-    "storage",
-    "generate",
-    "superres",
-    "dream",
-    "dreams",
-    "health",
-    "metrics",
-    "openapi.json",
-    "docs",
-    "ui",
-];
+const RESOURCES: &[&str] = &["generate", "superres", "health", "metrics", "openapi.json", "docs", "ui"];
+/// The same of those that are resources' with something behind them.
+const FOLDERS: &[&str] = &["v1", "api", "sdapi", "storage", "dream", "dreams"];
 
 /// How long a browser may keep a file whose name changes with its content.
 const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
@@ -57,7 +45,7 @@ pub fn operations() -> Vec<Operation> {
 
 fn front_end(dir: &Path) -> Route {
     let not_modified = warp::header::optional::<String>("if-none-match");
-    let file = not_modified.and(warp::fs::dir(dir.to_owned())).map(tagged);
+    let file = is_own_file(dir).and(not_modified).and(warp::fs::dir(dir.to_owned())).map(tagged);
     let index = warp::get()
         .or(warp::head())
         .unify()
@@ -70,11 +58,42 @@ fn front_end(dir: &Path) -> Route {
 
 fn is_no_resource() -> impl Filter<Extract = (), Error = Rejection> + Clone {
     path_that(|path| {
-        let mut segments = path.trim_start_matches('/').split('/');
-        let first = segments.next().unwrap_or_default();
+        let (first, rest) =
+            path.trim_start_matches('/').split_once('/').unwrap_or((path.trim_start_matches('/'), ""));
+        // A front end may have a page of the name of a resource's folder.
+        let is_resource = RESOURCES.contains(&first) || FOLDERS.contains(&first) && !rest.is_empty();
         // Hidden files are nobody's business.
-        !RESOURCES.contains(&first) && !path.split('/').any(|segment| segment.starts_with('.'))
+        !is_resource && !path.split('/').any(|segment| segment.starts_with('.'))
     })
+}
+
+/// Whether a path is that of a file, or of a folder with one, that truly lies in the folder: no link leads out of it, and nothing
+/// else than a file is opened.
+fn is_own_file(dir: &Path) -> impl Filter<Extract = (), Error = Rejection> + Clone + use<> {
+    let dir = dir.to_owned();
+    warp::path::full()
+        .and_then(move |path: FullPath| {
+            let own = is_own(&dir, &decoded(path.as_str()));
+            async move { if own { Ok(()) } else { Err(warp::reject::not_found()) } }
+        })
+        .untuple_one()
+}
+
+fn is_own(dir: &Path, path: &str) -> bool {
+    let within = || {
+        let mut file = dir.join(path.trim_start_matches('/'));
+        if file.is_dir() {
+            file.push("index.html");
+        }
+        let (dir, file) = (dir.canonicalize().ok()?, file.canonicalize().ok()?);
+        Some(file.starts_with(dir) && file.is_file())
+    };
+    within().unwrap_or(false)
+}
+
+/// A path without percent escapes, as files are looked for.
+fn decoded(path: &str) -> String {
+    percent_encoding::percent_decode_str(path).decode_utf8_lossy().into_owned()
 }
 
 /// Whether a path is one of a single-page application, and not a file that is missing.
@@ -85,7 +104,7 @@ fn is_page() -> impl Filter<Extract = (), Error = Rejection> + Clone {
 fn path_that(fits: fn(&str) -> bool) -> impl Filter<Extract = (), Error = Rejection> + Clone {
     warp::path::full()
         .and_then(move |path: FullPath| async move {
-            if fits(path.as_str()) { Ok(()) } else { Err(warp::reject::not_found()) }
+            if fits(&decoded(path.as_str())) { Ok(()) } else { Err(warp::reject::not_found()) }
         })
         .untuple_one()
 }
@@ -127,12 +146,30 @@ fn is_hashed(path: &Path) -> bool {
     let Some((stem, _)) = name.rsplit_once('.') else { return false };
     let Some((_, last)) = stem.rsplit_once(['-', '.']) else { return false };
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    last.len() >= 8 && last.chars().all(plain) && last.chars().any(|c| c.is_ascii_digit())
+    last.len() >= 8
+        && last.chars().all(plain)
+        && last.chars().any(|c| c.is_ascii_digit())
+        // A date is no hash.
+        && last.chars().any(|c| c.is_ascii_alphabetic())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_files_of_the_folder_are_served() {
+        let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::write(dir.path().join("a.js"), "a").unwrap();
+        std::fs::write(outside.path().join("secret"), "b").unwrap();
+        #[cfg(unix)]
+        std::os::unix::fs::symlink(outside.path(), dir.path().join("link")).unwrap();
+        assert!(is_own(dir.path(), "/a.js"));
+        for path in ["/", "/b.js", "/link/secret", "/../secret", "/a.js/x"] {
+            assert!(!is_own(dir.path(), path), "{path}");
+        }
+        assert_eq!(decoded("/%2eenv"), "/.env");
+    }
 
     #[test]
     fn hashed_names_are_told_from_plain_ones() {
@@ -142,6 +179,7 @@ mod tests {
             ("index.html", false),
             ("apple-touch-icon.png", false),
             ("logo.svg", false),
+            ("photo-20240101.png", false),
             ("LICENSE", false),
         ] {
             assert_eq!(is_hashed(Path::new(name)), hashed, "{name}");

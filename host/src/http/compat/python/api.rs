@@ -199,7 +199,7 @@ struct Switched {
 
 fn switch(body: &[u8], registry: &Registry) -> Result<Switched, Error> {
     let body = body::object(body)?;
-    let name = body.get("mode").or(body.get("name")).and_then(Value::as_str);
+    let name = body.get("mode").or(body.get("name")).and_then(Value::as_str).filter(|name| !name.is_empty());
     let name = name.ok_or_else(|| Error::invalid("mode: must be the name of a mode"))?;
     let diffusion = &registry.services.diffusion;
     known(registry, name)?;

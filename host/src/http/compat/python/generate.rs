@@ -69,6 +69,10 @@ async fn generate(body: &[u8], registry: &Arc<Registry>) -> Result<impl Reply + 
         .header("X-LCM-Image-Key", &key)
         .header("X-Storage-Key", &key)
         .header("X-Job-Id", job.id.to_string());
+    if let Some(Value::Array(warnings)) = job.meta.get("warnings") {
+        let told: Vec<&str> = warnings.iter().filter_map(Value::as_str).collect();
+        response = response.header("X-Warnings", ascii(&told.join("; ")));
+    }
     if let Some(Value::Object(enlarged)) = job.meta.get("superres") {
         response = super::superres::headers(response, enlarged);
     }
