@@ -11,7 +11,7 @@ use warp::{
 use crate::error::{Error, ErrorKind};
 
 /// Headers of answers that pages of other origins may read.
-const EXPOSED: &str = "x-storage-key, x-storage-created-at, x-superres, x-seed, x-mode, x-lcm-image-key, x-job-id, x-sr-model, \
+const EXPOSED: &str = "x-storage-key, x-storage-created-at, x-superres, x-seed, x-mode, x-lcm-image-key, x-job-id, x-warnings, x-sr-model, \
                        x-sr-magnitude, x-sr-passes, x-sr-scale-per-pass, x-sr-format, location, retry-after";
 
 /// Lets a request through that carries the token, as `Authorization: Bearer TOKEN` or `?token=TOKEN`; all, when the token
