@@ -7,11 +7,13 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
 import tempfile
 import textwrap
+import threading
 import time
 import unittest
 from unittest import mock
@@ -42,6 +44,34 @@ class Run(unittest.TestCase):
     def status(self):
         lines = (self.folder / "status.jsonl").read_text().splitlines()
         return {line["name"]: line for line in map(json.loads, lines)}
+
+    def test_who_ends_the_run_gets_the_device_back(self):
+        started = self.folder / "started"
+        text = f"import os, time; open({str(started)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+
+        def end(*_):
+            raise KeyboardInterrupt
+
+        def ends_once_it_runs():
+            while not started.exists() or not started.read_text():
+                time.sleep(0.05)
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+        before = signal.signal(signal.SIGUSR1, end)
+        self.addCleanup(signal.signal, signal.SIGUSR1, before)
+        threading.Thread(target=ends_once_it_runs, daemon=True).start()
+        with self.assertRaises(KeyboardInterrupt):
+            self.schedule().run(python("long", text))
+        self.assertEqual(self.status()["long"]["outcome"], "cut short")
+        with self.assertRaises(ProcessLookupError):
+            os.kill(int(started.read_text()), 0)
+
+    def test_torn_lines_of_earlier_results_are_left_out(self):
+        whole = {"half": "A", "name": "one", "outcome": "passed"}
+        status = self.folder / "status.jsonl"
+        status.write_text(json.dumps(whole) + '\n\n{"half": "A", "na\n[]\n{"half": "A"}\n')
+        self.assertEqual(results.lines(status), [whole])
+        self.assertEqual(results.statuses(status), [whole])
 
     def test_each_outcome_is_recorded_and_the_run_goes_on(self):
         schedule = self.schedule()
