@@ -9,7 +9,7 @@ use reverie_kernels::{
 };
 use reverie_models::{
     random::Generator,
-    schedulers::{Plan, SchedulerConfig, SchedulerName, sampler_ids},
+    schedulers::{Plan, SchedulerConfig, SchedulerName},
 };
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
@@ -218,129 +218,6 @@ fn sdxl() -> SchedulerConfig {
     let text = r#"{"_class_name": "EulerDiscreteScheduler", "beta_end": 0.012, "beta_schedule": "scaled_linear",
         "beta_start": 0.00085, "steps_offset": 1, "timestep_spacing": "leading", "skip_prk_steps": true}"#;
     SchedulerConfig::from_json(text).unwrap()
-}
-
-#[test]
-fn samplers_have_the_names_of_other_interfaces() {
-    let named = |name: &str| sdxl().with_name(name).unwrap();
-    assert_eq!(named("Euler a").name(), SchedulerName::EulerAncestralDiscrete);
-    assert_eq!(named("euler_ancestral"), named("EULER A"));
-    assert_eq!(named("dpmpp_2m"), named("DPM++ 2M"));
-    assert_eq!(named("DPM++ 2M Karras"), named("dpmpp_2m").with_schedule_type("karras").unwrap());
-    assert_eq!(named("UniPCMultistepScheduler").name(), SchedulerName::UniPcMultistep);
-    let unsupported =
-        r#"{"_class_name": "DEISMultistepScheduler", "algorithm_type": "deis", "skip_prk_steps": true}"#;
-    assert!(SchedulerConfig::from_json(unsupported).is_err());
-    assert!(SchedulerConfig::from_json_with_name(unsupported, "DPMSolverMultistepScheduler").is_ok());
-
-    let sigmas = |config: &SchedulerConfig| Scheduler::new(config, &Plan::new(8)).unwrap().sigmas().to_vec();
-    let even = sigmas(&named("DPM++ 2M"));
-    assert_ne!(sigmas(&named("DPM++ 2M Karras")), even);
-    assert_eq!(sigmas(&named("DPM++ 2M Karras").with_name("DPM++ 2M").unwrap()), even);
-    let exponential = named("euler").with_schedule_type("Exponential").unwrap();
-    assert_ne!(sigmas(&exponential), sigmas(&exponential.with_schedule_type("Karras").unwrap()));
-
-    let trailing = named("euler").with_schedule_type("SGM Uniform").unwrap();
-    assert_eq!(Scheduler::new(&trailing, &Plan::new(1)).unwrap().timesteps(), [999.0]);
-
-    let message = sdxl().with_name("DPM++ 9M").unwrap_err().to_string();
-    assert!(message.contains("'DPM++ 9M'") && message.contains("Euler a"), "{message}");
-    assert!(sampler_ids().all(|id| message.contains(id)), "{message}");
-    let message = named("Euler a").with_schedule_type("karras").unwrap_err().to_string();
-    assert!(message.contains("EulerAncestralDiscreteScheduler"), "{message}");
-    assert!(sdxl().with_schedule_type("steep").unwrap_err().to_string().contains("SGM Uniform"));
-}
-
-#[test]
-fn every_scheduler_has_an_id_that_says_its_steps() {
-    let ids: Vec<&str> = sampler_ids().collect();
-    assert!(["lcm", "euler_a", "dpmpp_2m"].iter().all(|id| ids.contains(id)), "{ids:?}");
-    for (name, scheduler) in SchedulerName::ALL {
-        let there = ids.iter().any(|id| sdxl().with_name(id).unwrap().name() == scheduler);
-        assert!(there, "{name} has no id");
-    }
-    for id in &ids {
-        assert_eq!(sdxl().with_name(id).unwrap().sampler_id(&sdxl()), Some(*id));
-    }
-    let of = |name: &str| sdxl().with_name(name).unwrap().sampler_id(&sdxl());
-    assert_eq!((of("DPM++ 2M Karras"), of("Euler a")), (Some("dpmpp_2m_karras"), Some("euler_a")));
-    assert_eq!((of("EulerDiscreteScheduler"), of("UniPC")), (Some("euler"), Some("uni_pc")));
-    assert_eq!(sdxl().sampler_id(&sdxl()), Some("euler"));
-    // A spacing makes another sampler of one, or none that has an id.
-    let spaced = |id: &str| sdxl().with_name(id).unwrap().with_schedule_type("karras").unwrap();
-    assert_eq!(spaced("dpmpp_2m").sampler_id(&sdxl()), Some("dpmpp_2m_karras"));
-    assert_eq!(spaced("euler").sampler_id(&sdxl()), None);
-    assert!(!spaced("euler").is_same(&sdxl()) && sdxl().is_same(&sdxl()));
-}
-
-#[test]
-fn a_configuration_that_is_not_supported_names_its_key() {
-    let refused = |class: &str, key: &str, value: Value| {
-        let mut config = json!({"_class_name": class, "skip_prk_steps": true});
-        config[key] = value;
-        let message = SchedulerConfig::from_json(&config.to_string()).unwrap_err().to_string();
-        assert!(message.contains(key), "{message} does not name {key}");
-        message
-    };
-    refused("DPMSolverSinglestepScheduler", "_class_name", json!("DPMSolverSinglestepScheduler"));
-    let message = refused("EulerDiscreteScheduler", "beta_schedule", json!("sigmoid"));
-    assert!(message.contains("sigmoid") && message.contains("squaredcos_cap_v2"), "{message}");
-    refused("EulerDiscreteScheduler", "timestep_type", json!("continuous"));
-    refused("EulerDiscreteScheduler", "num_train_timesteps", json!(0));
-    refused("EulerDiscreteScheduler", "num_train_timesteps", json!("many"));
-    refused("EulerDiscreteScheduler", "beta_end", json!(-1));
-    refused("EulerDiscreteScheduler", "use_beta_sigmas", json!(true));
-    refused("EulerAncestralDiscreteScheduler", "prediction_type", json!("sample"));
-    refused("DDIMScheduler", "thresholding", json!(true));
-    refused("DDIMScheduler", "trained_betas", json!([0.1, 0.2]));
-    refused("DDPMScheduler", "variance_type", json!("learned_range"));
-    refused("PNDMScheduler", "skip_prk_steps", json!(false));
-    refused("DPMSolverMultistepScheduler", "algorithm_type", json!("dpmsolver"));
-    refused("DPMSolverMultistepScheduler", "solver_order", json!(4));
-    refused("DPMSolverMultistepScheduler", "use_lu_lambdas", json!(true));
-    refused("UniPCMultistepScheduler", "predict_x0", json!(false));
-    assert!(SchedulerConfig::from_json("[]").is_err());
-    assert!(SchedulerConfig::from_json("{").is_err());
-}
-
-#[test]
-fn keys_of_other_schedulers_mean_nothing() {
-    let text = r#"{"_class_name": "EulerAncestralDiscreteScheduler", "use_beta_sigmas": true, "thresholding": true,
-        "made_up": [1], "lambda_min_clipped": -Infinity, "use_karras_sigmas": null}"#;
-    assert!(SchedulerConfig::from_json(text).is_ok());
-}
-
-#[test]
-fn a_plan_that_can_not_be_is_refused() {
-    let refused = |sampler: &str, plan: Plan, names: &str| {
-        let message = Scheduler::new(&sdxl().with_name(sampler).unwrap(), &plan).err().unwrap().to_string();
-        assert!(message.contains(names), "{message} does not name {names}");
-    };
-    refused("Euler", Plan::new(0), "steps");
-    refused("Euler", Plan::new(1001), "steps");
-    refused("DDIM", Plan::new(1000), "steps_offset");
-    refused("DPM++ 2M", Plan::new(1000), "steps");
-    refused("Euler", Plan { strength: 0.0, ..Plan::new(4) }, "strength");
-    refused("Euler", Plan { strength: f64::NAN, ..Plan::new(4) }, "strength");
-    refused("Euler", Plan { strength: 0.2, ..Plan::new(4) }, "5 steps");
-    refused("LCM", Plan::new(51), "original_inference_steps");
-    refused("LCM", Plan { original_inference_steps: Some(0), ..Plan::new(4) }, "original_inference_steps");
-    refused("LCM", Plan { strength: 0.1, strength_in_original_steps: true, ..Plan::new(8) }, "strength");
-    refused("DDIM", Plan { eta: 2.0, ..Plan::new(4) }, "eta");
-}
-
-/// Diffusers makes one step more of these, at timestep -1.
-#[test]
-fn trailing_timesteps_are_as_many_as_the_steps() {
-    let trailing = sdxl().with_schedule_type("SGM Uniform").unwrap();
-    for (steps, sampler) in [(61, "Euler"), (103, "DDIM"), (1000, "Heun"), (999, "UniPC")] {
-        let config = trailing.with_name(sampler).unwrap();
-        let scheduler = Scheduler::new(&config, &Plan::new(steps)).unwrap();
-        assert_eq!(scheduler.timesteps()[0], 999.0);
-        assert!(scheduler.timesteps().iter().all(|&t| t >= 0.0));
-        let expected = if sampler == "Heun" { 2 * steps - 1 } else { steps };
-        assert_eq!(scheduler.timesteps().len(), expected);
-    }
 }
 
 #[test]

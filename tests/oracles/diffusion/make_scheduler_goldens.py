@@ -22,6 +22,8 @@ OUT = Path(__file__).resolve().parents[2] / "fixtures/diffusion/schedulers"
 # Not a multiple of 16, so that drawing noise takes its less usual path.
 SHAPE = (1, 4, 3, 2)
 STEPS = [1, 2, 4, 20, 50]
+# Of the cases that came later, which are many. 15 and more are another thing than fewer for some solvers.
+FURTHER_STEPS = [1, 3, 16]
 
 SD15 = {
     "_class_name": "PNDMScheduler",
@@ -79,6 +81,32 @@ COSINE = {"beta_schedule": "squaredcos_cap_v2", "clip_sample": False}
 KARRAS = {"use_karras_sigmas": True}
 EXPONENTIAL = {"use_exponential_sigmas": True}
 SDE = {"algorithm_type": "sde-dpmsolver++"}
+BETA = {"use_beta_sigmas": True}
+LU = {"use_lu_lambdas": True}
+V = {"prediction_type": "v_prediction"}
+LIMITS = {"sigma_min": 0.1, "sigma_max": 10.0}
+NOISE = {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}
+SDE_NOISE = {"algorithm_type": "sde-dpmsolver", "final_sigmas_type": "sigma_min"}
+THRESHOLD = {"thresholding": True, "sample_max_value": 1.5, "dynamic_thresholding_ratio": 0.8}
+PRK = {"skip_prk_steps": False}
+PLAYGROUND = {
+    "_class_name": "EDMDPMSolverMultistepScheduler",
+    "algorithm_type": "dpmsolver++",
+    "dynamic_thresholding_ratio": 0.995,
+    "euler_at_final": False,
+    "final_sigmas_type": "zero",
+    "lower_order_final": True,
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "rho": 7.0,
+    "sample_max_value": 1.0,
+    "sigma_data": 0.5,
+    "sigma_max": 80.0,
+    "sigma_min": 0.002,
+    "solver_order": 2,
+    "solver_type": "midpoint",
+    "thresholding": False,
+}
 
 # Label, the model's configuration, the scheduler that is asked for, what is changed in the configuration, and what the plan
 # has beside steps and strength.
@@ -127,6 +155,59 @@ CASES = [
     ("unipc_3", SD15, "UniPCMultistepScheduler", {"solver_order": 3, "disable_corrector": [0, 2]}, {}),
     ("unipc_v_zero_snr", SDXL, "UniPCMultistepScheduler", ZERO_SNR, {}),
     ("unipc_exponential_sigma_min", SD15, "UniPCMultistepScheduler", EXPONENTIAL | {"final_sigmas_type": "sigma_min"}, {}),
+]
+
+FURTHER_CASES = [
+    ("deis_dreamshaper", SD15, "DEISMultistepScheduler", {"solver_order": 2}, {}),
+    ("deis_karras_3", SDXL, "DEISMultistepScheduler", KARRAS | {"solver_order": 3}, {}),
+    ("deis_v_trailing", SD15, "DEISMultistepScheduler", V | {"timestep_spacing": "trailing", "lower_order_final": False}, {}),
+    ("deis_sample_1_threshold", SD15, "DEISMultistepScheduler", THRESHOLD | {"prediction_type": "sample", "solver_order": 1}, {}),
+    ("deis_beta", SD15, "DEISMultistepScheduler", BETA, {}),
+    ("lms_sd15", SD15, "LMSDiscreteScheduler", {}, {}),
+    ("lms_karras_v", SDXL, "LMSDiscreteScheduler", KARRAS | V | LIMITS, {}),
+    ("lms_exponential_limits", SDXL, "LMSDiscreteScheduler", EXPONENTIAL | LIMITS, {}),
+    ("singlestep_sd15", SD15, "DPMSolverSinglestepScheduler", {}, {}),
+    ("singlestep_3_karras", SDXL, "DPMSolverSinglestepScheduler", KARRAS | {"solver_order": 3, "lower_order_final": True}, {}),
+    ("singlestep_3_heun", SD15, "DPMSolverSinglestepScheduler", {"solver_order": 3, "solver_type": "heun", "final_sigmas_type": "sigma_min"}, {}),
+    ("singlestep_heun_v", SD15, "DPMSolverSinglestepScheduler", V | {"solver_type": "heun", "lambda_min_clipped": -5.1}, {}),
+    ("singlestep_noise", SD15, "DPMSolverSinglestepScheduler", NOISE, {}),
+    ("singlestep_noise_3_heun", SD15, "DPMSolverSinglestepScheduler", NOISE | V | {"solver_order": 3, "solver_type": "heun"}, {}),
+    ("singlestep_sde_3", SD15, "DPMSolverSinglestepScheduler", SDE | {"solver_order": 3}, {}),
+    ("singlestep_sde_3_heun_beta", SD15, "DPMSolverSinglestepScheduler", SDE | BETA | {"solver_order": 3, "solver_type": "heun"}, {}),
+    ("kdpm2_sd15", SD15, "KDPM2DiscreteScheduler", {}, {}),
+    ("kdpm2_karras_v", SDXL, "KDPM2DiscreteScheduler", KARRAS | V, {}),
+    ("kdpm2_a_sd15", SD15, "KDPM2AncestralDiscreteScheduler", {}, {}),
+    ("kdpm2_a_karras_limits_v", SDXL, "KDPM2AncestralDiscreteScheduler", KARRAS | V | LIMITS, {}),
+    ("kdpm2_a_beta", SDXL, "KDPM2AncestralDiscreteScheduler", BETA | {"timestep_spacing": "trailing"}, {}),
+    ("tcd_sd15", SD15, "TCDScheduler", {}, {"eta": 0.3}),
+    ("tcd_v_zero_snr", LCM, "TCDScheduler", V | {"rescale_betas_zero_snr": True}, {"eta": 0.0}),
+    ("tcd_sample", LCM, "TCDScheduler", {"prediction_type": "sample"}, {"eta": 1.0}),
+    ("edm_playground", PLAYGROUND, "EDMDPMSolverMultistepScheduler", {}, {}),
+    ("edm_dpmpp_3_exponential", PLAYGROUND, "EDMDPMSolverMultistepScheduler", V | {"solver_order": 3, "sigma_schedule": "exponential"}, {}),
+    ("edm_dpmpp_sde_heun", PLAYGROUND, "EDMDPMSolverMultistepScheduler", SDE | {"solver_type": "heun", "sigma_max": 20.0}, {}),
+    ("edm_dpmpp_threshold", PLAYGROUND, "EDMDPMSolverMultistepScheduler", THRESHOLD, {}),
+    ("edm_euler", PLAYGROUND, "EDMEulerScheduler", {}, {}),
+    ("edm_euler_v_exponential", PLAYGROUND, "EDMEulerScheduler", V | {"sigma_schedule": "exponential", "final_sigmas_type": "sigma_min"}, {}),
+    ("dpm_2m", SD15, "DPMSolverMultistepScheduler", NOISE, {}),
+    ("dpm_3m_v", SD15, "DPMSolverMultistepScheduler", NOISE | V | {"solver_order": 3}, {}),
+    ("dpm_2m_heun_sample_threshold", SD15, "DPMSolverMultistepScheduler", NOISE | THRESHOLD | {"solver_type": "heun", "prediction_type": "sample"}, {}),
+    ("dpm_2m_sde", SD15, "DPMSolverMultistepScheduler", SDE_NOISE, {}),
+    ("dpm_2m_sde_heun", SD15, "DPMSolverMultistepScheduler", SDE_NOISE | {"solver_type": "heun"}, {}),
+    ("dpmpp_2m_lu", SDXL, "DPMSolverMultistepScheduler", LU, {}),
+    ("dpmpp_2m_lu_cosine", SD15, "DPMSolverMultistepScheduler", LU | COSINE, {}),
+    ("dpmpp_2m_beta", SDXL, "DPMSolverMultistepScheduler", BETA, {}),
+    ("dpmpp_2m_karras_limits", SDXL, "DPMSolverMultistepScheduler", KARRAS | LIMITS, {}),
+    ("dpmpp_2m_threshold", SD15, "DPMSolverMultistepScheduler", THRESHOLD, {}),
+    ("unipc_threshold_beta", SD15, "UniPCMultistepScheduler", THRESHOLD | BETA, {}),
+    ("ddim_threshold", SD15, "DDIMScheduler", THRESHOLD | {"clip_sample": True}, {}),
+    ("ddim_threshold_1", SD15, "DDIMScheduler", {"thresholding": True}, {}),
+    ("ddpm_threshold_log", SD15, "DDPMScheduler", THRESHOLD | {"variance_type": "fixed_small_log"}, {}),
+    ("lcm_threshold", LCM, "LCMScheduler", THRESHOLD, {}),
+    ("euler_beta", SDXL, "EulerDiscreteScheduler", BETA, {}),
+    ("euler_continuous", SDXL, "EulerDiscreteScheduler", KARRAS | V | {"timestep_type": "continuous"}, {}),
+    ("heun_exp_exponential_limits", SD15, "HeunDiscreteScheduler", EXPONENTIAL | LIMITS | {"beta_schedule": "exp"}, {}),
+    ("pndm_prk", SD15, "PNDMScheduler", PRK, {}),
+    ("pndm_prk_v_linspace", SD15, "PNDMScheduler", PRK | V | {"timestep_spacing": "linspace", "set_alpha_to_one": True}, {}),
 ]
 
 
@@ -191,13 +272,18 @@ def run(scheduler, steps: int, strength: float, plan: dict, seed: int) -> dict[s
 
 def main() -> None:
     cases, tensors, seed = [], {}, 0
-    for label, model_config, class_name, changed, plan in CASES:
+    of_steps = [(case, STEPS) for case in CASES] + [(case, FURTHER_STEPS) for case in FURTHER_CASES]
+    for (label, model_config, class_name, changed, plan), all_steps in of_steps:
         config = model_config | changed
         runs = []
-        for steps in STEPS:
+        for steps in all_steps:
             for strength in [1.0, 0.6]:
                 too_many = label == "lcm_img2img" and steps > 30
-                if int(steps * strength) == 0 or too_many:
+                too_few = class_name == "PNDMScheduler" and not config["skip_prk_steps"] and steps < 4
+                # A single step from pure noise to the end multiplies the rounding of diffusers' own detour by the picture.
+                too_far = label == "deis_v_trailing" and steps == 1
+                redundant = all_steps is FURTHER_STEPS and steps < 16 and strength < 1.0
+                if int(steps * strength) == 0 or too_many or too_few or too_far or redundant:
                     continue
                 seed += 1
                 scheduler = getattr(diffusers, class_name).from_config(dict(config))

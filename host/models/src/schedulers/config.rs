@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{json, samplers, settings::Settings};
+use super::{json, keys, samplers, settings::Settings};
 use crate::error::{Error, Result};
 
 /// The schedulers that there are.
@@ -13,33 +13,58 @@ pub enum SchedulerName {
     Ddim,
     /// `DDPMScheduler` (Ho et al. 2020).
     Ddpm,
-    /// `DPMSolverMultistepScheduler`: DPM-Solver++ and its SDE variant (Lu et al. 2022).
+    /// `DEISMultistepScheduler` (Zhang and Chen 2022).
+    DeisMultistep,
+    /// `DPMSolverMultistepScheduler`: DPM-Solver, DPM-Solver++ and their SDE variants (Lu et al. 2022).
     DpmSolverMultistep,
+    /// `DPMSolverSinglestepScheduler` (Lu et al. 2022).
+    DpmSolverSinglestep,
+    /// `EDMDPMSolverMultistepScheduler`: DPM-Solver++ for models trained by EDM (Karras et al. 2022).
+    EdmDpmSolverMultistep,
+    /// `EDMEulerScheduler`: Euler's method for models trained by EDM (Karras et al. 2022).
+    EdmEuler,
     /// `EulerAncestralDiscreteScheduler`.
     EulerAncestralDiscrete,
     /// `EulerDiscreteScheduler` (Karras et al. 2022).
     EulerDiscrete,
     /// `HeunDiscreteScheduler` (Karras et al. 2022). It runs the model twice a step, but for the last.
     HeunDiscrete,
+    /// `KDPM2AncestralDiscreteScheduler`: DPM-Solver-2 (Karras et al. 2022) with noise. It runs the model twice a step, but
+    /// for the last.
+    KDpm2AncestralDiscrete,
+    /// `KDPM2DiscreteScheduler`: DPM-Solver-2 (Karras et al. 2022). It runs the model twice a step, but for the last.
+    KDpm2Discrete,
     /// `LCMScheduler` (Luo et al. 2023).
     Lcm,
-    /// `PNDMScheduler` without Runge-Kutta steps: PLMS (Liu et al. 2022).
+    /// `LMSDiscreteScheduler`: the linear multistep method of Katherine Crowson's k-diffusion.
+    LmsDiscrete,
+    /// `PNDMScheduler`: PLMS (Liu et al. 2022), after Runge-Kutta steps unless `skip_prk_steps` is on.
     Pndm,
+    /// `TCDScheduler` (Zheng et al. 2024).
+    Tcd,
     /// `UniPCMultistepScheduler` (Zhao et al. 2023).
     UniPcMultistep,
 }
 
 impl SchedulerName {
     /// All, by their class names in diffusers.
-    pub const ALL: [(&str, Self); 9] = [
+    pub const ALL: [(&str, Self); 17] = [
         ("DDIMScheduler", Self::Ddim),
         ("DDPMScheduler", Self::Ddpm),
+        ("DEISMultistepScheduler", Self::DeisMultistep),
         ("DPMSolverMultistepScheduler", Self::DpmSolverMultistep),
+        ("DPMSolverSinglestepScheduler", Self::DpmSolverSinglestep),
+        ("EDMDPMSolverMultistepScheduler", Self::EdmDpmSolverMultistep),
+        ("EDMEulerScheduler", Self::EdmEuler),
         ("EulerAncestralDiscreteScheduler", Self::EulerAncestralDiscrete),
         ("EulerDiscreteScheduler", Self::EulerDiscrete),
         ("HeunDiscreteScheduler", Self::HeunDiscrete),
+        ("KDPM2AncestralDiscreteScheduler", Self::KDpm2AncestralDiscrete),
+        ("KDPM2DiscreteScheduler", Self::KDpm2Discrete),
         ("LCMScheduler", Self::Lcm),
+        ("LMSDiscreteScheduler", Self::LmsDiscrete),
         ("PNDMScheduler", Self::Pndm),
+        ("TCDScheduler", Self::Tcd),
         ("UniPCMultistepScheduler", Self::UniPcMultistep),
     ];
 
@@ -97,13 +122,16 @@ impl SchedulerConfig {
 
     /// The same model with the sampler that a request names: a class name of diffusers (`EulerDiscreteScheduler`), or a
     /// sampler's id (`dpmpp_2m_karras`) or its name in AUTOMATIC1111's web UI (`DPM++ 2M Karras`) or in ComfyUI (`dpmpp_2m`), of
-    /// any case.
+    /// any case. For a model trained by EDM these are that training's own, and most do not exist.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an unknown name; those of [`SchedulerConfig::from_json`] where the model's other settings do
+    /// [`Error::Invalid`] for an unknown name and for one that does not go with the model's training; those of [`SchedulerConfig::from_json`] where the model's other settings do
     /// not go with the scheduler.
     pub fn with_name(&self, name: &str) -> Result<Self> {
-        let sampler = samplers::find(name)?;
+        let mut sampler = samplers::find(name)?;
+        if self.name.is_edm() && SchedulerName::from_class_name(name).is_none() {
+            sampler = samplers::for_edm(sampler, name)?;
+        }
         let mut config = self.with_keys(sampler.keys);
         config.name = sampler.scheduler;
         config.checked()
@@ -117,7 +145,14 @@ impl SchedulerConfig {
     /// [`Error::Invalid`] for an unknown name, and for one that the scheduler has no such noise levels for.
     pub fn with_schedule_type(&self, name: &str) -> Result<Self> {
         let schedule = samplers::find_schedule_type(name)?;
-        if schedule.needs_sigmas && !self.name.has_sigma_schedules() {
+        let has = match self.name.is_edm() {
+            true => schedule.of_edm,
+            false => {
+                (!schedule.needs_sigmas || self.name.has_sigma_schedules())
+                    && (!schedule.is_spacing() || self.name.has_spacings())
+            }
+        };
+        if !has {
             return Err(Error::Invalid(format!("{} has no '{name}' noise levels", self.name.as_str())));
         }
         self.with_keys(schedule.keys).checked()
@@ -134,6 +169,32 @@ impl SchedulerConfig {
     pub fn is_same(&self, other: &Self) -> bool {
         let settings = |config: &Self| Settings::read(config).ok();
         self.name == other.name && settings(self).is_some_and(|own| settings(other).as_ref() == Some(&own))
+    }
+
+    /// What an old configuration of Stable Diffusion 1 and 2 is read as by the pipelines of diffusers: a `steps_offset` other
+    /// than 1, be it the default of the scheduler's class, is 1, and `clip_sample` is off. With a mask it is another
+    /// pipeline, which leaves `clip_sample` and turns `skip_prk_steps` on.
+    pub fn corrected(&self, masked: bool) -> Self {
+        let mut config = self.clone();
+        let mut set = |key: &str, value: Value, knows: bool| {
+            // A key that the class does not know is there where the file has it.
+            if knows || config.get(key).is_some() {
+                config.keys.insert(key.to_owned(), value);
+            }
+        };
+        let spaced = self.name.has_spacings() || matches!(self.name, SchedulerName::Lcm | SchedulerName::Tcd);
+        set("steps_offset", 1.into(), spaced);
+        match masked {
+            true => set("skip_prk_steps", true.into(), self.name == SchedulerName::Pndm),
+            false => set("clip_sample", false.into(), self.name.clips()),
+        }
+        config
+    }
+
+    /// The keys that no scheduler of diffusers knows, and so mean nothing here or there.
+    pub fn unknown_keys(&self) -> impl Iterator<Item = &str> {
+        let keys = self.keys.keys().map(String::as_str);
+        keys.filter(|key| !key.starts_with('_') && !keys::KNOWN.contains(key))
     }
 
     /// A setting as the file has it.
@@ -165,11 +226,64 @@ fn parse(text: &str) -> Result<Map<String, Value>> {
 }
 
 impl SchedulerName {
-    /// Whether the class knows `use_karras_sigmas` and `use_exponential_sigmas`.
+    /// Whether the class knows `use_karras_sigmas` and its like.
     pub(super) fn has_sigma_schedules(self) -> bool {
         matches!(
             self,
-            Self::DpmSolverMultistep | Self::EulerDiscrete | Self::HeunDiscrete | Self::UniPcMultistep
+            Self::DeisMultistep
+                | Self::DpmSolverMultistep
+                | Self::DpmSolverSinglestep
+                | Self::EulerDiscrete
+                | Self::HeunDiscrete
+                | Self::KDpm2AncestralDiscrete
+                | Self::KDpm2Discrete
+                | Self::LmsDiscrete
+                | Self::UniPcMultistep
         )
+    }
+
+    /// Whether the class knows `rescale_betas_zero_snr`.
+    pub(super) fn rescales_betas(self) -> bool {
+        matches!(
+            self,
+            Self::Ddim
+                | Self::Ddpm
+                | Self::DpmSolverMultistep
+                | Self::EulerAncestralDiscrete
+                | Self::EulerDiscrete
+                | Self::Lcm
+                | Self::Tcd
+                | Self::UniPcMultistep
+        )
+    }
+
+    /// Whether the class acts on `thresholding`.
+    pub(super) fn thresholds(self) -> bool {
+        matches!(
+            self,
+            Self::Ddim
+                | Self::Ddpm
+                | Self::DeisMultistep
+                | Self::DpmSolverMultistep
+                | Self::DpmSolverSinglestep
+                | Self::EdmDpmSolverMultistep
+                | Self::Lcm
+                | Self::UniPcMultistep
+        )
+    }
+
+    /// Whether the class knows `timestep_spacing`, and acts on it.
+    pub(super) fn has_spacings(self) -> bool {
+        !self.is_edm() && !matches!(self, Self::DpmSolverSinglestep | Self::Lcm | Self::Tcd)
+    }
+
+    /// Whether the class knows `clip_sample`.
+    fn clips(self) -> bool {
+        matches!(self, Self::Ddim | Self::Ddpm | Self::HeunDiscrete | Self::Lcm | Self::Tcd)
+    }
+
+    /// Whether it is for models that were trained by EDM.
+    pub(super) fn is_edm(self) -> bool {
+        matches!(self, Self::EdmDpmSolverMultistep | Self::EdmEuler)
     }
 }

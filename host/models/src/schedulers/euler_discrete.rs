@@ -85,7 +85,10 @@ impl SigmaSteps {
             FinalSigmas::Zero => 0.0,
             FinalSigmas::SigmaMin => sigma_of(alphas_cumprod.first()),
         };
-        let sigmas = sigmas.into_iter().map(|sigma| sigma as f32).chain([last]).collect();
+        let sigmas: Vec<f32> = sigmas.into_iter().map(|sigma| sigma as f32).chain([last]).collect();
+        if settings.continuous_timesteps && settings.prediction_type == PredictionType::VPrediction {
+            timesteps = sigmas[..steps].iter().map(|sigma| f64::from(0.25 * sigma.ln())).collect();
+        }
         Self::from_sigmas(settings, timesteps, sigmas)
     }
 

@@ -90,7 +90,7 @@ impl<B: Backend> Algorithm<B> for HeunDiscreteScheduler<B> {
 }
 
 /// `first`, each of `middle` twice, `last`.
-fn each_twice<T: Copy>(middle: &[T], first: T, last: Option<T>) -> Vec<T> {
+pub(super) fn each_twice<T: Copy>(middle: &[T], first: T, last: Option<T>) -> Vec<T> {
     let middle = middle.iter().flat_map(|&x| [x, x]);
     std::iter::once(first).chain(middle).chain(last).collect()
 }

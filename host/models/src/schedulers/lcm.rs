@@ -21,7 +21,7 @@ pub(super) struct LcmScheduler {
 
 impl LcmScheduler {
     pub(super) fn new(settings: &Settings, plan: &Plan) -> Result<Self> {
-        let timesteps = timesteps(settings, plan)?;
+        let timesteps = timesteps(settings, plan, "LCMScheduler")?;
         Ok(Self { settings: settings.clone(), alphas_cumprod: AlphasCumprod::new(settings), timesteps })
     }
 
@@ -62,7 +62,7 @@ impl<B: Backend> Algorithm<B> for LcmScheduler {
 }
 
 /// Evenly spaced ones of the distillation's timesteps, or of the last part of them.
-fn timesteps(settings: &Settings, plan: &Plan) -> Result<Vec<f64>> {
+pub(super) fn timesteps(settings: &Settings, plan: &Plan, class: &str) -> Result<Vec<f64>> {
     let all = plan.original_inference_steps.unwrap_or(settings.original_inference_steps);
     let most = settings.num_train_timesteps;
     if all == 0 || all > most {
@@ -76,12 +76,12 @@ fn timesteps(settings: &Settings, plan: &Plan) -> Result<Vec<f64>> {
         let least = plan.steps as f32 / all as f32;
         return Err(Error::Invalid(if least <= 1.0 {
             format!(
-                "strength {given} leaves {used} of LCMScheduler's {all} original_inference_steps; {} steps need a strength of \
+                "strength {given} leaves {used} of {class}'s {all} original_inference_steps; {} steps need a strength of \
                  {least} or more",
                 plan.steps
             )
         } else {
-            format!("steps is {}; LCMScheduler takes 1 to {all} (its original_inference_steps)", plan.steps)
+            format!("steps is {}; {class} takes 1 to {all} (its original_inference_steps)", plan.steps)
         }));
     }
     let ratio = most / all;

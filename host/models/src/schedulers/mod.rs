@@ -8,22 +8,32 @@
 //! A [`Scheduler`] is the state of one request, so that requests which stand at different steps, with different schedulers,
 //! can share a batch of the model.
 
+mod beta;
 mod combination;
 mod config;
 mod ddim;
 mod ddpm;
+mod deis_multistep;
+mod dpmsolver;
 mod dpmsolver_multistep;
+mod dpmsolver_singlestep;
+mod edm;
+mod edm_euler;
 mod euler_ancestral_discrete;
 mod euler_discrete;
 mod heun_discrete;
 mod json;
+mod k_dpm_2_discrete;
+mod keys;
 mod lcm;
+mod lms_discrete;
 mod noise_schedule;
 mod pndm;
 mod prediction;
 mod samplers;
 mod settings;
 mod sigmas;
+mod tcd;
 mod timesteps;
 mod unipc_multistep;
 
@@ -52,7 +62,7 @@ pub struct Plan {
     /// scheduler. True: `LatentConsistencyModelImg2ImgPipeline`'s, where all of the steps are run, chosen from the last
     /// part of the distillation's.
     pub strength_in_original_steps: bool,
-    /// For `DDIMScheduler`: the noise that is added in each step, from 0 (none) to 1 (as much as in DDPM).
+    /// For `DDIMScheduler` and `TCDScheduler`: the noise that is added in each step, from 0 (none) to 1 (as much as in DDPM).
     pub eta: f32,
 }
 
@@ -87,27 +97,7 @@ impl<B: Backend> Scheduler<B> {
     pub fn new(config: &SchedulerConfig, plan: &Plan) -> Result<Self> {
         let settings = Settings::read(config)?;
         check(plan, &settings)?;
-        let algorithm: Box<dyn Algorithm<B>> = match config.name() {
-            SchedulerName::Ddim => Box::new(ddim::DdimScheduler::new(&settings, plan)?),
-            SchedulerName::Ddpm => Box::new(ddpm::DdpmScheduler::new(&settings, plan)?),
-            SchedulerName::DpmSolverMultistep => {
-                Box::new(dpmsolver_multistep::DpmSolverMultistepScheduler::new(&settings, plan)?)
-            }
-            SchedulerName::EulerAncestralDiscrete => {
-                Box::new(euler_ancestral_discrete::EulerAncestralDiscreteScheduler::new(&settings, plan)?)
-            }
-            SchedulerName::EulerDiscrete => {
-                Box::new(euler_discrete::EulerDiscreteScheduler::new(&settings, plan)?)
-            }
-            SchedulerName::HeunDiscrete => {
-                Box::new(heun_discrete::HeunDiscreteScheduler::new(&settings, plan)?)
-            }
-            SchedulerName::Lcm => Box::new(lcm::LcmScheduler::new(&settings, plan)?),
-            SchedulerName::Pndm => Box::new(pndm::PndmScheduler::new(&settings, plan)?),
-            SchedulerName::UniPcMultistep => {
-                Box::new(unipc_multistep::UniPcMultistepScheduler::new(&settings, plan)?)
-            }
-        };
+        let algorithm = algorithm(config.name(), &settings, plan)?;
         let begin = if config.name() == SchedulerName::Lcm && plan.strength_in_original_steps {
             0
         } else {
@@ -198,6 +188,44 @@ impl<B: Backend> Scheduler<B> {
     }
 }
 
+/// The algorithm of the name.
+fn algorithm<B: Backend>(
+    name: SchedulerName,
+    settings: &Settings,
+    plan: &Plan,
+) -> Result<Box<dyn Algorithm<B>>> {
+    use SchedulerName::*;
+    Ok(match name {
+        Ddim => Box::new(ddim::DdimScheduler::new(settings, plan)?),
+        Ddpm => Box::new(ddpm::DdpmScheduler::new(settings, plan)?),
+        DeisMultistep => Box::new(deis_multistep::DeisMultistepScheduler::new(settings, plan)?),
+        DpmSolverMultistep => {
+            Box::new(dpmsolver_multistep::DpmSolverMultistepScheduler::new(settings, plan)?)
+        }
+        DpmSolverSinglestep => {
+            Box::new(dpmsolver_singlestep::DpmSolverSinglestepScheduler::new(settings, plan)?)
+        }
+        EdmDpmSolverMultistep => {
+            Box::new(dpmsolver_multistep::DpmSolverMultistepScheduler::edm(settings, plan))
+        }
+        EdmEuler => Box::new(edm_euler::EdmEulerScheduler::new(settings, plan)),
+        EulerAncestralDiscrete => {
+            Box::new(euler_ancestral_discrete::EulerAncestralDiscreteScheduler::new(settings, plan)?)
+        }
+        EulerDiscrete => Box::new(euler_discrete::EulerDiscreteScheduler::new(settings, plan)?),
+        HeunDiscrete => Box::new(heun_discrete::HeunDiscreteScheduler::new(settings, plan)?),
+        KDpm2AncestralDiscrete => {
+            Box::new(k_dpm_2_discrete::KDpm2DiscreteScheduler::new(settings, plan, true))
+        }
+        KDpm2Discrete => Box::new(k_dpm_2_discrete::KDpm2DiscreteScheduler::new(settings, plan, false)),
+        Lcm => Box::new(lcm::LcmScheduler::new(settings, plan)?),
+        LmsDiscrete => Box::new(lms_discrete::LmsDiscreteScheduler::new(settings, plan)),
+        Pndm => Box::new(pndm::PndmScheduler::new(settings, plan)?),
+        Tcd => Box::new(tcd::TcdScheduler::new(settings, plan)?),
+        UniPcMultistep => Box::new(unipc_multistep::UniPcMultistepScheduler::new(settings, plan)?),
+    })
+}
+
 /// What an algorithm has to take a step with.
 struct Step<'a, B: Backend> {
     backend: &'a B,
@@ -277,7 +305,7 @@ fn check(plan: &Plan, settings: &Settings) -> Result<()> {
 fn skipped_steps(plan: &Plan) -> Result<usize> {
     let run = ((plan.steps as f64 * plan.strength) as usize).min(plan.steps);
     if run == 0 {
-        let (steps, strength) = (plan.steps, plan.strength as f32);
+        let (steps, strength) = (plan.steps, plan.strength);
         let least = (1.0 / plan.strength).ceil();
         return Err(Error::Invalid(format!(
             "strength {strength} leaves none of {steps} steps to run; it needs {least} steps or more"

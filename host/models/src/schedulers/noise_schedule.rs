@@ -77,13 +77,20 @@ fn betas(settings: &Settings) -> Vec<f32> {
             let roots = linspace(start.sqrt(), end.sqrt(), count);
             roots.into_iter().map(|root| root * root).collect()
         }
-        BetaSchedule::SquaredcosCapV2 => betas_for_alpha_bar(count),
+        // Nichol and Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", formula 17.
+        BetaSchedule::SquaredcosCapV2 => {
+            betas_for_alpha_bar(count, |t| ((t + 0.008) / 1.008 * std::f64::consts::PI / 2.0).cos().powi(2))
+        }
+        BetaSchedule::Exp => betas_for_alpha_bar(count, |t| (t * -12.0).exp()),
     }
 }
 
-/// `torch.linspace` in float32, for 2 values or more: counted from the nearer end, by fused products and sums.
+/// `torch.linspace` in float32: counted from the nearer end, by fused products and sums.
 pub(super) fn linspace(start: f64, end: f64, count: usize) -> Vec<f32> {
     let (start, end) = (start as f32, end as f32);
+    if count == 1 {
+        return vec![start];
+    }
     let step = (end - start) / (count - 1) as f32;
     let value = |i: usize| {
         if i < count / 2 {
@@ -95,13 +102,10 @@ pub(super) fn linspace(start: f64, end: f64, count: usize) -> Vec<f32> {
     (0..count).map(value).collect()
 }
 
-/// The cosine schedule (Nichol and Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", formula 17).
-fn betas_for_alpha_bar(count: usize) -> Vec<f32> {
+/// The steps of a schedule that is given as the share of the picture, squared, by the time from 0 to 1.
+fn betas_for_alpha_bar(count: usize, alpha_bar: impl Fn(f64) -> f64) -> Vec<f32> {
     const MAX_BETA: f64 = 0.999;
-    let alpha_bar = |i: usize| {
-        let t = i as f64 / count as f64;
-        ((t + 0.008) / 1.008 * std::f64::consts::PI / 2.0).cos().powi(2)
-    };
+    let alpha_bar = |i: usize| alpha_bar(i as f64 / count as f64);
     (0..count).map(|i| (1.0 - alpha_bar(i + 1) / alpha_bar(i)).min(MAX_BETA) as f32).collect()
 }
 

@@ -5,7 +5,7 @@ use reverie_kernels::Backend;
 
 use super::{
     Combination, Step,
-    settings::{PredictionType, Settings},
+    settings::{PredictionType, Settings, Threshold},
 };
 use crate::error::Result;
 
@@ -39,14 +39,45 @@ pub(super) fn original_sample_of_sigma<'a, B: Backend>(
     }
 }
 
-/// `clip_sample`. What is clipped has to be computed, and lies in `kept`.
+/// `thresholding`, or else `clip_sample`. What is clipped has to be computed, and lies in `kept`.
 pub(super) fn clipped<'a, B: Backend>(
     settings: &Settings,
     backend: &B,
     original_sample: Combination<'a, B::Tensor>,
     kept: &'a mut Option<B::Tensor>,
 ) -> Result<Combination<'a, B::Tensor>> {
-    let Some(range) = settings.clip_sample else { return Ok(original_sample) };
+    let range = match (settings.thresholding, settings.clip_sample) {
+        (None, Some(range)) => range,
+        _ => return thresholded(settings, backend, original_sample, kept),
+    };
     let clipped = backend.clamp(&original_sample.compute(backend)?, range)?;
     Ok(Combination::of(kept.insert(clipped)))
+}
+
+/// `thresholding`: clipped at a quantile of the absolute values, and scaled to 1 there. Only where the limit is not known
+/// beforehand does it wait for the device.
+pub(super) fn thresholded<'a, B: Backend>(
+    settings: &Settings,
+    backend: &B,
+    original_sample: Combination<'a, B::Tensor>,
+    kept: &'a mut Option<B::Tensor>,
+) -> Result<Combination<'a, B::Tensor>> {
+    let Some(Threshold { ratio, max }) = settings.thresholding else { return Ok(original_sample) };
+    let sample = original_sample.compute(backend)?;
+    // `torch.clamp(s, min=1, max=max)`, where the upper limit wins.
+    let limit = match max <= 1.0 {
+        true => max,
+        false => quantile(backend.to_vec(&sample)?, ratio).max(1.0).min(max),
+    };
+    let clamped = backend.clamp(&sample, limit)?;
+    Ok(Combination::of(kept.insert(clamped)) / limit)
+}
+
+/// `torch.quantile` of the absolute values, interpolated linearly.
+fn quantile(mut values: Vec<f32>, ratio: f64) -> f32 {
+    values.iter_mut().for_each(|x| *x = x.abs());
+    values.sort_by(f32::total_cmp);
+    let rank = ratio * (values.len() - 1) as f64;
+    let (low, high) = (values[rank.floor() as usize], values[rank.ceil() as usize]);
+    low + (high - low) * (rank - rank.floor()) as f32
 }

@@ -42,14 +42,21 @@ pub(super) struct ScheduleType {
     pub(super) keys: Keys,
     /// Whether only schedulers with `use_karras_sigmas` and its like have it.
     pub(super) needs_sigmas: bool,
+    /// Whether the schedulers of models trained by EDM have it.
+    pub(super) of_edm: bool,
+}
+
+impl ScheduleType {
+    /// Whether it is one of timesteps.
+    pub(super) fn is_spacing(&self) -> bool {
+        self.keys.iter().any(|(key, _)| *key == "timestep_spacing")
+    }
 }
 
 /// The sampler of this name: a class of diffusers, or one of [`SAMPLERS`].
 pub(super) fn find(name: &str) -> Result<Sampler> {
     if let Some(scheduler) = SchedulerName::from_class_name(name) {
-        // The class's default is Runge-Kutta steps first, which nobody uses with latents.
-        let keys: Keys = if scheduler == Pndm { PLMS } else { &[] };
-        return Ok(Sampler { scheduler, keys });
+        return Ok(Sampler { scheduler, keys: &[] });
     }
     let called = |sampler: &&(&str, &[&str], SchedulerName, Keys)| {
         let (id, names, ..) = **sampler;
@@ -66,10 +73,32 @@ pub(super) fn find(name: &str) -> Result<Sampler> {
     })
 }
 
+/// What a sampler's name stands for with a model trained by EDM.
+///
+/// # Errors
+/// [`Error::Invalid`] for a sampler that there is no such variant of.
+pub(super) fn for_edm(sampler: Sampler, name: &str) -> Result<Sampler> {
+    let scheduler = match sampler.scheduler {
+        EulerDiscrete => EdmEuler,
+        DpmSolverMultistep => EdmDpmSolverMultistep,
+        _ => {
+            return Err(Error::Invalid(format!(
+                "the sampler '{name}' is not for this model, which was trained by EDM; accepted are euler, dpmpp_2m, \
+                 dpmpp_2m_karras, dpmpp_2m_sde and dpmpp_2m_sde_karras"
+            )));
+        }
+    };
+    Ok(Sampler { scheduler, ..sampler })
+}
+
 /// The spacing of this name: one of [`SCHEDULE_TYPES`].
 pub(super) fn find_schedule_type(name: &str) -> Result<ScheduleType> {
     let known = SCHEDULE_TYPES.iter().find(|(names, ..)| names.iter().any(|n| n.eq_ignore_ascii_case(name)));
-    known.map(|&(_, needs_sigmas, keys)| ScheduleType { keys, needs_sigmas }).ok_or_else(|| {
+    let found = known.map(|&(_, needs_sigmas, keys)| {
+        let of_edm = keys.is_empty() || keys.iter().any(|(key, _)| *key == "sigma_schedule");
+        ScheduleType { keys, needs_sigmas, of_edm }
+    });
+    found.ok_or_else(|| {
         let names = SCHEDULE_TYPES.iter().flat_map(|(names, ..)| names.iter().copied());
         let accepted = names.collect::<Vec<_>>().join(", ");
         Error::Invalid(format!("there is no schedule type '{name}'; accepted are {accepted}"))
@@ -103,6 +132,9 @@ const DPMPP_2M_KARRAS: Keys = &[
     ("solver_order", Setting::Int(2)),
     KARRAS,
     NOT_EXPONENTIAL,
+    NOT_BETA,
+    NOT_LU,
+    EDM_KARRAS,
 ];
 const DPMPP_2M_SDE: Keys =
     &[("algorithm_type", Setting::Str("sde-dpmsolver++")), ("solver_order", Setting::Int(2)), NOT_KARRAS];
@@ -111,13 +143,34 @@ const DPMPP_2M_SDE_KARRAS: Keys = &[
     ("solver_order", Setting::Int(2)),
     KARRAS,
     NOT_EXPONENTIAL,
+    NOT_BETA,
+    NOT_LU,
+    EDM_KARRAS,
 ];
+const DPMPP_2S: Keys =
+    &[("algorithm_type", Setting::Str("dpmsolver++")), ("solver_order", Setting::Int(2)), NOT_KARRAS];
+const DPMPP_2S_KARRAS: Keys = &[
+    ("algorithm_type", Setting::Str("dpmsolver++")),
+    ("solver_order", Setting::Int(2)),
+    KARRAS,
+    NOT_EXPONENTIAL,
+    NOT_BETA,
+    NOT_LU,
+    EDM_KARRAS,
+];
+const ONLY_KARRAS: Keys = &[KARRAS, NOT_EXPONENTIAL, NOT_BETA, NOT_LU, EDM_KARRAS];
+const EVEN: Keys = &[NOT_KARRAS];
 const BH1: Keys = &[("solver_type", Setting::Str("bh1"))];
 const BH2: Keys = &[("solver_type", Setting::Str("bh2"))];
 
 const NOT_KARRAS: (&str, Setting) = ("use_karras_sigmas", Setting::Bool(false));
 const KARRAS: (&str, Setting) = ("use_karras_sigmas", Setting::Bool(true));
 const NOT_EXPONENTIAL: (&str, Setting) = ("use_exponential_sigmas", Setting::Bool(false));
+const EDM_KARRAS: (&str, Setting) = ("sigma_schedule", Setting::Str("karras"));
+const EDM_EXPONENTIAL: (&str, Setting) = ("sigma_schedule", Setting::Str("exponential"));
+const NOT_BETA: (&str, Setting) = ("use_beta_sigmas", Setting::Bool(false));
+const BETA: (&str, Setting) = ("use_beta_sigmas", Setting::Bool(true));
+const NOT_LU: (&str, Setting) = ("use_lu_lambdas", Setting::Bool(false));
 const EXPONENTIAL: (&str, Setting) = ("use_exponential_sigmas", Setting::Bool(true));
 
 /// One sampler's id; its names, AUTOMATIC1111's first; what it stands for. A name that says nothing of Karras' noise levels means
@@ -136,22 +189,33 @@ const SAMPLERS: &[(&str, &[&str], SchedulerName, Keys)] = &[
     ("dpmpp_2m_karras", &["DPM++ 2M Karras"], DpmSolverMultistep, DPMPP_2M_KARRAS),
     ("dpmpp_2m_sde", &["DPM++ 2M SDE", "dpmpp_2m_sde_gpu"], DpmSolverMultistep, DPMPP_2M_SDE),
     ("dpmpp_2m_sde_karras", &["DPM++ 2M SDE Karras"], DpmSolverMultistep, DPMPP_2M_SDE_KARRAS),
+    ("dpmpp_2s", &["DPM++ 2S"], DpmSolverSinglestep, DPMPP_2S),
+    ("dpmpp_2s_karras", &["DPM++ 2S Karras"], DpmSolverSinglestep, DPMPP_2S_KARRAS),
+    ("dpm_2", &["DPM2"], KDpm2Discrete, EVEN),
+    ("dpm_2_karras", &["DPM2 Karras"], KDpm2Discrete, ONLY_KARRAS),
+    ("dpm_2_ancestral", &["DPM2 a"], KDpm2AncestralDiscrete, EVEN),
+    ("dpm_2_ancestral_karras", &["DPM2 a Karras"], KDpm2AncestralDiscrete, ONLY_KARRAS),
+    ("lms", &["LMS"], LmsDiscrete, EVEN),
+    ("lms_karras", &["LMS Karras"], LmsDiscrete, ONLY_KARRAS),
+    ("deis", &["DEIS"], DeisMultistep, &[]),
+    ("tcd", &["TCD"], Tcd, &[]),
 ];
 
 /// Names of one spacing, AUTOMATIC1111's first; whether it needs sigmas; the keys.
 const SCHEDULE_TYPES: &[(&[&str], bool, Keys)] = &[
     (&["Automatic"], false, &[]),
-    (&["Uniform", "normal"], false, &[NOT_KARRAS, NOT_EXPONENTIAL]),
-    (&["Karras"], true, &[KARRAS, NOT_EXPONENTIAL]),
-    (&["Exponential"], true, &[NOT_KARRAS, EXPONENTIAL]),
+    (&["Uniform", "normal"], false, &[NOT_KARRAS, NOT_EXPONENTIAL, NOT_BETA, NOT_LU]),
+    (&["Karras"], true, &[KARRAS, NOT_EXPONENTIAL, NOT_BETA, NOT_LU, EDM_KARRAS]),
+    (&["Exponential"], true, &[NOT_KARRAS, EXPONENTIAL, NOT_BETA, NOT_LU, EDM_EXPONENTIAL]),
+    (&["Beta"], true, &[NOT_KARRAS, NOT_EXPONENTIAL, BETA, NOT_LU]),
     (
         &["SGM Uniform", "sgm_uniform", "simple"],
         false,
-        &[NOT_KARRAS, NOT_EXPONENTIAL, ("timestep_spacing", Setting::Str("trailing"))],
+        &[NOT_KARRAS, NOT_EXPONENTIAL, NOT_BETA, NOT_LU, ("timestep_spacing", Setting::Str("trailing"))],
     ),
     (
         &["DDIM", "ddim_uniform"],
         false,
-        &[NOT_KARRAS, NOT_EXPONENTIAL, ("timestep_spacing", Setting::Str("leading"))],
+        &[NOT_KARRAS, NOT_EXPONENTIAL, NOT_BETA, NOT_LU, ("timestep_spacing", Setting::Str("leading"))],
     ),
 ];

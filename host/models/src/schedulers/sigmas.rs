@@ -1,6 +1,7 @@
 //! Noise levels between those of the training, and other spacings of them. Everything is in f64, as NumPy computes it.
 
 use super::{
+    beta,
     settings::{Settings, SigmaSchedule},
     timesteps::linspace,
 };
@@ -54,13 +55,25 @@ impl TrainedSigmas {
 /// `steps` noise levels from `max` down to `min`, or to the configuration's own limits. None where the configuration has
 /// those of the timesteps.
 pub(super) fn spaced(settings: &Settings, min: f64, max: f64, steps: usize) -> Option<Vec<f64>> {
+    let (trained_min, trained_max) = (min, max);
     let min = settings.sigma_min.unwrap_or(min);
     let max = settings.sigma_max.unwrap_or(max);
     match settings.sigma_schedule {
         SigmaSchedule::Interpolated => None,
         SigmaSchedule::Karras => Some(karras(min, max, steps)),
+        SigmaSchedule::Lu => {
+            // Of the logarithms that the training has in f32.
+            let [min, max] = [trained_min, trained_max].map(|sigma| f64::from((sigma as f32).ln()));
+            let ramp = linspace(0.0, 1.0, steps).into_iter();
+            Some(ramp.map(|ramp| (max + ramp * (min - max)).exp()).collect())
+        }
         SigmaSchedule::Exponential => {
             Some(linspace(max.ln(), min.ln(), steps).into_iter().map(f64::exp).collect())
+        }
+        SigmaSchedule::Beta => {
+            const SHAPE: f64 = 0.6;
+            let shares = linspace(0.0, 1.0, steps).into_iter().map(|ramp| beta::quantile(1.0 - ramp, SHAPE));
+            Some(shares.map(|share| min + share * (max - min)).collect())
         }
     }
 }

@@ -1,7 +1,10 @@
 //! Which timesteps of the training the steps stand at (Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps
 //! are Flawed", table 2).
 
-use super::settings::{Settings, TimestepSpacing};
+use super::{
+    noise_schedule::AlphasCumprod,
+    settings::{Settings, TimestepSpacing},
+};
 use crate::error::{Error, Result};
 
 /// `steps` whole timesteps, from the noisiest down: DDIM's and DDPM's.
@@ -59,6 +62,12 @@ pub(super) fn multistep(settings: &Settings, steps: usize, end: usize) -> Result
         )));
     }
     check(timesteps, settings)
+}
+
+/// How many of the training's noisiest timesteps `lambda_min_clipped` leaves out.
+pub(super) fn too_noisy(settings: &Settings, alphas_cumprod: &AlphasCumprod) -> usize {
+    let lambdas = alphas_cumprod.lambdas().rev();
+    lambdas.take_while(|&lambda| f64::from(lambda) < settings.lambda_min_clipped).count()
 }
 
 fn leading(settings: &Settings, count: usize, ratio: usize) -> Vec<f64> {

@@ -8,7 +8,7 @@ use reverie_kernels::Backend;
 use super::{
     Algorithm, Combination, Plan, Step,
     noise_schedule::{AlphasCumprod, sigma_of},
-    prediction::original_sample,
+    prediction::{original_sample, thresholded},
     settings::{FinalSigmas, Settings, SigmaSchedule, SolverType},
     sigmas::{TrainedSigmas, alpha_sigma, lambda, spaced},
     timesteps,
@@ -133,6 +133,8 @@ impl<B: Backend> Algorithm<B> for UniPcMultistepScheduler<B> {
         let index = step.index;
         let level = alpha_sigma(self.sigmas[index]);
         let original = original_sample(self.settings.prediction_type, level, &step);
+        let mut kept = None;
+        let original = thresholded(&self.settings, step.backend, original, &mut kept)?;
         let sample = match &self.last {
             Some(last) if !self.settings.disable_corrector.contains(&(index - 1)) => {
                 self.correct(index, last, original.clone()).compute(step.backend)?
