@@ -14,6 +14,7 @@ mod error;
 mod loader;
 pub mod lora;
 pub mod noise;
+pub mod pillow;
 pub mod pipeline;
 pub mod prompt;
 pub mod random;

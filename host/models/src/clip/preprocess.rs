@@ -1,8 +1,7 @@
 //! From a picture to the pixels that the picture encoder takes: `transformers.CLIPImageProcessor` on Pillow.
 //!
-//! The picture is resized until its shorter side fits, its middle is cut out, and the channels are normalised. Resizing is
-//! Pillow's bicubic filter (Keys 1981 with a = -0.5, its support widened where the picture is reduced), in Pillow's 8-bit
-//! fixed-point arithmetic: the bytes are the same.
+//! The picture is resized by Pillow's bicubic filter until its shorter side fits, its middle is cut out, and the channels are
+//! normalised.
 
 use std::{fs, path::Path};
 
@@ -10,11 +9,9 @@ use serde::Deserialize;
 
 use crate::{
     error::{Error, Result},
+    pillow::{self, Filter},
     pipeline::Picture,
 };
-
-/// Bits after the point of Pillow's coefficients.
-const PRECISION_BITS: u32 = 22;
 
 /// Pillow's number of its bicubic filter.
 const BICUBIC: u8 = 3;
@@ -142,86 +139,18 @@ impl Preprocessor {
             true => (self.shortest_edge, longer(height, width)),
             false => (longer(width, height), self.shortest_edge),
         };
-        let resized = resize(picture, new_width, new_height);
+        let size = [new_width, new_height];
+        let resized = pillow::resize(&picture.rgb, [width, height], 3, size, Filter::Bicubic);
         let (left, top) = ((new_width - self.crop) / 2, (new_height - self.crop) / 2);
         let mut values = Vec::with_capacity(3 * self.crop * self.crop);
         for channel in 0..3 {
             for row in top..top + self.crop {
                 for column in left..left + self.crop {
-                    let byte = f32::from(resized.rgb[(row * new_width + column) * 3 + channel]);
+                    let byte = f32::from(resized[(row * new_width + column) * 3 + channel]);
                     values.push((byte * self.rescale_factor - self.mean[channel]) / self.std[channel]);
                 }
             }
         }
         Ok(values)
-    }
-}
-
-/// Pillow's `Image.resize((width, height), BICUBIC)`: rows first, then columns, rounded to bytes between.
-fn resize(picture: &Picture, width: usize, height: usize) -> Picture {
-    let across = (width != picture.width).then(|| taps(picture.width, width));
-    let down = (height != picture.height).then(|| taps(picture.height, height));
-    let mut rgb = picture.rgb.clone();
-    if let Some(taps) = across {
-        rgb = (0..picture.height)
-            .flat_map(|row| {
-                let row = &rgb[row * picture.width * 3..][..picture.width * 3];
-                taps.iter().flat_map(move |taps| pixel(taps, |i| &row[i * 3..][..3]))
-            })
-            .collect();
-    }
-    if let Some(taps) = down {
-        rgb = taps
-            .iter()
-            .flat_map(|taps| {
-                (0..width).flat_map(|column| pixel(taps, |i| &rgb[(i * width + column) * 3..][..3]))
-            })
-            .collect();
-    }
-    Picture { width, height, rgb }
-}
-
-/// The pixels that one of the new size is made of: the first, and a coefficient for each.
-struct Taps {
-    first: usize,
-    coefficients: Vec<i32>,
-}
-
-/// Pillow's `precompute_coeffs` and `normalize_coeffs_8bpc`.
-fn taps(old: usize, new: usize) -> Vec<Taps> {
-    let scale = old as f64 / new as f64;
-    let filter_scale = scale.max(1.0);
-    let support = 2.0 * filter_scale;
-    (0..new)
-        .map(|x| {
-            let center = (x as f64 + 0.5) * scale;
-            let first = (center - support + 0.5).max(0.0) as usize;
-            let end = ((center + support + 0.5) as usize).min(old);
-            let weights: Vec<f64> =
-                (first..end).map(|i| cubic((i as f64 - center + 0.5) / filter_scale)).collect();
-            let sum: f64 = weights.iter().sum();
-            let fixed = |weight: f64| (weight / sum * f64::from(1u32 << PRECISION_BITS)).round() as i32;
-            Taps { first, coefficients: weights.into_iter().map(fixed).collect() }
-        })
-        .collect()
-}
-
-fn pixel<'a>(taps: &Taps, at: impl Fn(usize) -> &'a [u8]) -> [u8; 3] {
-    let mut sums = [1i64 << (PRECISION_BITS - 1); 3];
-    for (i, coefficient) in taps.coefficients.iter().enumerate() {
-        for (sum, byte) in sums.iter_mut().zip(at(taps.first + i)) {
-            *sum += i64::from(*coefficient) * i64::from(*byte);
-        }
-    }
-    sums.map(|sum| (sum >> PRECISION_BITS).clamp(0, 255) as u8)
-}
-
-/// Keys' cubic with a = -0.5.
-fn cubic(x: f64) -> f64 {
-    const A: f64 = -0.5;
-    match x.abs() {
-        x if x < 1.0 => ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0,
-        x if x < 2.0 => (((x - 5.0) * x + 8.0) * x - 4.0) * A,
-        _ => 0.0,
     }
 }
