@@ -218,6 +218,11 @@ pub trait Backend: Send + Sync + 'static {
         usize::MAX
     }
 
+    /// The bytes of memory that are free for tensors; none where that is not known.
+    fn free_memory(&self) -> Option<u64> {
+        None
+    }
+
     /// Nothing to remember yet.
     fn repeated(&self) -> Self::Repeated;
 

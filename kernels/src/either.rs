@@ -92,6 +92,13 @@ impl<A: Backend, B: Backend> Backend for Either<A, B> {
         }
     }
 
+    fn free_memory(&self) -> Option<u64> {
+        match self {
+            First(backend) => backend.free_memory(),
+            Second(backend) => backend.free_memory(),
+        }
+    }
+
     fn repeated(&self) -> Self::Repeated {
         match self {
             First(backend) => First(backend.repeated()),

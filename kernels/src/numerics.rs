@@ -155,6 +155,10 @@ impl<B: Backend> Backend for Numerics<B> {
         self.backend.most_values()
     }
 
+    fn free_memory(&self) -> Option<u64> {
+        self.backend.free_memory()
+    }
+
     fn repeated(&self) -> Self::Repeated {
         self.backend.repeated()
     }

@@ -22,6 +22,7 @@ mod gemm;
 mod group_norm;
 #[allow(unsafe_code)]
 mod linear;
+mod memory;
 #[allow(unsafe_code)]
 mod packed;
 mod pixels;
@@ -140,6 +141,10 @@ impl Backend for CpuBackend {
 
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn free_memory(&self) -> Option<u64> {
+        memory::free()
     }
 
     fn repeated(&self) {}

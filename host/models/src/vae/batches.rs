@@ -44,9 +44,11 @@ impl Activations {
         self.channels.iter().enumerate().map(values).max().unwrap_or(0)
     }
 
-    /// Whether the device can take a picture of so many rows and columns by itself.
+    /// Whether the device can take a picture of so many rows and columns by itself: its tensors can be as large, and its memory
+    /// holds them.
     pub(super) fn fit<B: Backend>(&self, backend: &B, size: [usize; 2]) -> bool {
-        self.values(size) <= backend.most_values()
+        let values = self.values(size);
+        values <= backend.most_values() && (is_small(size) || has_room(backend, values))
     }
 
     /// Applies `work` to the batch `x`, from or to pictures of `size`, in parts that the device can take, and joins what it
@@ -80,9 +82,41 @@ impl Activations {
     }
 }
 
+/// Pictures of up to 1024x1024 pixels, which are tried whatever the memory.
+fn is_small([rows, columns]: [usize; 2]) -> bool {
+    rows.saturating_mul(columns) <= 1 << 20
+}
+
+/// Whether half of the free memory, where it is known, holds all that there is at a time: the activation, what becomes of it,
+/// what is added to it, and a convolution's working memory.
+fn has_room<B: Backend>(backend: &B, values: usize) -> bool {
+    const AT_A_TIME: u64 = 4;
+    let needed = (values as u64).saturating_mul(AT_A_TIME * size_of::<f32>() as u64);
+    backend.free_memory().is_some_and(|free| needed <= free / 2)
+}
+
 #[cfg(test)]
 mod tests {
+    use reverie_kernels::cpu::CpuBackend;
+
     use super::*;
+
+    #[test]
+    fn large_pictures_are_whole_where_memory_holds_them() {
+        let config = AutoencoderKLConfig {
+            block_out_channels: vec![128, 256, 512, 512],
+            ..AutoencoderKLConfig::default()
+        };
+        let backend = CpuBackend::new(1);
+        let wide = Activations::of_decoder(&config);
+        assert!(wide.fit(&backend, [1024, 1024]));
+        // 16 TiB for an activation.
+        assert!(!wide.fit(&backend, [1 << 17, 1 << 17]));
+        if backend.free_memory().is_some_and(|free| free > 1 << 30) {
+            let narrow = AutoencoderKLConfig { block_out_channels: vec![4, 8, 8, 8], ..config };
+            assert!(Activations::of_decoder(&narrow).fit(&backend, [1032, 1024]));
+        }
+    }
 
     /// SDXL's, at 1024 by 1024: the last but one stage hands 256 channels on to the last at the picture's size. Eight of them are
     /// 2^31 values, one more than a GPU's tensors have.
