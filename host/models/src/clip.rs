@@ -104,10 +104,33 @@ impl<B: Backend> CLIPTextModel<B> {
     /// [`Error::Invalid`] where there is no sequence, the lengths do not fit, or a token is not in the vocabulary;
     /// [`Error::Backend`].
     pub fn forward(&self, backend: &B, sequences: &[&[u32]]) -> Result<CLIPTextOutput<B>> {
+        self.run(backend, sequences, None)
+    }
+
+    /// [`CLIPTextModel::forward`] where no token sees the padding: what lies behind the first `lens` tokens of each sequence,
+    /// at least one.
+    ///
+    /// # Errors
+    /// Those of [`CLIPTextModel::forward`].
+    pub fn forward_masked(
+        &self,
+        backend: &B,
+        sequences: &[&[u32]],
+        lens: &[usize],
+    ) -> Result<CLIPTextOutput<B>> {
+        self.run(backend, sequences, Some(lens))
+    }
+
+    /// Whether its configuration asks for [`CLIPTextModel::forward_masked`].
+    pub fn masks_padding(&self) -> bool {
+        self.config.use_attention_mask
+    }
+
+    fn run(&self, backend: &B, sequences: &[&[u32]], lens: Option<&[usize]>) -> Result<CLIPTextOutput<B>> {
         let mut x = self.embed(backend, sequences)?;
         let mut hidden_states = vec![x.clone()];
         for layer in &self.layers {
-            x = layer.forward(backend, &x)?;
+            x = layer.forward(backend, &x, lens)?;
             hidden_states.push(x.clone());
         }
         let last_hidden_state = self.final_layer_norm.forward(backend, &x)?;

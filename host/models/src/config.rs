@@ -390,6 +390,8 @@ pub struct CLIPTextConfig {
     /// The token whose state is the pooled output. 2, in files from before transformers 4.30, stands for the token with
     /// the greatest id.
     pub eos_token_id: u32,
+    /// Whether tokens do not see the padding before them. Stable Diffusion's pipelines act on it, SDXL's do not.
+    pub use_attention_mask: bool,
 }
 
 impl Default for CLIPTextConfig {
@@ -405,6 +407,7 @@ impl Default for CLIPTextConfig {
             hidden_act: "quick_gelu".to_owned(),
             layer_norm_eps: 1e-5,
             eos_token_id: 49407,
+            use_attention_mask: false,
         }
     }
 }

@@ -38,6 +38,8 @@ pub struct Denoise<B: Backend> {
     pub(crate) scheduler: Scheduler<B>,
     pub(crate) generator: Generator,
     pub(crate) guidance_scale: f32,
+    pub(crate) guidance_rescale: f32,
+    pub(crate) warnings: Vec<String>,
     pub(crate) positive: Conditioning<B>,
     /// Without it there is no classifier-free guidance and the UNet runs once a step instead of twice.
     pub(crate) negative: Option<Conditioning<B>>,
@@ -53,6 +55,11 @@ impl<B: Backend> Denoise<B> {
     /// fewer with a `strength` below 1.
     pub fn steps(&self) -> usize {
         self.scheduler.timesteps().len()
+    }
+
+    /// What is done in another way than asked, in sentences.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// How many are done.
@@ -109,6 +116,9 @@ impl<B: Backend> Denoise<B> {
             let (uncond, cond) = (output, backend.images(outputs, first + 1, 1)?);
             let scale = self.guidance_scale;
             output = backend.combine(&[(1.0 - scale, &uncond), (scale, &cond)])?;
+            if self.guidance_rescale > 0.0 {
+                output = rescaled(backend, &output, &cond, self.guidance_rescale)?;
+            }
         }
         self.latents = self.scheduler.step(backend, &output, &self.latents, &mut self.generator)?;
         if let Some(Inpaint::Blend { mask, original, noise }) = &self.inpaint {
@@ -188,4 +198,19 @@ pub fn advance<B: Backend>(backend: &B, outputs: &B::Tensor, requests: &mut [&mu
         entry += request.entries();
     }
     Ok(())
+}
+
+/// `rescale_noise_cfg`: the guided output with a part, `share`, of it brought back to the standard deviation of the prompt's
+/// own output. Waits for the device.
+fn rescaled<B: Backend>(backend: &B, guided: &B::Tensor, own: &B::Tensor, share: f32) -> Result<B::Tensor> {
+    let deviation = |x: &B::Tensor| -> Result<f64> {
+        let values = backend.to_vec(x)?;
+        let count = values.len() as f64;
+        let mean = values.iter().map(|&x| f64::from(x)).sum::<f64>() / count;
+        let squares = values.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>();
+        Ok((squares / (count - 1.0)).sqrt())
+    };
+    let ratio = deviation(own)? / deviation(guided)?;
+    let factor = f64::from(share) * ratio + f64::from(1.0 - share);
+    Ok(backend.combine(&[(factor as f32, guided)])?)
 }

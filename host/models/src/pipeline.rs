@@ -1,7 +1,9 @@
 //! From a request to latents that can be denoised, and from denoised latents to a picture.
 
+mod autoencoder;
 mod inputs;
 mod load;
+mod request;
 mod text;
 
 use reverie_kernels::Backend;
@@ -11,63 +13,16 @@ use crate::{
     config::UNet2DConditionConfig,
     denoise::{Conditioning, Denoise, Inpaint},
     error::{Error, Result},
-    noise::{self, Blend},
+    noise,
     random::Generator,
-    schedulers::{Plan, Scheduler, SchedulerConfig},
-    taesd::AutoencoderTiny,
+    schedulers::{Plan, Scheduler, SchedulerConfig, SchedulerName},
     unet::UNet2DConditionModel,
-    vae::AutoencoderKL,
 };
 
+use autoencoder::Autoencoder;
 pub use inputs::{Mask, Picture};
+pub use request::Request;
 use text::TextEncoders;
-
-/// Latents of more pixels than this are decoded and encoded in tiles, so that memory stays bounded: 1024x1024 pixels.
-const UNTILED_LATENTS: usize = 128 * 128;
-
-/// What a picture shall be. The field names, their meaning and the order in which random numbers are drawn are those of
-/// diffusers' pipelines: one seed gives one picture, here and there.
-#[derive(Debug, Clone)]
-pub struct Request {
-    /// What it shall show; weights and `BREAK` as A1111 writes them.
-    pub prompt: String,
-    /// What it shall not show. None is not the same as empty for SDXL, whose unconditional embedding is then zero.
-    pub negative_prompt: Option<String>,
-    /// SDXL: another prompt for its second text encoder.
-    pub prompt_2: Option<String>,
-    /// The same for what the picture shall not show.
-    pub negative_prompt_2: Option<String>,
-    /// In pixels, a multiple of [`Pipeline::factor`].
-    pub width: usize,
-    /// In pixels, a multiple of [`Pipeline::factor`].
-    pub height: usize,
-    /// SDXL: what it is told of the picture that this one is as if cut out of: the original's height and width, the rows and
-    /// columns cut off, the target's height and width. None: a whole picture of the size asked for.
-    pub time_ids: Option<[f32; 6]>,
-    /// 1 to the number of training steps.
-    pub num_inference_steps: usize,
-    /// At most 1: no classifier-free guidance. For latent consistency models it is an input of the UNet.
-    pub guidance_scale: f32,
-    /// The seed of the generator, of which the lower 32 bits count.
-    pub seed: u64,
-    /// What the seed's noise is blended with; with none it is the seed's own.
-    pub blends: Vec<Blend>,
-    /// Layers of the text encoder that are left out at its end, from 1 (none) on; None takes the model's way.
-    pub clip_skip: Option<usize>,
-    /// In place of the model's own.
-    pub scheduler: Option<SchedulerConfig>,
-    /// The picture to begin with, of the size asked for.
-    pub image: Option<Picture>,
-    /// Which part of it is made anew.
-    pub mask: Option<Mask>,
-    /// With a picture: how much of it may change, over 0 to 1.
-    pub strength: f32,
-}
-
-enum Vae<B: Backend> {
-    Kl { vae: Box<AutoencoderKL<B>>, scaling_factor: f32, shift_factor: f32 },
-    Tiny { vae: AutoencoderTiny<B>, scaling_factor: f32, shift_factor: f32 },
-}
 
 /// A model with everything that it takes to make a picture.
 pub struct Pipeline<B: Backend> {
@@ -75,14 +30,19 @@ pub struct Pipeline<B: Backend> {
     /// Predicts the noise: what [`crate::denoise::step`] runs.
     pub unet: UNet2DConditionModel<B>,
     unet_config: UNet2DConditionConfig,
-    vae: Vae<B>,
+    vae: Autoencoder<B>,
     scheduler: SchedulerConfig,
+    /// In place of it where the request has a mask.
+    inpaint_scheduler: SchedulerConfig,
+    warnings: Vec<String>,
     kind: ModelKind,
     /// Pixels a latent is wide.
     factor: usize,
     latent_channels: usize,
     force_zeros_for_empty_prompt: bool,
     turbo: bool,
+    /// Whether diffusers' pipeline of it is `LatentConsistencyModelPipeline`, which the UNet alone does not tell.
+    lcm_pipeline: bool,
 }
 
 impl<B: Backend> Pipeline<B> {
@@ -101,7 +61,7 @@ impl<B: Backend> Pipeline<B> {
         self.unet_config.time_cond_proj_dim.is_some()
     }
 
-    /// Whether it was distilled for few steps and is told so by its scheduler: the Turbo models' timesteps begin at the last.
+    /// Whether it was distilled for few steps; see [`crate::ModelFiles::is_turbo`].
     pub fn is_turbo(&self) -> bool {
         self.turbo
     }
@@ -109,6 +69,11 @@ impl<B: Backend> Pipeline<B> {
     /// Whether the UNet itself takes masks.
     pub fn is_inpainting(&self) -> bool {
         self.unet_config.in_channels == 2 * self.latent_channels + 1
+    }
+
+    /// What its files and its adapters say that has no effect, in sentences that name it.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// The scheduler that the model came with.
@@ -126,13 +91,14 @@ impl<B: Backend> Pipeline<B> {
     /// # Errors
     /// [`Error::Invalid`], which names the field and what is accepted; the device's.
     pub fn prepare(&self, backend: &B, request: &Request) -> Result<Denoise<B>> {
-        self.check(request)?;
+        request.check(self.factor, self.is_inpainting())?;
         let (h, w) = (request.height / self.factor, request.width / self.factor);
         let shape = [self.latent_channels, h, w];
         let guided = request.guidance_scale > 1.0 && !self.is_lcm();
         let (positive, negative) = self.conditioning(backend, request, guided)?;
-        let scheduler =
-            Scheduler::new(request.scheduler.as_ref().unwrap_or(&self.scheduler), &self.plan(request))?;
+        let config = self.scheduler_for(request);
+        takes_eta(config, request.eta)?;
+        let scheduler = Scheduler::new(config, &self.plan(request))?;
         let mut generator = Generator::new(request.seed);
         let (latents, inpaint) = self.first_latents(backend, request, shape, &scheduler, &mut generator)?;
         let timestep_cond = self.unet_config.time_cond_proj_dim.map(|features| {
@@ -148,6 +114,8 @@ impl<B: Backend> Pipeline<B> {
             scheduler,
             generator,
             guidance_scale: request.guidance_scale,
+            guidance_rescale: request.guidance_rescale,
+            warnings: self.warnings_of(backend, request, [h, w]),
             positive,
             negative,
             timestep_cond: timestep_cond.transpose()?,
@@ -156,66 +124,50 @@ impl<B: Backend> Pipeline<B> {
         })
     }
 
-    fn check(&self, request: &Request) -> Result<()> {
-        let invalid = |message: String| Err(Error::Invalid(message));
-        let factor = self.factor;
-        for (name, side) in [("width", request.width), ("height", request.height)] {
-            if side == 0 || !side.is_multiple_of(factor) {
-                return invalid(format!(
-                    "{name}: {side} is not a multiple of {factor}, which this model needs"
-                ));
-            }
+    /// What the request or the model says. The model's own scheduler is another with a mask.
+    fn scheduler_for<'a>(&'a self, request: &'a Request) -> &'a SchedulerConfig {
+        let own = request.scheduler.as_ref().is_none_or(|asked| asked == &self.scheduler);
+        match &request.scheduler {
+            _ if own && request.mask.is_some() => &self.inpaint_scheduler,
+            Some(asked) => asked,
+            None => &self.scheduler,
         }
-        if !request.guidance_scale.is_finite() || request.guidance_scale < 0.0 {
-            return invalid(format!("guidance_scale: {} is not a number from 0 on", request.guidance_scale));
-        }
-        noise::check(&request.blends)?;
-        if request.image.is_some() && !(request.strength > 0.0 && request.strength <= 1.0) {
-            return invalid(format!("strength: {} is not over 0 and at most 1", request.strength));
-        }
-        match (&request.image, &request.mask) {
-            (None, Some(_)) => return invalid("mask: needs an image whose part it names".into()),
-            (_, None) if self.is_inpainting() => {
-                return invalid("this is an inpainting model: it needs an image and a mask".into());
-            }
-            (Some(image), _) if [image.width, image.height] != [request.width, request.height] => {
-                return invalid(format!(
-                    "image: is {}x{}, the request {}x{}",
-                    image.width, image.height, request.width, request.height
-                ));
-            }
-            _ => {}
-        }
-        if let Some(mask) = &request.mask
-            && [mask.width, mask.height] != [request.width, request.height]
-        {
-            return invalid(format!(
-                "mask: is {}x{}, the request {}x{}",
-                mask.width, mask.height, request.width, request.height
-            ));
-        }
-        Ok(())
     }
 
     fn plan(&self, request: &Request) -> Plan {
-        let mut plan = Plan::new(request.num_inference_steps);
+        let mut plan = Plan { eta: request.eta, ..Plan::new(request.num_inference_steps) };
         if request.image.is_some() {
-            plan.strength = f64::from(request.strength);
-            // Which of diffusers' pipelines a model has depends on its UNet.
-            plan.strength_in_original_steps = self.is_lcm() && request.mask.is_none();
+            plan.strength = request.strength;
+            plan.strength_in_original_steps = self.lcm_pipeline && request.mask.is_none();
         }
         plan
     }
 
-    fn conditioning(
+    /// What is done in another way than asked.
+    fn warnings_of(&self, backend: &B, request: &Request, latents: [usize; 2]) -> Vec<String> {
+        let tiles = self.vae.needs_tiles(backend, latents, request.image.is_some());
+        let warning = || {
+            format!(
+                "{}x{} pixels do not fit the device at once: they are made in tiles, which differ a little from a whole",
+                request.width, request.height
+            )
+        };
+        tiles.then(warning).into_iter().collect()
+    }
+
+    fn conditioning<'a>(
         &self,
         backend: &B,
-        request: &Request,
+        request: &'a Request,
         guided: bool,
     ) -> Result<(Conditioning<B>, Option<Conditioning<B>>)> {
+        // An empty second text means the first, as with diffusers.
+        let second = |text: &'a Option<String>, first: &'a str| {
+            text.as_deref().filter(|text| !text.is_empty()).unwrap_or(first)
+        };
         let empty = request.negative_prompt.as_deref().unwrap_or_default();
-        let negative = guided.then_some([empty, request.negative_prompt_2.as_deref().unwrap_or(empty)]);
-        let prompt = [&*request.prompt, request.prompt_2.as_deref().unwrap_or(&request.prompt)];
+        let negative = guided.then(|| [empty, second(&request.negative_prompt_2, empty)]);
+        let prompt = [&*request.prompt, second(&request.prompt_2, &request.prompt)];
         let (positive, mut negative) = self.text.encode(backend, prompt, negative, request.clip_skip)?;
         if request.negative_prompt.is_none()
             && self.force_zeros_for_empty_prompt
@@ -247,15 +199,19 @@ impl<B: Backend> Pipeline<B> {
         let Some(image) = &request.image else {
             return Ok((pure_noise(&first_noise(request, generator, len))?, None));
         };
+        let encode = |x: &B::Tensor, generator: &mut Generator| {
+            let with_moments = self.kind == ModelKind::Sdxl && request.mask.is_none();
+            self.vae.encode(backend, x, generator, with_moments)
+        };
         let Some(mask) = &request.mask else {
-            let original = upload(self.encode(backend, &image.tensor(backend)?, generator)?)?;
+            let original = upload(encode(&image.tensor(backend)?, generator)?)?;
             let noise = upload(first_noise(request, generator, len))?;
             return Ok((scheduler.add_noise(backend, &original, &noise)?, None));
         };
         let from_noise = request.strength >= 1.0;
         let blended = !self.is_inpainting();
         let original = match blended || !from_noise {
-            true => Some(upload(self.encode(backend, &image.tensor(backend)?, generator)?)?),
+            true => Some(upload(encode(&image.tensor(backend)?, generator)?)?),
             false => None,
         };
         let values = first_noise(request, generator, len);
@@ -272,34 +228,12 @@ impl<B: Backend> Pipeline<B> {
                 Inpaint::Blend { mask: upload(small_mask.repeat(channels))?, original, noise }
             }
             _ => {
-                let masked = self.encode(backend, &mask.cut_out(backend, image)?, generator)?;
+                let masked = encode(&mask.cut_out(backend, image)?, generator)?;
                 let channels = small_mask.into_iter().chain(masked).collect();
                 Inpaint::Channels(backend.tensor(channels, [1, 1 + shape[0], h, w])?)
             }
         };
         Ok((latents, Some(inpaint)))
-    }
-
-    /// The latents of a picture, (1, 3, H, W) in -1..1, at the scale of the UNet.
-    fn encode(&self, backend: &B, x: &B::Tensor, generator: &mut Generator) -> Result<Vec<f32>> {
-        match &self.vae {
-            Vae::Kl { vae, scaling_factor, shift_factor } => {
-                let [.., height, width] = backend.shape(x);
-                let small = height * width <= UNTILED_LATENTS * self.factor * self.factor
-                    && vae.encodes_whole(backend, height, width);
-                let posterior = match small {
-                    true => vae.encode(backend, x)?,
-                    false => vae.tiled_encode(backend, x, &vae.default_tiling(), &mut |_, _| Ok(()))?,
-                };
-                let noise = generator.randn(posterior.mode().len());
-                let sample = posterior.sample(&noise)?;
-                Ok(sample.into_iter().map(|x| (x - shift_factor) * scaling_factor).collect())
-            }
-            Vae::Tiny { vae, scaling_factor, shift_factor } => {
-                let latents = backend.to_vec(&vae.encode(backend, x)?)?;
-                Ok(latents.into_iter().map(|x| (x - shift_factor) * scaling_factor).collect())
-            }
-        }
     }
 
     /// The picture of denoised latents. `progress` is called before each tile and after the last, with how many are done of
@@ -313,26 +247,7 @@ impl<B: Backend> Pipeline<B> {
         request: &Denoise<B>,
         progress: &mut dyn FnMut(usize, usize) -> Result<()>,
     ) -> Result<Picture> {
-        let [channels, h, w] = request.shape;
-        let unscaled = |scaling_factor: f32, shift_factor: f32| {
-            let shift = backend.tensor(vec![shift_factor; channels], [1, 1, 1, channels])?;
-            backend.add_channels(&backend.combine(&[(1.0 / scaling_factor, &request.latents)])?, &shift)
-        };
-        let picture = match &self.vae {
-            Vae::Kl { vae, scaling_factor, shift_factor } => {
-                let latents = unscaled(*scaling_factor, *shift_factor)?;
-                if h * w <= UNTILED_LATENTS && vae.decodes_whole(backend, h, w) {
-                    progress(0, 1)?;
-                    vae.decode(backend, &latents)?
-                } else {
-                    vae.tiled_decode(backend, &latents, &vae.default_tiling(), progress)?
-                }
-            }
-            Vae::Tiny { vae, scaling_factor, shift_factor } => {
-                progress(0, 1)?;
-                vae.decode(backend, &unscaled(*scaling_factor, *shift_factor)?)?
-            }
-        };
+        let picture = self.vae.decode(backend, &request.latents, progress)?;
         Picture::from_tensor(backend, &picture)
     }
 
@@ -350,6 +265,17 @@ impl<B: Backend> Pipeline<B> {
         let rgb = inputs::project(&request.latents(backend)?, height * width, factors);
         Ok(Some(Picture { width, height, rgb }))
     }
+}
+
+/// # Errors
+/// [`Error::Invalid`] where a scheduler would not be told of it.
+fn takes_eta(config: &SchedulerConfig, eta: f32) -> Result<()> {
+    let takes = matches!(config.name(), SchedulerName::Ddim | SchedulerName::Tcd);
+    if eta == 0.0 || takes {
+        return Ok(());
+    }
+    let name = config.name().as_str();
+    Err(Error::Invalid(format!("eta: {name} takes none; DDIMScheduler and TCDScheduler do")))
 }
 
 /// The noise that a request begins with: its generator's, blended as it says. Generators of their own give what it is

@@ -55,7 +55,8 @@ pub struct Tokenizer {
 struct AddedTokens {
     /// Any of them, the longer ones first.
     pattern: Regex,
-    ids: HashMap<String, u32>,
+    /// A textual inversion of several vectors has a token for each, of which the first stands for all: `<cat>`, `<cat>_1`.
+    ids: HashMap<String, Vec<u32>>,
 }
 
 impl Tokenizer {
@@ -140,6 +141,11 @@ impl AddedTokens {
         // Where there are none, what matches nowhere.
         let pattern = if any.is_empty() { r"[^\s\S]" } else { &any };
         let pattern = Regex::new(pattern).map_err(|e| format!("too many added tokens: {e}"))?;
+        let vectors = |token: &String| {
+            let further = (1..).map_while(|i| ids.get(&format!("{token}_{i}")));
+            ids.get(token).into_iter().chain(further).copied().collect()
+        };
+        let ids = ids.keys().map(|token| (token.clone(), vectors(token))).collect();
         Ok(Self { pattern, ids })
     }
 
@@ -148,7 +154,7 @@ impl AddedTokens {
         let mut end = 0;
         for found in self.pattern.find_iter(text) {
             rest(&text[end..found.start()], ids);
-            ids.extend(self.ids.get(found.as_str()));
+            ids.extend(self.ids.get(found.as_str()).into_iter().flatten());
             end = found.end();
         }
         rest(&text[end..], ids);

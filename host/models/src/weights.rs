@@ -1,5 +1,7 @@
 //! The tensors of a checkpoint: memory-mapped safetensors, read as f32 when they are asked for.
 
+mod finite;
+
 use std::{
     collections::{BTreeMap, HashMap},
     fs::File,
@@ -53,7 +55,7 @@ impl Weights {
     /// Maps the files and reads their headers. A later file wins where two have a tensor of one name.
     ///
     /// # Errors
-    /// [`Error::File`].
+    /// [`Error::File`]; [`Error::Unsupported`] for what is no safetensors file, or only a part of one.
     pub fn open(paths: &[impl AsRef<Path>]) -> Result<Self> {
         let mut entries = BTreeMap::new();
         let mut metadata = HashMap::new();
@@ -182,6 +184,35 @@ impl Weights {
             true => Ok(()),
             false => Err(self.misshapen(name, shape)),
         }
+    }
+
+    /// That no tensor is of a type with less than 16 bits for a number.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`], with the name of the first that is.
+    pub fn check_types(&self) -> Result<()> {
+        let narrow = |dtype| !matches!(dtype, Dtype::BOOL | Dtype::U8 | Dtype::I8) && dtype.bitsize() < 16;
+        match self.entries().find(|(_, entry)| narrow(entry.dtype)) {
+            None => Ok(()),
+            Some((name, entry)) => Err(Error::Unsupported(self.wrong_dtype(name, entry).to_string())),
+        }
+    }
+
+    /// That all values of a tensor are numbers.
+    ///
+    /// # Errors
+    /// [`Error::Missing`]; [`Error::Unsupported`] where some are not.
+    pub fn check_finite(&self, name: &str) -> Result<()> {
+        let entry = self.entry(name)?;
+        let Some((format, bytes)) = entry.bytes() else { return Ok(()) };
+        if finite::are_finite(format, bytes) {
+            return Ok(());
+        }
+        Err(Error::Unsupported(format!(
+            "{}: tensor '{}' has values that are not numbers (NaN or infinite); accepted are files without",
+            self.file(),
+            self.described(name)
+        )))
     }
 
     /// The values of a tensor of any shape.
@@ -346,8 +377,12 @@ fn read(
     let map = unsafe { Mmap::map(&file) }.map_err(|e| failed(e.to_string()))?;
     let map = Arc::new(map);
     // It checks that all tensors lie within the file and have the lengths of their shapes.
-    let (header, described) = SafeTensors::read_metadata(&map)
-        .map_err(|e| failed(format!("is not a safetensors file, or is incomplete: {e}")))?;
+    let (header, described) = SafeTensors::read_metadata(&map).map_err(|e| {
+        Error::Unsupported(format!(
+            "{}: is not a safetensors file, or is incomplete: {e}; accepted are whole .safetensors files",
+            path.display()
+        ))
+    })?;
     // The header has its length before it, in 8 bytes.
     let data = 8 + header;
     for (name, info) in described.tensors() {

@@ -1,155 +1,39 @@
 //! Whole pipelines against diffusers': tests/oracles/diffusion/make_pipeline_goldens.py made the models and the goldens.
 
-use std::path::{Path, PathBuf};
-
+use pipeline_requests::{Off, against_golden, pipelines, read, relative_error, requests};
 use reverie_kernels::{Backend, cpu::CpuBackend};
 use reverie_models::{
-    Adapters, Error, LayerCache, ModelFiles, Weights,
+    Adapters, Error, LayerCache, ModelFiles,
     denoise::{self, Denoise},
     noise::Blend,
     pipeline::{Mask, Picture, Pipeline, Request},
-    schedulers::SchedulerConfig,
 };
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 mod fixtures;
+mod pipeline_requests;
 #[path = "../../../kernels/tests/gpu/tested.rs"]
 mod tested;
 
-fn fixtures() -> PathBuf {
-    fixtures::folder("pipelines")
-}
-
-fn json(path: &Path) -> Value {
-    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
-}
-
-fn requests() -> Vec<Value> {
-    json(&fixtures().join("requests.json")).as_array().unwrap().clone()
-}
-
-/// A tensor of bytes, which `Weights` does not read.
-fn bytes(file: &str, name: &str) -> Vec<u8> {
-    let content = std::fs::read(fixtures().join(file)).unwrap();
-    safetensors::SafeTensors::deserialize(&content).unwrap().tensor(name).unwrap().data().to_vec()
-}
-
 fn load<B: Backend>(backend: &B, asked: &Value) -> Pipeline<B> {
-    let mut files = ModelFiles::open(&fixtures().join(asked["model"].as_str().unwrap())).unwrap();
+    let mut files = ModelFiles::open(&pipelines().join(asked["model"].as_str().unwrap())).unwrap();
     if let Some(vae) = asked["vae"].as_str() {
-        files.vae = ModelFiles::open_vae(&fixtures().join(vae)).unwrap();
+        files.vae = ModelFiles::open_vae(&pipelines().join(vae)).unwrap();
     }
     Pipeline::load(backend, &files, &LayerCache::default(), &Adapters::default()).unwrap()
 }
 
-/// The request of each seed.
-fn read(asked: &Value) -> Vec<Request> {
-    let number = |name: &str| asked[name].as_f64();
-    let (width, height) = (number("width").unwrap() as usize, number("height").unwrap() as usize);
-    let model = fixtures().join(asked["model"].as_str().unwrap());
-    let mut scheduler = json(&model.join("scheduler/scheduler_config.json")).as_object().unwrap().clone();
-    scheduler.extend(asked["scheduler"].as_object().cloned().unwrap_or_else(Map::new));
-    if let Some(steps) = asked.get("original_inference_steps") {
-        scheduler.insert("original_inference_steps".into(), steps.clone());
-    }
-    let scheduler = SchedulerConfig::from_json(&Value::Object(scheduler).to_string()).unwrap();
-    let image = asked["image"].as_str();
-    let mask = asked["mask_image"].as_str();
-    let request = |seed: &Value| Request {
-        prompt: asked["prompt"].as_str().unwrap().into(),
-        negative_prompt: asked["negative_prompt"].as_str().map(str::to_owned),
-        prompt_2: asked["prompt_2"].as_str().map(str::to_owned),
-        negative_prompt_2: asked["negative_prompt_2"].as_str().map(str::to_owned),
-        width,
-        height,
-        time_ids: asked.get("original_size").map(|_| {
-            let pair = |name: &str| [0, 1].map(|i| asked[name][i].as_f64().unwrap() as f32);
-            let [original, crop, target] =
-                ["original_size", "crops_coords_top_left", "target_size"].map(pair);
-            [original[0], original[1], crop[0], crop[1], target[0], target[1]]
-        }),
-        num_inference_steps: number("num_inference_steps").unwrap() as usize,
-        guidance_scale: number("guidance_scale").unwrap() as f32,
-        seed: seed.as_u64().unwrap(),
-        blends: Vec::new(),
-        // diffusers counts the layers that are skipped.
-        clip_skip: asked["clip_skip"].as_u64().map(|skipped| skipped as usize + 1),
-        scheduler: Some(scheduler.clone()),
-        image: image.map(|name| Picture { width, height, rgb: bytes("inputs.safetensors", name) }),
-        mask: mask.map(|name| Mask { width, height, grey: bytes("inputs.safetensors", name) }),
-        strength: number("strength").unwrap_or(1.0) as f32,
-    };
-    asked["seeds"].as_array().unwrap().iter().map(request).collect()
-}
-
-/// The largest difference over the largest value; infinite where a value is not finite.
-fn relative_error(actual: &[f32], expected: &[f32]) -> f32 {
-    assert_eq!(actual.len(), expected.len());
-    let largest = expected.iter().fold(0f32, |max, x| max.max(x.abs()));
-    let difference = actual.iter().zip(expected).fold(0f32, |max, (a, b)| max.max((a - b).abs()));
-    if actual.iter().all(|x| x.is_finite()) { difference / largest } else { f32::INFINITY }
-}
-
-/// How far a pipeline is from diffusers'.
-#[derive(Debug)]
-struct Off {
-    #[expect(dead_code, reason = "shown")]
-    request: String,
-    /// The largest difference of latents after any step, over the largest value.
-    latents: f32,
-    /// Of the pictures' values, the share that is off by more than 2, and the difference on average, of 255.
-    share: f64,
-    mean: f64,
-}
-
-/// Runs a request and holds it against its golden.
-fn against_golden<B: Backend>(backend: &B, asked: &Value, goldens: &Weights) -> Off {
+fn off<B: Backend>(backend: &B, asked: &Value) -> Off {
     let name = asked["name"].as_str().unwrap();
-    let pipeline = load(backend, asked);
-    let requests = read(asked);
-    let mut states: Vec<Denoise<B>> =
-        requests.iter().map(|request| pipeline.prepare(backend, request).unwrap()).collect();
-    let trajectory = goldens.shape(&format!("{name}/trajectory")).unwrap();
-    let expected = goldens.values(&format!("{name}/trajectory")).unwrap();
-    let moments = trajectory[0];
-    assert_eq!(moments, states[0].steps() + 1, "{name}: {trajectory:?}");
-    let mut latents = 0f32;
-    for expected in expected.chunks_exact(expected.len() / moments) {
-        for (state, expected) in states.iter().zip(expected.chunks_exact(expected.len() / requests.len())) {
-            latents = latents.max(relative_error(&state.latents(backend).unwrap(), expected));
-        }
-        if !states[0].is_done() {
-            denoise::step(backend, &pipeline.unet, &mut states.iter_mut().collect::<Vec<_>>()).unwrap();
-        }
-    }
-    let image = bytes("goldens.safetensors", &format!("{name}/image"));
-    let (mut wrong, mut sum) = (0, 0);
-    for (state, expected) in states.iter().zip(image.chunks_exact(image.len() / requests.len())) {
-        let picture = pipeline.decode(backend, state, &mut |_, _| Ok(())).unwrap();
-        assert_eq!(picture.rgb.len(), expected.len(), "{name}");
-        for difference in picture.rgb.iter().zip(expected).map(|(a, b)| a.abs_diff(*b)) {
-            wrong += usize::from(difference > 2);
-            sum += usize::from(difference);
-        }
-    }
-    let [share, mean] = [wrong, sum].map(|count| count as f64 / image.len() as f64);
-    println!(
-        "{name}: latents {latents:.1e}, {:.2} % of values off by more than 2, {mean:.3} on average",
-        100.0 * share
-    );
-    Off { request: name.to_owned(), latents, share, mean }
-}
-
-fn goldens() -> Weights {
-    Weights::open(&[fixtures().join("goldens.safetensors")]).unwrap()
+    against_golden(backend, &load(backend, asked), &read(asked), name, "pipelines/goldens.safetensors")
 }
 
 #[test]
 fn pictures_are_those_of_diffusers() {
-    let (backend, goldens, requests) = (CpuBackend::default(), goldens(), requests());
+    let (backend, requests) = (CpuBackend::default(), requests());
     assert!(requests.len() >= 30);
     for asked in &requests {
-        let Off { latents, share, .. } = against_golden(&backend, asked, &goldens);
+        let Off { latents, share, .. } = off(&backend, asked);
         assert!(latents < 1e-3, "{}: latents differ by {latents}", asked["name"]);
         assert!(share <= 1e-3, "{}: {share} of the picture differs", asked["name"]);
     }
@@ -162,9 +46,9 @@ fn a_gpu_makes_the_pictures_of_diffusers_within_fp16() {
         tested::skipped("takes the interpreter minutes");
         return;
     }
-    let (gpu, goldens) = (tested::gpu(), goldens());
+    let gpu = tested::gpu();
     // All of them, for whoever has the device only once.
-    let off: Vec<_> = requests().iter().map(|asked| against_golden(&gpu, asked, &goldens)).collect();
+    let off: Vec<_> = requests().iter().map(|asked| off(&gpu, asked)).collect();
     let is_right = |off: &Off| off.latents < 1e-2 && off.share < 1e-2 && off.mean < 0.5;
     let wrong: Vec<_> = off.iter().filter(|off| !is_right(off)).collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
@@ -233,7 +117,7 @@ fn what_ran_out_of_memory_can_be_done_again() {
     let Some(gpu) = tested::interpreter() else { return };
     let all = requests();
     let asked = all.iter().find(|asked| asked["name"] == "sd_batch_euler_a").unwrap();
-    let files = ModelFiles::open(&fixtures().join(asked["model"].as_str().unwrap())).unwrap();
+    let files = ModelFiles::open(&pipelines().join(asked["model"].as_str().unwrap())).unwrap();
     let full = |error: Option<Error>| {
         matches!(error, Some(Error::Backend(reverie_kernels::Error::OutOfMemory { .. })))
     };
@@ -342,6 +226,10 @@ fn bad_requests_name_the_field_and_what_is_accepted() {
     assert!(error(&|r| r.guidance_scale = f32::NAN).contains("guidance_scale"));
     assert!(error(&|r| r.blends = vec![Blend { seed: 1, amount: 1.5 }]).contains("amount 1.5"));
     assert!(error(&|r| r.clip_skip = Some(0)).contains("clip_skip"));
+    assert!(error(&|r| r.guidance_rescale = 1.5).contains("guidance_rescale"));
+    assert!(error(&|r| r.eta = -0.5).contains("eta"));
+    // Only some schedulers act on it.
+    assert!(error(&|r| r.eta = 0.5).contains("PNDMScheduler"));
     assert!(error(&|r| r.num_inference_steps = 0).contains("steps"));
     assert!(
         error(&|r| r.mask = Some(Mask { width: 64, height: 64, grey: vec![0; 4096] }))

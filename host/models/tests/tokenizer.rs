@@ -134,3 +134,22 @@ fn the_map_of_special_tokens_wins_and_old_added_tokens_are_read() {
     assert_eq!((tokenizer.bos, tokenizer.eos, tokenizer.pad), (4, 5, 0));
     assert_eq!(tokenizer.encode("a <style> a"), [3, 6, 3]);
 }
+
+/// A token of `make_inversion_goldens.py` stands for all vectors of its inversion.
+#[test]
+fn inversions_of_several_vectors_are_whole() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/diffusion");
+    let text = fs::read_to_string(fixtures.join("prompt/inversions.json")).unwrap();
+    let goldens: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(fixtures.join("pipelines/sd/tokenizer")).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+    }
+    fs::write(folder.path().join("added_tokens.json"), goldens["added_tokens"].to_string()).unwrap();
+    let tokenizer = Tokenizer::open(folder.path()).unwrap();
+    for case in goldens["cases"].as_array().unwrap() {
+        let expected: Vec<u32> = serde_json::from_value(case["tokens"].clone()).unwrap();
+        assert_eq!(tokenizer.encode(case["prompt"].as_str().unwrap()), expected, "{case}");
+    }
+}

@@ -64,7 +64,9 @@ impl Diffusion {
             scheduler: Some(scheduler),
             image,
             mask,
-            strength: request.strength,
+            strength: f64::from(request.strength),
+            eta: 0.0,
+            guidance_rescale: 0.0,
         })
     }
 

@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
 use super::{Component, ModelFiles, ModelKind, VaeConfig, pickled};
 use crate::{
-    config::UNet2DConditionConfig,
+    config::{AutoencoderKLConfig, AutoencoderTinyConfig, OneOrMany, UNet2DConditionConfig},
     error::{Error, Result},
+    schedulers::{is_unknown_key, parse_keys},
     weights::{Entry, Weights},
 };
 
@@ -16,9 +17,28 @@ use crate::{
 const DIFFUSERS: &str = "diffusion_pytorch_model";
 const TRANSFORMERS: &str = "model";
 
+/// The pipelines of diffusers that there are here, by the components that make them up.
+const PIPELINES: [&str; 8] = [
+    "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
+    "StableDiffusionXLPipeline",
+    "StableDiffusionXLImg2ImgPipeline",
+    "StableDiffusionXLInpaintPipeline",
+    "LatentConsistencyModelPipeline",
+    "LatentConsistencyModelImg2ImgPipeline",
+];
+
 pub(super) fn open(path: &Path) -> Result<ModelFiles> {
     let index: Map<String, Value> = json(&path.join("model_index.json"))?;
     let pipeline_class = string(&index, "_class_name").to_owned();
+    if !PIPELINES.contains(&pipeline_class.as_str()) {
+        return Err(Error::Unsupported(format!(
+            "{}: _class_name is '{pipeline_class}'; accepted are {}",
+            path.join("model_index.json").display(),
+            PIPELINES.join(", ")
+        )));
+    }
     // A component that a model leaves out is [null, null].
     let has = |name: &str| index.get(name).is_some_and(|it| it.get(1).is_some_and(Value::is_string));
     for name in ["unet", "vae", "text_encoder", "scheduler"] {
@@ -29,21 +49,74 @@ pub(super) fn open(path: &Path) -> Result<ModelFiles> {
             )));
         }
     }
-    let unet = component(&path.join("unet"), DIFFUSERS)?;
+    let mut warnings = Vec::new();
+    let mut unet = component(&path.join("unet"), DIFFUSERS)?;
+    unknown_keys::<UNet2DConditionConfig>(&path.join("unet/config.json"), &mut warnings)?;
     let second = has("text_encoder_2").then(|| text_encoder(&path.join("text_encoder_2"))).transpose()?;
     let tokenizer = |name: &str| has(name).then(|| path.join(name));
+    let kind = kind(path, &unet.config, second.is_some())?;
+    let vae = vae(&path.join("vae"))?;
+    let vae_config = path.join("vae/config.json");
+    match &vae.config {
+        VaeConfig::Kl(_) => unknown_keys::<AutoencoderKLConfig>(&vae_config, &mut warnings)?,
+        VaeConfig::Tiny(_) => unknown_keys::<AutoencoderTinyConfig>(&vae_config, &mut warnings)?,
+    }
+    if kind != ModelKind::Sdxl && !pipeline_class.starts_with("LatentConsistencyModel") {
+        correct_sample_size(&path.join("unet/config.json"), &mut unet.config)?;
+    }
     Ok(ModelFiles {
-        kind: kind(path, &unet.config, second.is_some())?,
+        kind,
         pipeline_class,
-        vae: vae(&path.join("vae"))?,
+        vae,
         text_encoder: text_encoder(&path.join("text_encoder"))?,
         text_encoder_2: second,
-        scheduler: json(&path.join("scheduler/scheduler_config.json"))?,
+        scheduler: scheduler(&path.join("scheduler/scheduler_config.json"), &mut warnings)?,
         tokenizer: tokenizer("tokenizer"),
         tokenizer_2: tokenizer("tokenizer_2"),
-        force_zeros_for_empty_prompt: index.get("force_zeros_for_empty_prompt") == Some(&Value::Bool(true)),
+        force_zeros_for_empty_prompt: kind == ModelKind::Sdxl
+            && index.get("force_zeros_for_empty_prompt").is_none_or(|it| it == &Value::Bool(true)),
         unet,
+        warnings,
     })
+}
+
+/// The fields of a scheduler's configuration; what no scheduler knows is added to `warnings`.
+fn scheduler(path: &Path, warnings: &mut Vec<String>) -> Result<Map<String, Value>> {
+    let failed = |reason: String| Error::File { file: path.display().to_string(), reason };
+    let text = std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
+    let fields = parse_keys(&text).map_err(|e| failed(e.to_string()))?;
+    let unknown = fields.keys().filter(|key| is_unknown_key(key));
+    warnings.extend(
+        unknown.map(|key| format!("{}: '{key}' is of no scheduler and has no effect", path.display())),
+    );
+    Ok(fields)
+}
+
+/// Keys of a component's configuration that its class in diffusers does not know either are added to `warnings`.
+fn unknown_keys<C: Default + Serialize>(path: &Path, warnings: &mut Vec<String>) -> Result<()> {
+    /// What changes nothing once a model is trained.
+    const OF_TRAINING: [&str; 2] = ["dropout", "addition_embed_type_num_heads"];
+    let fields: Map<String, Value> = json(path)?;
+    let known = serde_json::to_value(C::default()).unwrap_or_default();
+    let unknown = fields.keys().filter(|key| {
+        !key.starts_with('_') && known.get(key).is_none() && !OF_TRAINING.contains(&key.as_str())
+    });
+    warnings.extend(unknown.map(|key| format!("{}: '{key}' is not known and has no effect", path.display())));
+    Ok(())
+}
+
+/// Before diffusers 0.9 the files of Stable Diffusion 1 gave the UNet a `sample_size` of 32, and meant 64.
+fn correct_sample_size(path: &Path, config: &mut UNet2DConditionConfig) -> Result<()> {
+    let fields: Map<String, Value> = json(path)?;
+    let mut version =
+        string(&fields, "_diffusers_version").split('.').map_while(|part| part.parse::<u32>().ok());
+    let (Some(major), Some(minor)) = (version.next(), version.next()) else { return Ok(()) };
+    if let Some(OneOrMany::One(side)) = &mut config.sample_size
+        && (major, minor) < (0, 9)
+    {
+        *side = (*side).max(64);
+    }
+    Ok(())
 }
 
 fn kind(path: &Path, unet: &UNet2DConditionConfig, second_text_encoder: bool) -> Result<ModelKind> {

@@ -44,6 +44,8 @@ pub struct ModelFiles {
     pub tokenizer_2: Option<PathBuf>,
     /// Whether an empty negative prompt stands for zeros and not for an encoded empty text (SDXL).
     pub force_zeros_for_empty_prompt: bool,
+    /// What the files say that has no effect, in sentences that name it.
+    pub warnings: Vec<String>,
 }
 
 /// A part of a model.
@@ -89,6 +91,9 @@ impl ModelFiles {
             single_file::open(path)?
         };
         check_channels(&files.unet)?;
+        let encoders = [Some(&files.text_encoder), files.text_encoder_2.as_ref()].into_iter().flatten();
+        let weights = encoders.map(|it| &it.weights).chain([&files.unet.weights, &files.vae.weights]);
+        weights.into_iter().try_for_each(Weights::check_types)?;
         Ok(files)
     }
 

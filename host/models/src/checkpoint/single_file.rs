@@ -56,6 +56,7 @@ pub(super) fn open(path: &Path) -> Result<ModelFiles> {
         tokenizer: None,
         tokenizer_2: None,
         force_zeros_for_empty_prompt: kind == ModelKind::Sdxl,
+        warnings: Vec::new(),
     })
 }
 

@@ -2,27 +2,44 @@
 
 use serde_json::Value;
 
-use super::{ModelFiles, VaeConfig};
+use super::{ModelFiles, ModelKind, VaeConfig};
 use crate::{config::UNet2DConditionConfig, error::Result, schedulers::SchedulerConfig};
 
 /// Latents' sides where a configuration does not tell: those of Stable Diffusion 1.
 const DEFAULT_LATENTS: usize = 64;
 
 impl ModelFiles {
-    /// The scheduler that the model comes with. One that is not supported has a near relative that is: requests can name
-    /// another one still.
+    /// The scheduler that the model comes with, as the pipeline that diffusers has for it reads it.
     ///
     /// # Errors
-    /// Those of [`SchedulerConfig::from_json`].
+    /// Those of [`SchedulerConfig::from_json`]: a scheduler that is not built is refused by its name.
     pub fn scheduler_config(&self) -> Result<SchedulerConfig> {
-        let text = Value::Object(self.scheduler.clone()).to_string();
-        SchedulerConfig::from_json(&text)
-            .or_else(|_| SchedulerConfig::from_json_with_name(&text, "EulerDiscreteScheduler"))
+        self.scheduler_of(false)
     }
 
-    /// Whether it was distilled for few steps and is told so by its scheduler: the Turbo models' timesteps begin at the last.
+    /// The same where a request has a mask, for which diffusers has another pipeline.
+    ///
+    /// # Errors
+    /// Those of [`ModelFiles::scheduler_config`].
+    pub fn inpaint_scheduler_config(&self) -> Result<SchedulerConfig> {
+        self.scheduler_of(true)
+    }
+
+    fn scheduler_of(&self, masked: bool) -> Result<SchedulerConfig> {
+        let config = SchedulerConfig::from_json(&Value::Object(self.scheduler.clone()).to_string())?;
+        let lcm = self.pipeline_class.starts_with("LatentConsistencyModel") && !masked;
+        Ok(if self.kind == ModelKind::Sdxl || lcm { config } else { config.corrected(masked) })
+    }
+
+    /// Whether it was distilled for few steps, as the Turbo models: these predict noise, with timesteps that begin at the
+    /// last. Models that predict velocities up to pure noise have such timesteps as well, and take as many steps as others.
     pub fn is_turbo(&self) -> bool {
-        self.scheduler.get("timestep_spacing").and_then(Value::as_str) == Some("trailing")
+        let text = |key: &str| self.scheduler.get(key).and_then(Value::as_str);
+        let flag = |key: &str| self.scheduler.get(key).and_then(Value::as_bool).unwrap_or(false);
+        let consistency = matches!(text("_class_name"), Some("LCMScheduler" | "TCDScheduler"));
+        let trailing = text("timestep_spacing") == Some("trailing");
+        let of_noise = text("prediction_type").is_none_or(|it| it == "epsilon");
+        consistency || trailing && of_noise && !flag("rescale_betas_zero_snr")
     }
 
     /// The side of the pictures that it was trained with, in pixels.

@@ -43,8 +43,9 @@ impl<B: Backend> CLIPEncoderLayer<B> {
         })
     }
 
-    pub fn forward(&self, backend: &B, x: &B::Tensor) -> Result<B::Tensor> {
-        let x = self.self_attn.forward(backend, &self.layer_norm1.forward(backend, x)?, x)?;
+    /// `lens` are those of the sequences before their padding, where that is not seen.
+    pub fn forward(&self, backend: &B, x: &B::Tensor, lens: Option<&[usize]>) -> Result<B::Tensor> {
+        let x = self.self_attn.forward(backend, &self.layer_norm1.forward(backend, x)?, x, lens)?;
         let inner = backend.linear(&self.layer_norm2.forward(backend, &x)?, &self.fc1)?;
         let inner = backend.unary(&inner, self.activation)?;
         Ok(backend.linear_residual(&inner, &self.fc2, &x)?)
@@ -74,11 +75,55 @@ impl<B: Backend> CLIPAttention<B> {
         })
     }
 
-    fn forward(&self, backend: &B, x: &B::Tensor, residual: &B::Tensor) -> Result<B::Tensor> {
+    fn forward(
+        &self,
+        backend: &B,
+        x: &B::Tensor,
+        residual: &B::Tensor,
+        lens: Option<&[usize]>,
+    ) -> Result<B::Tensor> {
         let [q, k, v] =
             [&self.q_proj, &self.k_proj, &self.v_proj].map(|projection| backend.linear(x, projection));
-        let gathered = backend.attention(&q?, &k?, &v?, self.num_attention_heads, self.mask)?;
+        let (q, k, v) = (q?, k?, v?);
+        let gathered = match lens {
+            None => backend.attention(&q, &k, &v, self.num_attention_heads, self.mask)?,
+            Some(lens) => {
+                let one = |(i, &len): (usize, &usize)| {
+                    let [q, k, v] = [&q, &k, &v].map(|x| backend.images(x, i, 1));
+                    self.masked(backend, &q?, &k?, &v?, len)
+                };
+                let each = lens.iter().enumerate().map(one).collect::<Result<Vec<_>>>()?;
+                backend.stack(&each.iter().collect::<Vec<_>>())?
+            }
+        };
         Ok(backend.linear_residual(&gathered, &self.out_proj, residual)?)
+    }
+
+    /// The attention of one sequence of which only the first `len` tokens are seen: those see what came before as ever, the
+    /// padding sees all of them.
+    fn masked(
+        &self,
+        backend: &B,
+        q: &B::Tensor,
+        k: &B::Tensor,
+        v: &B::Tensor,
+        len: usize,
+    ) -> Result<B::Tensor> {
+        let [_, _, tokens, features] = backend.shape(q);
+        let seen = |x: &B::Tensor| -> Result<B::Tensor> {
+            let mut values = backend.to_vec(x)?;
+            values.truncate(len * features);
+            Ok(backend.tensor(values, [1, 1, len, features])?)
+        };
+        let heads = self.num_attention_heads;
+        let text = backend.attention(q, k, v, heads, self.mask)?;
+        if len >= tokens {
+            return Ok(text);
+        }
+        let padding = backend.attention(q, &seen(k)?, &seen(v)?, heads, Mask::None)?;
+        let is_text = (0..tokens * features).map(|i| if i < len * features { 1.0 } else { 0.0 });
+        let is_text = backend.tensor(is_text.collect(), [1, 1, tokens, features])?;
+        Ok(backend.blend(&text, &padding, &is_text)?)
     }
 }
 

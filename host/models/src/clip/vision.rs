@@ -104,7 +104,7 @@ impl<B: Backend> CLIPVisionModel<B> {
         let x = backend.tensor(values, [1, 1, 1 + side * side, hidden_size])?;
         let mut x = self.pre_layrnorm.forward(backend, &x)?;
         for layer in &self.layers {
-            x = layer.forward(backend, &x)?;
+            x = layer.forward(backend, &x, None)?;
         }
         // The state of the class alone is used.
         let class = backend.to_vec(&x)?[..hidden_size].to_vec();

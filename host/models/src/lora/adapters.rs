@@ -16,6 +16,7 @@ use crate::{
 pub struct Adapters {
     components: HashMap<Target, ComponentAdapters>,
     unmatched: Vec<String>,
+    warnings: Vec<String>,
 }
 
 /// What they add to one component; see [`crate::Loader::with_adapters`].
@@ -67,7 +68,9 @@ impl Adapters {
                     lora.weights.file()
                 )));
             }
+            let known = adapters.unmatched.len();
             adapters.unmatched.extend(lora.others.iter().cloned());
+            let mut matched = 0;
             for (index, layer) in lora.layers.iter().enumerate() {
                 let found =
                     names.get(&layer.target).and_then(|names| Some((names.find(&layer.module)?, names)));
@@ -75,6 +78,7 @@ impl Adapters {
                     adapters.unmatched.push(layer.down.clone());
                     continue;
                 };
+                matched += 1;
                 layer.check(&lora.weights, weights.shape(&format!("{name}.weight"))?)?;
                 if *strength != 0.0 {
                     let delta = Delta { lora: lora.clone(), index, strength: *strength };
@@ -82,6 +86,7 @@ impl Adapters {
                     component.layers.entry(weights.full_name(name)).or_default().push(delta);
                 }
             }
+            adapters.warnings.extend(lost(lora, matched, &adapters.unmatched[known..]));
         }
         Ok(adapters)
     }
@@ -91,11 +96,28 @@ impl Adapters {
         self.components.get(&target)
     }
 
+    /// For each file with parts that the model has no layer for, a sentence that says so.
+    pub fn warnings(&self) -> impl Iterator<Item = String> + '_ {
+        self.warnings.iter().cloned()
+    }
+
     /// The tensors for which the model has no layer (of each such layer only its `lora_down`). They have no effect: they are
     /// of another family of models, or of a part that is not used.
     pub fn unmatched(&self) -> &[String] {
         &self.unmatched
     }
+}
+
+/// What is to be said of a file of which `matched` layers are the model's and `unmatched` are not.
+fn lost(lora: &Lora, matched: usize, unmatched: &[String]) -> Option<String> {
+    let first = unmatched.first()?;
+    let (file, count) = (lora.weights.file(), unmatched.len());
+    Some(match matched {
+        0 => format!(
+            "{file}: none of its {count} parts fits a layer of the model, so it has no effect ('{first}')"
+        ),
+        _ => format!("{file}: {count} of its parts fit no layer of the model and have no effect ('{first}')"),
+    })
 }
 
 impl ComponentAdapters {

@@ -69,6 +69,7 @@ impl Lora {
     /// [`Error::File`]; [`Error::Unsupported`] for adapters that are not LoRA or LoCon.
     pub fn open(path: &Path) -> Result<Self> {
         let weights = Weights::open(&[path])?;
+        weights.check_types()?;
         let (found, others) = sort(&weights)?;
         if found.is_empty() {
             return Err(Error::Unsupported(format!(

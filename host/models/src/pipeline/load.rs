@@ -2,7 +2,11 @@
 
 use reverie_kernels::Backend;
 
-use super::{Pipeline, Vae, text::TextEncoders};
+use super::{
+    Pipeline,
+    autoencoder::{Autoencoder, LatentScale, Model},
+    text::TextEncoders,
+};
 use crate::{
     checkpoint::{Component, ModelFiles, ModelKind, VaeConfig},
     clip::CLIPTextModel,
@@ -45,7 +49,9 @@ impl<B: Backend> Pipeline<B> {
         let unet = &files.unet;
         let loader = Loader::new(backend, unet.weights.clone(), cache);
         let loader = loader.with_adapters(adapters.component(Target::Unet));
-        let (vae, latent_channels, factor) = vae(backend, &files.vae, cache)?;
+        let (vae, latent_channels, factor) = vae(backend, files, cache)?;
+        let mut warnings = files.warnings.clone();
+        warnings.extend(adapters.warnings());
         Ok(Self {
             text: TextEncoders { encoders, sdxl },
             unet: UNet2DConditionModel::load(&loader, &unet.config)?,
@@ -53,6 +59,9 @@ impl<B: Backend> Pipeline<B> {
             vae,
             turbo: files.is_turbo(),
             scheduler: files.scheduler_config()?,
+            inpaint_scheduler: files.inpaint_scheduler_config()?,
+            warnings,
+            lcm_pipeline: files.pipeline_class.starts_with("LatentConsistencyModel"),
             kind: files.kind,
             factor,
             latent_channels,
@@ -76,22 +85,33 @@ fn check_vocabulary(tokenizer: &Tokenizer, config: &CLIPTextConfig) -> Result<()
 /// The autoencoder, the channels of its latents, and how many pixels one of them is wide.
 fn vae<B: Backend>(
     backend: &B,
-    files: &Component<VaeConfig>,
+    files: &ModelFiles,
     cache: &LayerCache<B>,
-) -> Result<(Vae<B>, usize, usize)> {
-    let loader = Loader::new(backend, files.weights.clone(), cache);
-    match &files.config {
+) -> Result<(Autoencoder<B>, usize, usize)> {
+    let loader = Loader::new(backend, files.vae.weights.clone(), cache);
+    let (model, scale, channels) = match &files.vae.config {
         VaeConfig::Kl(config) => {
-            let vae = AutoencoderKL::load(&loader, config)?;
-            let factor = vae.factor();
-            let (scaling_factor, shift_factor) = (config.scaling_factor, config.shift_factor.unwrap_or(0.0));
-            Ok((Vae::Kl { vae: Box::new(vae), scaling_factor, shift_factor }, config.latent_channels, factor))
+            let moments = match (&config.latents_mean, &config.latents_std) {
+                (Some(mean), Some(std)) if files.kind == ModelKind::Sdxl => Some((mean.clone(), std.clone())),
+                _ => None,
+            };
+            let model = Model::Kl(Box::new(AutoencoderKL::load(&loader, config)?));
+            (model, LatentScale { factor: config.scaling_factor, moments }, config.latent_channels)
         }
         VaeConfig::Tiny(config) => {
-            let vae = AutoencoderTiny::load(&loader, config)?;
-            let factor = files.config.factor();
-            let (scaling_factor, shift_factor) = (config.scaling_factor, config.shift_factor);
-            Ok((Vae::Tiny { vae, scaling_factor, shift_factor }, config.latent_channels, factor))
+            let scale = LatentScale { factor: config.scaling_factor, moments: None };
+            (Model::Tiny(AutoencoderTiny::load(&loader, config)?), scale, config.latent_channels)
         }
+    };
+    if let Some((mean, std)) = &scale.moments
+        && [mean.len(), std.len()] != [channels; 2]
+    {
+        return Err(Error::Unsupported(format!(
+            "{}: latents_mean and latents_std have {} and {} values; accepted is one for each of {channels} channels",
+            files.vae.weights.file(),
+            mean.len(),
+            std.len()
+        )));
     }
+    Ok((Autoencoder { model, scale }, channels, files.vae.config.factor()))
 }

@@ -37,12 +37,10 @@ impl<B: Backend> TextEncoders<B> {
             false => TextLayer::Normed { clip_skip: skipped },
             true => TextLayer::Penultimate { clip_skip: skipped },
         };
-        let skipped = match (self.sdxl, clip_skip.unwrap_or(1)) {
-            (_, 0) => return Err(Error::Invalid("clip_skip: 0 is not accepted; 1 is the last layer".into())),
-            (false, layers) => layers - 1,
-            // Its own way is the layer that others count as the second.
-            (true, layers) => layers.saturating_sub(2),
-        };
+        // SDXL's own way is the layer before the last; from there on it is counted as with the others, as by diffusers.
+        let skipped = clip_skip.unwrap_or(1).checked_sub(1).ok_or_else(|| {
+            Error::Invalid("clip_skip: 0 is not accepted; 1 is the layer that the model takes".into())
+        })?;
         let encoders: Vec<TextEncoder<B>> =
             self.encoders.iter().map(|(tokenizer, model)| TextEncoder { tokenizer, model }).collect();
         // As in diffusers, layers are left out for the prompt alone.

@@ -10,6 +10,8 @@ pub struct Chunk {
     pub tokens: Vec<u32>,
     /// One for each token; 1 for BOS, EOS and padding.
     pub weights: Vec<f32>,
+    /// How many tokens come before the padding.
+    pub len: usize,
 }
 
 /// A prompt in chunks. A text of at most 75 tokens is one chunk; a longer one is cut after every 75th token, wherever that
@@ -52,6 +54,6 @@ impl Chunk {
         let marked = [(bos, 1.0)].into_iter().chain(text.iter().copied()).chain([(eos, 1.0)]);
         let padded = marked.chain(std::iter::repeat((pad, 1.0))).take(model_max_length);
         let (tokens, weights) = padded.unzip();
-        Self { tokens, weights }
+        Self { tokens, weights, len: text.len() + 2 }
     }
 }

@@ -88,7 +88,11 @@ fn encode<B: Backend>(
     layer: TextLayer,
 ) -> Result<States<B>> {
     let sequences: Vec<&[u32]> = prompt.chunks.iter().map(|chunk| &*chunk.tokens).collect();
-    let output = model.forward(backend, &sequences)?;
+    let lens: Vec<usize> = prompt.chunks.iter().map(|chunk| chunk.len).collect();
+    let output = match model.masks_padding() {
+        true => model.forward_masked(backend, &sequences, &lens)?,
+        false => model.forward(backend, &sequences)?,
+    };
     let states = model.select(backend, &output, layer)?;
     let [_, _, tokens, width] = backend.shape(&states);
     let mut values = backend.to_vec(&states)?;

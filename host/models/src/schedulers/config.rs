@@ -193,8 +193,7 @@ impl SchedulerConfig {
 
     /// The keys that no scheduler of diffusers knows, and so mean nothing here or there.
     pub fn unknown_keys(&self) -> impl Iterator<Item = &str> {
-        let keys = self.keys.keys().map(String::as_str);
-        keys.filter(|key| !key.starts_with('_') && !keys::KNOWN.contains(key))
+        self.keys.keys().map(String::as_str).filter(|key| is_unknown_key(key))
     }
 
     /// A setting as the file has it.
@@ -217,7 +216,16 @@ impl SchedulerConfig {
     }
 }
 
-fn parse(text: &str) -> Result<Map<String, Value>> {
+/// Whether a key is of no scheduler of diffusers.
+pub(crate) fn is_unknown_key(key: &str) -> bool {
+    !key.starts_with('_') && !keys::KNOWN.contains(&key)
+}
+
+/// The keys of a `scheduler_config.json`.
+///
+/// # Errors
+/// [`Error::Invalid`] where it is not a JSON object.
+pub(crate) fn parse(text: &str) -> Result<Map<String, Value>> {
     match serde_json::from_str(&json::without_infinities(text)) {
         Ok(Value::Object(keys)) => Ok(keys),
         Ok(_) => Err(Error::Invalid("the scheduler's configuration is not a JSON object".into())),

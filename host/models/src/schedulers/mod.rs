@@ -38,6 +38,7 @@ mod timesteps;
 mod unipc_multistep;
 
 pub use config::{SchedulerConfig, SchedulerName};
+pub(crate) use config::{is_unknown_key, parse as parse_keys};
 pub use samplers::{sampler_ids, sampler_names, schedule_type_names};
 
 use reverie_kernels::Backend;
