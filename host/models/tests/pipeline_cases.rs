@@ -143,8 +143,11 @@ fn keys_that_mean_nothing_are_said() {
     for key in ["'sharpness'", "'colour'", "'speed'"] {
         assert!(pipeline.warnings().iter().any(|warning| warning.contains(key)), "{:?}", pipeline.warnings());
     }
-    for model in ["sd", "inpaint", "lcm", "turbo", "sdxl"] {
-        let pipeline = load(&ModelFiles::open(&pipelines().join(model)).unwrap());
+    let embedded = Path::new(env!("CARGO_MANIFEST_DIR")).join("../weights/emoji/model");
+    let fixtures = ["sd", "inpaint", "lcm", "turbo", "sdxl"].map(|model| pipelines().join(model));
+    for model in fixtures.into_iter().chain([embedded]) {
+        let pipeline = load(&ModelFiles::open(&model).unwrap());
+        let model = model.display();
         assert!(pipeline.warnings().is_empty(), "{model}: {:?}", pipeline.warnings());
     }
 }

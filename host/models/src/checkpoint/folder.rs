@@ -94,13 +94,13 @@ fn scheduler(path: &Path, warnings: &mut Vec<String>) -> Result<Map<String, Valu
 
 /// Keys of a component's configuration that its class in diffusers does not know either are added to `warnings`.
 fn unknown_keys<C: Default + Serialize>(path: &Path, warnings: &mut Vec<String>) -> Result<()> {
-    /// What changes nothing once a model is trained.
-    const OF_TRAINING: [&str; 2] = ["dropout", "addition_embed_type_num_heads"];
+    /// What changes nothing: of training, of other embeddings, and what `AutoencoderTiny` saves of its encoder once more.
+    const IDLE: [&str; 3] = ["dropout", "addition_embed_type_num_heads", "block_out_channels"];
     let fields: Map<String, Value> = json(path)?;
     let known = serde_json::to_value(C::default()).unwrap_or_default();
-    let unknown = fields.keys().filter(|key| {
-        !key.starts_with('_') && known.get(key).is_none() && !OF_TRAINING.contains(&key.as_str())
-    });
+    let unknown = fields
+        .keys()
+        .filter(|key| !key.starts_with('_') && known.get(key).is_none() && !IDLE.contains(&key.as_str()));
     warnings.extend(unknown.map(|key| format!("{}: '{key}' is not known and has no effect", path.display())));
     Ok(())
 }
