@@ -4,6 +4,8 @@
 //! fault and a clearing, which at these sizes takes longer than the arithmetic of a cheap layer: so freed
 //! buffers are kept for the next tensor.
 
+use rayon::prelude::*;
+use std::mem::MaybeUninit;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// How many lanes a vector has, and so how many channels a block of the blocked layout.
@@ -66,17 +68,37 @@ impl Pool {
     }
 }
 
-/// New memory.
-pub(crate) fn zeroed(len: usize) -> Vec<Lanes> {
-    filled(len, Lanes::ZERO)
+/// Sixteen values of neighbouring channels, of any precision.
+pub(crate) trait Vector: Copy + Send + Sync {
+    /// Of which it has [`LANES`].
+    type Value: Copy + Default + Send + Sync;
+    const ZERO: Self;
+
+    /// The values of vectors, in order, to write to.
+    fn values_mut(vectors: &mut [Self]) -> &mut [Self::Value];
 }
 
-/// New memory with `len` times the same.
-pub(crate) fn filled<T: Copy>(len: usize, value: T) -> Vec<T> {
-    let mut values = Vec::with_capacity(len);
-    prefer_huge_pages(&mut values);
-    values.resize(len, value);
-    values
+impl Vector for Lanes {
+    type Value = f32;
+    const ZERO: Self = Self::ZERO;
+
+    fn values_mut(vectors: &mut [Self]) -> &mut [f32] {
+        flat_mut(vectors)
+    }
+}
+
+/// New memory. The system gives a page as it is first touched, which takes long for much memory: all threads do it.
+#[allow(unsafe_code)]
+pub(crate) fn zeroed<V: Vector>(len: usize) -> Vec<V> {
+    /// As many vectors as one thread touches at a time.
+    const STEP: usize = 1 << 14;
+    let mut vectors = Vec::with_capacity(len);
+    prefer_huge_pages(&mut vectors);
+    let untouched = &mut vectors.spare_capacity_mut()[..len];
+    untouched.par_chunks_mut(STEP).for_each(|part| part.fill(MaybeUninit::new(V::ZERO)));
+    // SAFETY: the capacity is at least `len`, and so many were written.
+    unsafe { vectors.set_len(len) };
+    vectors
 }
 
 /// Asks for pages of 2 MiB: weights and large tensors are read through so fast that with pages of 4 KiB the

@@ -8,6 +8,7 @@ use super::simd::Level;
 use super::tensor::CpuTensor;
 use super::winograd::Winograd;
 use crate::backend::{Activation, Conv2dDesc, Shape};
+use crate::weight::Weight;
 use std::sync::Arc;
 
 /// A convolution of the CPU backend.
@@ -30,13 +31,13 @@ impl CpuConv2d {
     /// Prepares parameters that were checked.
     pub(super) fn new(
         desc: Conv2dDesc,
-        weight: &[f32],
+        weight: Weight<'_>,
         bias: Option<&[f32]>,
         act: &Activation,
         level: Level,
     ) -> Self {
         let method = if Winograd::suits(&desc) {
-            Method::Winograd(Winograd::new(desc, weight, level))
+            Method::Winograd(Winograd::new(desc, &weight.to_f32(), level))
         } else if Deep::suits(&desc) {
             Method::Deep(Deep::new(desc, weight, level))
         } else {

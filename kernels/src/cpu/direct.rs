@@ -2,13 +2,14 @@
 //! a time ("im2col"), a step of the depth after the other so that they stay in the core's cache, and multiplied
 //! with the weights.
 
-use super::buffer::{LANES, Lanes, flat_mut};
+use super::buffer::{LANES, Lanes, Vector, flat_mut};
 use super::epilogue::Output;
 use super::gemm::{self, DEPTH_STEP, Gemm};
-use super::packed::{Matrix, Packed};
+use super::packed::{Matrix, Packed, Packer};
 use super::scratch::with_scratch;
 use super::simd::{Level, Simd, Task};
 use crate::backend::{Conv2dDesc, Shape};
+use crate::weight::Weight;
 use rayon::prelude::*;
 
 /// The most output pixels of a task: with a step of the depth their inputs take a fifth of a second-level
@@ -39,19 +40,40 @@ pub(crate) struct Direct {
     level: Level,
 }
 
+/// How weights in out, in, row, column order are packed.
+struct Order {
+    desc: Conv2dDesc,
+    /// Blocks would be mostly padding for the few channels of a picture.
+    planar: bool,
+    depth: usize,
+    level: Level,
+}
+
+impl Order {
+    fn new(desc: Conv2dDesc, level: Level) -> Self {
+        let planar = desc.in_channels < LANES;
+        let inputs = if planar { desc.in_channels } else { desc.in_channels.next_multiple_of(LANES) };
+        Self { desc, planar, depth: desc.kernel * desc.kernel * inputs, level }
+    }
+}
+
+impl Packer for Order {
+    fn pack<V: Vector>(&self, value: impl Fn(usize) -> V::Value + Sync) -> Vec<V> {
+        let (inputs, taps) = (self.desc.in_channels, self.desc.kernel * self.desc.kernel);
+        let padded = inputs.next_multiple_of(LANES);
+        gemm::pack(self.depth, self.desc.out_channels, self.level, |row, o| {
+            let (tap, input) =
+                if self.planar { (row % taps, row / taps) } else { (row / padded, row % padded) };
+            if input < inputs { value((o * inputs + input) * taps + tap) } else { V::Value::default() }
+        })
+    }
+}
+
 impl Direct {
     /// Packs weights in out, in, row, column order.
-    pub(crate) fn new(desc: Conv2dDesc, weight: &[f32], level: Level) -> Self {
-        let (inputs, taps) = (desc.in_channels, desc.kernel * desc.kernel);
-        // Blocks would be mostly padding for the few channels of a picture.
-        let planar = inputs < LANES;
-        let padded = inputs.next_multiple_of(LANES);
-        let depth = taps * if planar { inputs } else { padded };
-        let weights = gemm::pack(depth, desc.out_channels, level, |row, o| {
-            let (tap, input) = if planar { (row % taps, row / taps) } else { (row / padded, row % padded) };
-            if input < inputs { weight[(o * inputs + input) * taps + tap] } else { 0.0 }
-        });
-        Self { desc, weights: Packed::new(weights), planar, depth, level }
+    pub(crate) fn new(desc: Conv2dDesc, weight: Weight<'_>, level: Level) -> Self {
+        let order = Order::new(desc, level);
+        Self { desc, weights: Packed::of(weight, &order), planar: order.planar, depth: order.depth, level }
     }
 
     /// Whether [`Direct::run`] needs its input in the planar layout.

@@ -7,7 +7,7 @@
 //! the depth with one fused multiply-add a step, so that a result does not depend on how the rows were
 //! divided among blocks, tasks or threads.
 
-use super::buffer::{LANES, Lanes, flat_mut, zeroed};
+use super::buffer::{LANES, Vector, zeroed};
 use super::packed::Matrix;
 use super::simd::{Level, Simd, Task, prefetch};
 use rayon::prelude::*;
@@ -54,12 +54,12 @@ pub(crate) fn task_size(
 
 /// A matrix of `depth` × `columns`, given by `value(row, column)`, packed for `level`: on cache line boundaries,
 /// with columns padded to whole vectors by zeros.
-pub(crate) fn pack(
+pub(crate) fn pack<V: Vector>(
     depth: usize,
     columns: usize,
     level: Level,
-    value: impl Fn(usize, usize) -> f32 + Sync,
-) -> Vec<Lanes> {
+    value: impl Fn(usize, usize) -> V::Value + Sync,
+) -> Vec<V> {
     let blocks = columns.div_ceil(LANES);
     let mut lanes = zeroed(depth * blocks);
     let mut rest = lanes.as_mut_slice();
@@ -75,15 +75,15 @@ pub(crate) fn pack(
 }
 
 /// Fills a panel with `columns` of a matrix, row by row; columns that it has beyond them stay as they are.
-pub(crate) fn pack_panel(
-    panel: &mut [Lanes],
+pub(crate) fn pack_panel<V: Vector>(
+    panel: &mut [V],
     depth: usize,
     columns: Range<usize>,
-    value: impl Fn(usize, usize) -> f32,
+    value: impl Fn(usize, usize) -> V::Value,
 ) {
     let width = panel.len() / depth * LANES;
     // A few rows at a time, as the values of a column mostly lie side by side.
-    for (i, rows) in flat_mut(panel).chunks_mut(LANES * width).enumerate() {
+    for (i, rows) in V::values_mut(panel).chunks_mut(LANES * width).enumerate() {
         for (offset, column) in columns.clone().enumerate() {
             for (row, target) in rows.chunks_exact_mut(width).enumerate() {
                 target[offset] = value(i * LANES + row, column);

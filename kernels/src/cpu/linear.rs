@@ -1,12 +1,14 @@
 //! Linear layers: every row of a sequence times a packed matrix.
 
+use super::buffer::Vector;
 use super::buffer::{LANES, Pool};
 use super::gemm::{self, Gemm};
-use super::packed::{Matrix, Packed};
+use super::packed::{Matrix, Packed, Packer};
 use super::scratch::with_scratch;
 use super::simd::{Level, Simd, Task};
 use super::tensor::CpuTensor;
 use crate::backend::Shape;
+use crate::weight::Weight;
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -25,16 +27,29 @@ pub struct CpuLinear {
     level: Level,
 }
 
+/// A matrix of out, in as one of in, out.
+struct Transposed {
+    inputs: usize,
+    outputs: usize,
+    level: Level,
+}
+
+impl Packer for Transposed {
+    fn pack<V: Vector>(&self, value: impl Fn(usize) -> V::Value + Sync) -> Vec<V> {
+        gemm::pack(self.inputs, self.outputs, self.level, |i, o| value(o * self.inputs + i))
+    }
+}
+
 impl CpuLinear {
     /// Packs weights in out, in order.
     pub(crate) fn new(
         inputs: usize,
         outputs: usize,
-        weight: &[f32],
+        weight: Weight<'_>,
         bias: Option<&[f32]>,
         level: Level,
     ) -> Self {
-        let weights = Packed::new(gemm::pack(inputs, outputs, level, |i, o| weight[o * inputs + i]));
+        let weights = Packed::of(weight, &Transposed { inputs, outputs, level });
         let mut bias = bias.unwrap_or_default().to_vec();
         if !bias.is_empty() {
             bias.resize(outputs.next_multiple_of(LANES), 0.0);

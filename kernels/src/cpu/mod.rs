@@ -180,7 +180,7 @@ impl Backend for CpuBackend {
     ) -> Result<CpuConv2d> {
         let weight = weight.into();
         desc.validate(weight, bias, &act)?;
-        Ok(self.install(|| CpuConv2d::new(desc, &weight.to_f32(), bias, &act, self.level)))
+        Ok(self.install(|| CpuConv2d::new(desc, weight, bias, &act, self.level)))
     }
 
     fn conv2d(&self, x: &CpuTensor, conv: &CpuConv2d) -> Result<CpuTensor> {
@@ -256,7 +256,7 @@ impl Backend for CpuBackend {
         if let Some(bias) = bias {
             check_len("linear bias", outputs, bias.len())?;
         }
-        Ok(self.install(|| CpuLinear::new(inputs, outputs, &weight.to_f32(), bias, self.level)))
+        Ok(self.install(|| CpuLinear::new(inputs, outputs, weight, bias, self.level)))
     }
 
     fn linear(&self, x: &CpuTensor, linear: &CpuLinear) -> Result<CpuTensor> {

@@ -4,14 +4,33 @@
 //! of the memory, and half of the time to read; they are widened, a step of a multiplication at a time, into memory that
 //! stays in the core's cache. The arithmetic is the same, and so is its result to the bit.
 
-use super::buffer::{LANES, Lanes, filled};
+use super::buffer::{LANES, Lanes, Vector, zeroed};
 use super::simd::{Simd, prefetch};
+use crate::weight::{Format, Weight};
+use half::{bf16, f16};
 use rayon::prelude::*;
 
 /// Sixteen values of neighbouring channels in half precision.
 #[derive(Clone, Copy)]
 #[repr(C, align(32))]
 pub(crate) struct Halves([u16; LANES]);
+
+impl Vector for Halves {
+    type Value = u16;
+    const ZERO: Self = Self([0; LANES]);
+
+    fn values_mut(vectors: &mut [Self]) -> &mut [u16] {
+        // SAFETY: `Halves` is `repr(C)` over sixteen halves and its alignment equals its size: no padding. Any halves are
+        // valid.
+        unsafe { std::slice::from_raw_parts_mut(vectors.as_mut_ptr().cast(), vectors.len() * LANES) }
+    }
+}
+
+/// The order in which a layer keeps its weights.
+pub(crate) trait Packer {
+    /// All weights in that order; `value` gives each by its place in the layer's own order.
+    fn pack<V: Vector>(&self, value: impl Fn(usize) -> V::Value + Sync) -> Vec<V>;
+}
 
 /// Weights of one layer, by vectors of [`LANES`].
 pub(crate) enum Packed {
@@ -37,12 +56,36 @@ impl From<*const f32> for Matrix {
 }
 
 impl Packed {
+    /// Packs a weight straight from where it lies: halves are not widened on the way.
+    pub(crate) fn of(weight: Weight<'_>, packer: &impl Packer) -> Self {
+        match weight {
+            Weight::F32(values) => Self::new(packer.pack(|i| values[i])),
+            Weight::Stored(Format::F32, bytes) => {
+                let values = bytes.as_chunks().0;
+                Self::new(packer.pack(|i| f32::from_le_bytes(values[i])))
+            }
+            Weight::Stored(Format::Bf16, bytes) => {
+                let values = bytes.as_chunks().0;
+                Self::new(packer.pack(|i| bf16::from_le_bytes(values[i]).to_f32()))
+            }
+            Weight::Stored(Format::F16, bytes) => {
+                let values = bytes.as_chunks().0;
+                let is_finite = |half: &[u8; 2]| u16::from_le_bytes(*half) & EXPONENT != EXPONENT;
+                if values.par_iter().with_min_len(1 << 16).all(is_finite) {
+                    Self::Half(packer.pack(|i| u16::from_le_bytes(values[i])))
+                } else {
+                    Self::new(packer.pack(|i| f16::from_le_bytes(values[i]).to_f32()))
+                }
+            }
+        }
+    }
+
     /// Keeps `lanes`, in half precision if all have such values.
     pub(crate) fn new(lanes: Vec<Lanes>) -> Self {
         if !lanes.par_iter().all(|lanes| lanes.0.iter().all(|x| narrow(*x).is_some())) {
             return Self::Single(lanes);
         }
-        let mut halves = filled(lanes.len(), Halves([0; LANES]));
+        let mut halves: Vec<Halves> = zeroed(lanes.len());
         halves.par_iter_mut().zip(&lanes).for_each(|(halves, lanes)| {
             halves.0 = lanes.0.map(|x| narrow(x).unwrap_or_default());
         });
@@ -98,6 +141,8 @@ impl Matrix {
     }
 }
 
+/// A half's exponent: all of it is set in infinities and in what is no number.
+const EXPONENT: u16 = 0x7c00;
 /// The first exponents, as in `f32`'s bits, of normal halves and of what is too large for them.
 const NORMAL: std::ops::Range<u32> = 113 << 23..143 << 23;
 /// The bits of a mantissa that halves lack.
@@ -163,6 +208,45 @@ mod tests {
             // SAFETY: the level is available.
             unsafe { level.run(&mut read) };
             assert!(read.2 == expected, "{level:?}");
+        }
+    }
+
+    /// Each way of storing a weight, packed straight from there, against what it is as numbers.
+    #[test]
+    fn weights_are_packed_from_where_they_lie() {
+        /// Backwards.
+        struct Reversed(usize);
+        impl Packer for Reversed {
+            fn pack<V: Vector>(&self, value: impl Fn(usize) -> V::Value + Sync) -> Vec<V> {
+                let mut vectors = zeroed(self.0 / LANES);
+                let values = V::values_mut(&mut vectors).iter_mut().enumerate();
+                values.for_each(|(i, target)| *target = value(self.0 - 1 - i));
+                vectors
+            }
+        }
+        let halves: Vec<u16> = (0..=u16::MAX).filter(|half| half & INFINITY != INFINITY).collect();
+        let of_halves: Vec<u8> = halves.iter().flat_map(|half| half.to_le_bytes()).collect();
+        let mut infinite = of_halves.clone();
+        infinite[..2].copy_from_slice(&INFINITY.to_le_bytes());
+        let of_floats: Vec<u8> = halves.iter().flat_map(|half| widen(*half).to_le_bytes()).collect();
+        for (format, bytes, is_half) in [
+            (Format::F16, &of_halves, true),
+            (Format::F16, &infinite, false),
+            (Format::F32, &of_floats, true),
+            (Format::Bf16, &of_halves, false),
+        ] {
+            let weight = Weight::Stored(format, bytes);
+            let expected: Vec<u32> = weight.to_f32().iter().rev().map(|x| x.to_bits()).collect();
+            let actual: Vec<u32> = match Packed::of(weight, &Reversed(weight.len())) {
+                Packed::Half(mut vectors) if is_half => {
+                    Halves::values_mut(&mut vectors).iter().map(|half| widen(*half).to_bits()).collect()
+                }
+                Packed::Single(vectors) if !is_half => {
+                    vectors.iter().flat_map(|lanes| lanes.0).map(f32::to_bits).collect()
+                }
+                _ => panic!("{format:?} is kept in another precision"),
+            };
+            assert!(actual == expected, "{format:?}");
         }
     }
 

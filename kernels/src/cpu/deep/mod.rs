@@ -11,13 +11,14 @@
 
 mod transform;
 
-use super::buffer::{Buffer, LANES, Lanes, Pool, zeroed};
+use super::buffer::{Buffer, LANES, Lanes, Pool, Vector, zeroed};
 use super::epilogue::Output;
 use super::gemm::{self, Gemm};
-use super::packed::{Matrix, Packed};
+use super::packed::{Matrix, Packed, Packer};
 use super::scratch::with_scratch;
 use super::simd::{Level, Simd, Task};
 use crate::backend::{Conv2dDesc, Shape};
+use crate::weight::Weight;
 use rayon::prelude::*;
 use std::sync::Arc;
 use transform::{POINTS, SPAN, TILE};
@@ -44,6 +45,22 @@ pub(crate) struct Deep {
     level: Level,
 }
 
+/// Weights in out, in, row, column order, packed by slices of output channels.
+struct Slices(Conv2dDesc);
+
+impl Packer for Slices {
+    fn pack<V: Vector>(&self, value: impl Fn(usize) -> V::Value + Sync) -> Vec<V> {
+        let (taps, outputs) = (self.0.in_channels * 9, self.0.out_channels);
+        let mut weights = zeroed(taps * outputs.div_ceil(LANES));
+        weights.par_chunks_mut(taps * SLICE_BLOCKS).enumerate().for_each(|(i, slice)| {
+            let first = i * SLICE_BLOCKS * LANES;
+            let columns = first..outputs.min(first + SLICE_BLOCKS * LANES);
+            gemm::pack_panel(slice, taps, columns, |tap, o| value(o * taps + tap));
+        });
+        weights
+    }
+}
+
 impl Deep {
     /// Whether this method can do the convolution.
     pub(crate) fn suits(desc: &Conv2dDesc) -> bool {
@@ -51,15 +68,8 @@ impl Deep {
     }
 
     /// Packs weights in out, in, row, column order.
-    pub(crate) fn new(desc: Conv2dDesc, weight: &[f32], level: Level) -> Self {
-        let taps = desc.in_channels * 9;
-        let mut weights = zeroed(taps * desc.out_channels.div_ceil(LANES));
-        weights.par_chunks_mut(taps * SLICE_BLOCKS).enumerate().for_each(|(i, slice)| {
-            let first = i * SLICE_BLOCKS * LANES;
-            let columns = first..desc.out_channels.min(first + SLICE_BLOCKS * LANES);
-            gemm::pack_panel(slice, taps, columns, |tap, o| weight[o * taps + tap]);
-        });
-        Self { desc, weights: Packed::new(weights), level }
+    pub(crate) fn new(desc: Conv2dDesc, weight: Weight<'_>, level: Level) -> Self {
+        Self { desc, weights: Packed::of(weight, &Slices(desc)), level }
     }
 
     /// Convolves the planes of `shape` into those of `output`.
