@@ -160,13 +160,12 @@ fn old_configurations_are_corrected() {
     let pndm = of(r#"{"_class_name": "PNDMScheduler"}"#);
     assert_eq!(timesteps(&pndm.corrected(true)), [751.0, 501.0, 501.0, 251.0, 1.0]);
     assert_eq!(timesteps(&pndm.corrected(false)).len(), 13);
-    // Another scheduler in its place has its own default, where the file says nothing.
-    assert!(
-        pndm.corrected(false)
-            .with_name("DDIMScheduler")
-            .unwrap()
-            .is_same(&of(r#"{"_class_name": "DDIMScheduler", "steps_offset": 1, "clip_sample": true}"#))
-    );
+    // Another scheduler in its place has its own defaults, where the file says nothing.
+    let ddim_of = |text: &str| of(text).corrected(false).with_name("DDIMScheduler").unwrap();
+    assert!(ddim_of(r#"{"_class_name": "PNDMScheduler"}"#).is_same(&ddim));
+    let silent = r#"{"_class_name": "PNDMScheduler", "steps_offset": 0, "clip_sample": true}"#;
+    assert!(ddim_of(silent).is_same(&current));
+    assert!(ddim.corrected(false).with_name("DDIM").unwrap().is_same(&current));
 }
 
 #[test]

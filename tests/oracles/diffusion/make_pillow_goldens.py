@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 
 OUT = Path(__file__).resolve().parents[2] / "fixtures/diffusion/pillow"
 FILTERS = {"nearest": Image.NEAREST, "bilinear": Image.BILINEAR, "bicubic": Image.BICUBIC, "lanczos": Image.LANCZOS}
-# Enlarged, reduced, both, one side alone, by whole factors and by others.
-SIZES = [(37, 28), (16, 26), (31, 30), (40, 23), (8, 8), (3, 1)]
+# Enlarged, reduced, both, one side alone, by whole factors and by others. The last three have the columns resized first.
+SIZES = [(37, 28), (16, 26), (31, 30), (40, 23), (8, 8), (3, 1), (30, 20), (40, 12), (29, 18)]
 
 
 def main() -> None:
