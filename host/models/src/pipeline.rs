@@ -81,6 +81,12 @@ impl<B: Backend> Pipeline<B> {
         &self.scheduler
     }
 
+    /// The scheduler that the model came with as it is with a mask: another pipeline of diffusers reads it, which corrects other
+    /// settings of old files. What a request with a mask names is to be made of this one.
+    pub fn inpaint_scheduler(&self) -> &SchedulerConfig {
+        &self.inpaint_scheduler
+    }
+
     /// The side of the pictures that it was trained with, in pixels.
     pub fn default_size(&self) -> usize {
         default_latents(&self.unet_config) * self.factor

@@ -85,6 +85,8 @@ impl SchedulerName {
 pub struct SchedulerConfig {
     name: SchedulerName,
     keys: Map<String, Value>,
+    /// What [`SchedulerConfig::corrected`] has put in place of the class's defaults: another class has its own.
+    assumed: Map<String, Value>,
 }
 
 impl SchedulerConfig {
@@ -103,7 +105,7 @@ impl SchedulerConfig {
                 "the scheduler's _class_name is '{class_name}'; accepted are {accepted}"
             ))
         })?;
-        Self { name, keys }.checked()
+        Self { name, keys, assumed: Map::new() }.checked()
     }
 
     /// Reads the text of a `scheduler_config.json` for another scheduler than its own, which may be one that is not
@@ -112,7 +114,8 @@ impl SchedulerConfig {
     /// # Errors
     /// Those of [`SchedulerConfig::from_json`] and of [`SchedulerConfig::with_name`].
     pub fn from_json_with_name(text: &str, name: &str) -> Result<Self> {
-        Self { name: SchedulerName::EulerDiscrete, keys: parse(text)? }.with_name(name)
+        let (name_of_none, keys) = (SchedulerName::EulerDiscrete, parse(text)?);
+        Self { name: name_of_none, keys, assumed: Map::new() }.with_name(name)
     }
 
     /// Which scheduler it is.
@@ -133,6 +136,9 @@ impl SchedulerConfig {
             sampler = samplers::for_edm(sampler, name)?;
         }
         let mut config = self.with_keys(sampler.keys);
+        if config.name != sampler.scheduler {
+            config.assumed.clear();
+        }
         config.name = sampler.scheduler;
         config.checked()
     }
@@ -173,13 +179,15 @@ impl SchedulerConfig {
 
     /// What an old configuration of Stable Diffusion 1 and 2 is read as by the pipelines of diffusers: a `steps_offset` other
     /// than 1, be it the default of the scheduler's class, is 1, and `clip_sample` is off. With a mask it is another
-    /// pipeline, which leaves `clip_sample` and turns `skip_prk_steps` on.
+    /// pipeline, which leaves `clip_sample` and turns `skip_prk_steps` on. A scheduler of another class in its place has that
+    /// class's defaults, with what the file says corrected.
     pub fn corrected(&self, masked: bool) -> Self {
         let mut config = self.clone();
         let mut set = |key: &str, value: Value, knows: bool| {
-            // A key that the class does not know is there where the file has it.
-            if knows || config.get(key).is_some() {
+            if config.get(key).is_some() {
                 config.keys.insert(key.to_owned(), value);
+            } else if knows {
+                config.assumed.insert(key.to_owned(), value);
             }
         };
         let spaced = self.name.has_spacings() || matches!(self.name, SchedulerName::Lcm | SchedulerName::Tcd);
@@ -198,7 +206,8 @@ impl SchedulerConfig {
 
     /// A setting as the file has it.
     pub(super) fn get(&self, key: &str) -> Option<&Value> {
-        self.keys.get(key).filter(|value| !value.is_null())
+        let set = self.keys.get(key).filter(|value| !value.is_null());
+        set.or_else(|| self.assumed.get(key))
     }
 
     fn with_keys(&self, keys: &[(&str, samplers::Setting)]) -> Self {
