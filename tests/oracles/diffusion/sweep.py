@@ -117,15 +117,8 @@ def compare(model, asked: dict, runner: Runner, out: Path) -> tuple[str, str]:
     return ("same" if share <= SHARE else "off"), f"{100 * share:.2f} % over, {difference.mean():.3f} on average"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--requests", type=int, default=1000)
-    parser.add_argument("--runner", required=True)
-    parser.add_argument("--only", help="MODEL/REQUEST of the same seed")
-    arguments = parser.parse_args()
-    only = [int(part) for part in arguments.only.split("/")] if arguments.only else None
-    runner, table = Runner(arguments.runner), defaultdict(lambda: defaultdict(int))
+def sweep(arguments: argparse.Namespace, only: list[int] | None, table: dict) -> None:
+    runner = Runner(arguments.runner)
     for number in range(-(-arguments.requests // REQUESTS_OF_A_MODEL)):
         if only and number != only[0]:
             continue
@@ -142,12 +135,31 @@ def main() -> None:
                 if verdict not in ("same", "refused") or only:
                     place = f"--seed {arguments.seed} --only {number}/{i}"
                     print(f"{verdict}: {said}\n  {place}\n  {json.dumps(model.about)}\n  {json.dumps(asked)}", flush=True)
+
+
+def print_table(table: dict) -> None:
     verdicts = ["same", "refused", "off", "only Reverie", "only diffusers"]
     print(f"{'':24}" + "".join(f"{verdict:>16}" for verdict in verdicts))
     for name, counts in sorted(table.items()):
         print(f"{name:24}" + "".join(f"{counts[verdict]:16}" for verdict in verdicts))
     sums = [sum(counts[verdict] for counts in table.values()) for verdict in verdicts]
     print(f"{'all':24}" + "".join(f"{count:16}" for count in sums))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument("--runner", required=True)
+    parser.add_argument("--only", help="MODEL/REQUEST of the same seed")
+    arguments = parser.parse_args()
+    only = [int(part) for part in arguments.only.split("/")] if arguments.only else None
+    table = defaultdict(lambda: defaultdict(int))
+    try:
+        sweep(arguments, only, table)
+    except KeyboardInterrupt:
+        print("stopped")
+    print_table(table)
 
 
 if __name__ == "__main__":
