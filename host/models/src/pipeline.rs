@@ -15,7 +15,7 @@ use crate::{
     error::{Error, Result},
     noise,
     random::Generator,
-    schedulers::{Plan, Scheduler, SchedulerConfig, SchedulerName},
+    schedulers::{self, Plan, Scheduler, SchedulerConfig, SchedulerName},
     unet::UNet2DConditionModel,
 };
 
@@ -104,7 +104,12 @@ impl<B: Backend> Pipeline<B> {
         let (positive, negative) = self.conditioning(backend, request, guided)?;
         let config = self.scheduler_for(request);
         takes_eta(config, request.eta)?;
-        let scheduler = Scheduler::new(config, &self.plan(request))?;
+        let plan = self.plan(request);
+        // Only the pipelines with a mask refuse it whatever the scheduler.
+        if request.mask.is_some() && plan.run() == 0 {
+            return Err(schedulers::no_steps(&plan));
+        }
+        let scheduler = Scheduler::new(config, &plan)?;
         let mut generator = Generator::new(request.seed);
         let (latents, inpaint) = self.first_latents(backend, request, shape, &scheduler, &mut generator)?;
         let timestep_cond = self.unet_config.time_cond_proj_dim.map(|features| {

@@ -181,6 +181,9 @@ fn a_plan_that_can_not_be_is_refused() {
     refused("Euler", Plan { strength: 0.0, ..Plan::new(4) }, "strength");
     refused("Euler", Plan { strength: f64::NAN, ..Plan::new(4) }, "strength");
     refused("Euler", Plan { strength: 0.2, ..Plan::new(4) }, "5 steps");
+    // It runs the last of its five timesteps, as with diffusers.
+    let plan = Plan { strength: 0.2, ..Plan::new(4) };
+    assert_eq!(Scheduler::new(&sdxl().with_name("PLMS").unwrap(), &plan).unwrap().timesteps().len(), 1);
     refused("LCM", Plan::new(51), "original_inference_steps");
     refused("TCD", Plan::new(51), "original_inference_steps");
     let runge_kutta = json!({"_class_name": "PNDMScheduler"}).to_string();

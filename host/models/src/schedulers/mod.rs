@@ -78,6 +78,11 @@ impl Plan {
             eta: 0.0,
         }
     }
+
+    /// How many of the steps the strength leaves.
+    pub(crate) fn run(&self) -> usize {
+        ((self.steps as f64 * self.strength) as usize).min(self.steps)
+    }
 }
 
 /// The way of one request from noise to picture.
@@ -102,8 +107,12 @@ impl<B: Backend> Scheduler<B> {
         let begin = if config.name() == SchedulerName::Lcm && plan.strength_in_original_steps {
             0
         } else {
-            skipped_steps(plan)? * algorithm.order()
+            skipped_steps(plan) * algorithm.order()
         };
+        // `PNDMScheduler` has more timesteps than steps, of which some are left even so, as with diffusers.
+        if begin >= algorithm.timesteps().len() {
+            return Err(no_steps(plan));
+        }
         Ok(Self { algorithm, begin, index: begin })
     }
 
@@ -303,14 +312,15 @@ fn check(plan: &Plan, settings: &Settings) -> Result<()> {
 }
 
 /// How many steps a strength leaves out: `get_timesteps` of diffusers' image-to-image pipelines.
-fn skipped_steps(plan: &Plan) -> Result<usize> {
-    let run = ((plan.steps as f64 * plan.strength) as usize).min(plan.steps);
-    if run == 0 {
-        let (steps, strength) = (plan.steps, plan.strength);
-        let least = (1.0 / plan.strength).ceil();
-        return Err(Error::Invalid(format!(
-            "strength {strength} leaves none of {steps} steps to run; it needs {least} steps or more"
-        )));
-    }
-    Ok(plan.steps - run)
+fn skipped_steps(plan: &Plan) -> usize {
+    plan.steps - plan.run()
+}
+
+/// That a strength leaves none of the steps.
+pub(crate) fn no_steps(plan: &Plan) -> Error {
+    let (steps, strength) = (plan.steps, plan.strength);
+    let least = (1.0 / strength).ceil();
+    Error::Invalid(format!(
+        "strength {strength} leaves none of {steps} steps to run; it needs {least} steps or more"
+    ))
 }
