@@ -186,16 +186,13 @@ impl Weights {
         }
     }
 
-    /// That no tensor is of a type with less than 16 bits for a number.
-    ///
     /// # Errors
-    /// [`Error::Unsupported`], with the name of the first that is.
+    /// [`Error::Unsupported`], with its name, where a tensor is of a type with less than 16 bits for a number.
     pub fn check_types(&self) -> Result<()> {
         let narrow = |dtype| !matches!(dtype, Dtype::BOOL | Dtype::U8 | Dtype::I8) && dtype.bitsize() < 16;
-        match self.entries().find(|(_, entry)| narrow(entry.dtype)) {
-            None => Ok(()),
-            Some((name, entry)) => Err(Error::Unsupported(self.wrong_dtype(name, entry).to_string())),
-        }
+        let found = self.entries().find(|(_, entry)| narrow(entry.dtype));
+        let refused = |(name, entry)| Err(Error::Unsupported(self.wrong_dtype(name, entry).to_string()));
+        found.map_or(Ok(()), refused)
     }
 
     /// That all values of a tensor are numbers.
@@ -204,8 +201,7 @@ impl Weights {
     /// [`Error::Missing`]; [`Error::Unsupported`] where some are not.
     pub fn check_finite(&self, name: &str) -> Result<()> {
         let entry = self.entry(name)?;
-        let Some((format, bytes)) = entry.bytes() else { return Ok(()) };
-        if finite::are_finite(format, bytes) {
+        if entry.bytes().is_none_or(|(format, bytes)| finite::are_finite(format, bytes)) {
             return Ok(());
         }
         Err(Error::Unsupported(format!(
