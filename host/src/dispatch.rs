@@ -3,11 +3,12 @@
 use std::{
     collections::VecDeque,
     future::poll_fn,
-    sync::{Arc, Mutex},
+    sync::Arc,
     task::{Poll, ready},
 };
 
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -17,14 +18,14 @@ use uuid::Uuid;
 use crate::{
     error::{Error, ErrorKind},
     hub::Client,
-    jobs::{self, Snapshot, Spec},
+    jobs::{self, Snapshot, Spec, Submitted},
     json,
     plugins::{Message, Registry},
     status,
 };
 
 /// Fields of `job:submit` that are not the job's parameters.
-const ENVELOPE: &[&str] = &["type", "id", "jobType", "priority"];
+const ENVELOPE: &[&str] = &["type", "id", "jobType", "priority", "key"];
 
 /// What one connection has under way in plugins.
 pub struct Inflight {
@@ -48,7 +49,7 @@ impl Inflight {
                 if let Some(running) = &mut chore {
                     ready!(running.as_mut().poll(context));
                 }
-                chore = self.chores.lock().unwrap().pop_front();
+                chore = self.chores.lock().pop_front();
                 if chore.is_none() {
                     return Poll::<()>::Pending;
                 }
@@ -85,13 +86,14 @@ pub async fn receive(registry: &Arc<Registry>, inflight: &Inflight, client: Arc<
         "ping" => Ok(Some(json!({"type": "pong"}))),
         "pong" => Ok(None),
         "job:submit" => return submit(registry, inflight, client, object, id.cloned()).await,
-        "job:cancel" => Ok(Some(cancel(registry, &object))),
-        "job:priority" => Ok(Some(priority(registry, &object))),
+        "job:cancel" | "job:priority" | "job:delete" => {
+            return change(registry, inflight, client, kind, object, id.cloned()).await;
+        }
         "job:get" => get(registry, &client, &object).map(Some),
         "job:list" => Ok(Some(list(registry, &client))),
         "job:subscribe" => subscribe(registry, &client, &object, true).map(Some),
         "job:unsubscribe" => subscribe(registry, &client, &object, false).map(Some),
-        "system:status" => Ok(Some(status::message(registry))),
+        "system:status" => Ok(Some(status::message(registry, &registry.health().await))),
         _ => return to_plugin(registry, inflight, client, &kind, object, text, id.cloned()).await,
     };
     match answered {
@@ -150,7 +152,7 @@ async fn to_plugin(
     // Most handlers end within one epoch tick: those run here, without a change of threads. One that does not, or that
     // waits, gives way at its first tick and goes on among the plugin threads.
     match futures_util::poll!(&mut call) {
-        Poll::Ready(spent) => inflight.chores.lock().unwrap().push_back(Box::pin(tidy(spent))),
+        Poll::Ready(spent) => inflight.chores.lock().push_back(Box::pin(tidy(spent))),
         Poll::Pending => drop(registry.engine.runtime().spawn(async move { tidy(call.await).await })),
     }
 }
@@ -184,9 +186,20 @@ async fn submit(
     // A task of its own: a job that is being accepted is accepted, whatever becomes of the connection.
     tokio::spawn(async move {
         let _permit = permit;
-        let ack = |job: Uuid| client.reply(json!({"type": "job:ack", "jobId": job}), id.as_ref());
-        if let Err(error) = registry.services.jobs.submit(spec, ack).await {
-            refuse(&registry, &client, &job_type, &error, id.as_ref());
+        let (acked, asked) = (client.clone(), id.clone());
+        let ack = move |job: Uuid| acked.reply(json!({"type": "job:ack", "jobId": job}), asked.as_ref());
+        match registry.services.submit(spec, ack).await {
+            Ok(Submitted { again: false, .. }) => {}
+            // Its events may have gone to a connection that is no more.
+            Ok(Submitted { id: job, again: true }) => {
+                client.follow(job);
+                let ended = registry.services.jobs.get(job).ok().and_then(|job| job.final_message());
+                if let Some(message) = ended {
+                    client.unfollow(job);
+                    client.reply(message, id.as_ref());
+                }
+            }
+            Err(error) => refuse(&registry, &client, &job_type, &error, id.as_ref()),
         }
     });
 }
@@ -232,10 +245,15 @@ pub fn unchecked_spec(registry: &Registry, job_type: &str, mut object: Object) -
         None | Some(Value::Null) => 0,
         Some(priority) => priority_of(priority)?,
     };
+    let key = match object.get("key") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(key)) => Some(key.clone()),
+        Some(_) => return Err(Error::invalid("key: must be a string")),
+    };
     object.retain(|field, _| !ENVELOPE.contains(&field.as_str()));
     let background = registry.services.is_background(job_type);
     let job_type = job_type.to_owned();
-    Ok(Spec { job_type, params: object, owner: None, priority, name: None, background })
+    Ok(Spec { job_type, params: object, owner: None, priority, name: None, background, key })
 }
 
 /// Checks a job against the plugin that would run it; the same for WebSocket and HTTP.
@@ -247,6 +265,12 @@ pub fn check_spec(registry: &Registry, spec: &mut Spec) -> Result<(), Error> {
         return Err(Error::invalid(format!("Unknown jobType: {}", spec.job_type)));
     };
     jobs::check_priority(spec.priority)?;
+    if let Some(key) = &spec.key {
+        jobs::check_key(key)?;
+        if spec.owner.is_none() {
+            return Err(Error::invalid("key: belongs to a client, so that clientId has to be given with it"));
+        }
+    }
     entry.schema.check(&mut spec.params).map_err(Error::invalid).map(drop)
 }
 
@@ -265,10 +289,39 @@ fn job_id(object: &Object) -> Result<Uuid, Error> {
     Uuid::parse_str(given).map_err(|_| Error::not_found(format!("no job '{given}'")))
 }
 
-/// Acknowledged whatever is found: clients wait for it.
-fn cancel(registry: &Registry, object: &Object) -> Value {
-    let found = job_id(object).and_then(|id| cancelled(registry, id)).map(|ack| json!(ack));
-    acknowledged("job:cancel:ack", object, found)
+/// What changes a job is stored before it is acknowledged, and acknowledged whatever is found: clients wait for it.
+async fn change(
+    registry: &Arc<Registry>,
+    inflight: &Inflight,
+    client: Arc<Client>,
+    kind: String,
+    object: Object,
+    id: Option<Value>,
+) {
+    let permit = inflight.permits.clone().acquire_owned().await.expect("never closed");
+    let registry = registry.clone();
+    let change = async move {
+        let _permit = permit;
+        let ack = match kind.as_str() {
+            "job:cancel" => acknowledged("job:cancel:ack", &object, cancel(&registry, &object).await),
+            "job:delete" => acknowledged("job:delete:ack", &object, delete(&registry, &object).await),
+            _ => acknowledged("job:priority:ack", &object, priority(&registry, &object).await),
+        };
+        client.reply(ack, id.as_ref());
+    };
+    // Most need not wait for the store: what is asked next then finds them done.
+    let mut change = Box::pin(change);
+    if futures_util::poll!(&mut change).is_pending() {
+        tokio::spawn(change);
+    }
+}
+
+async fn cancel(registry: &Registry, object: &Object) -> Result<Value, Error> {
+    cancelled(registry, job_id(object)?).await.map(|ack| json!(ack))
+}
+
+async fn delete(registry: &Registry, object: &Object) -> Result<Value, Error> {
+    deleted(registry, job_id(object)?).await.map(|ack| json!(ack))
 }
 
 fn acknowledged(kind: &str, object: &Object, found: Result<Value, Error>) -> Value {
@@ -290,12 +343,30 @@ pub struct Cancelled {
     message: &'static str,
 }
 
+/// What came of deleting a job.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Deleted {
+    job_id: Uuid,
+    /// Always `deleted`.
+    status: &'static str,
+}
+
+/// Deletes a job that has ended, with its outputs; the same for WebSocket and HTTP.
+///
+/// # Errors
+/// `NotFound`, `Conflict` for one that has not ended.
+pub async fn deleted(registry: &Registry, id: Uuid) -> Result<Deleted, Error> {
+    registry.services.stored(registry.services.jobs.delete(id)).await??;
+    Ok(Deleted { job_id: id, status: "deleted" })
+}
+
 /// Asks a job to stop; the same for WebSocket and HTTP.
 ///
 /// # Errors
 /// `NotFound`.
-pub fn cancelled(registry: &Registry, id: Uuid) -> Result<Cancelled, Error> {
-    let status = registry.services.jobs.cancel(id)?;
+pub async fn cancelled(registry: &Registry, id: Uuid) -> Result<Cancelled, Error> {
+    let status = registry.services.cancel(id).await?;
     let message = match status {
         jobs::Status::Running => "stopping",
         jobs::Status::Cancelled => "canceled",
@@ -304,16 +375,13 @@ pub fn cancelled(registry: &Registry, id: Uuid) -> Result<Cancelled, Error> {
     Ok(Cancelled { job_id: id, status, message })
 }
 
-/// Acknowledged likewise.
-fn priority(registry: &Registry, object: &Object) -> Value {
-    let change = || {
-        let id = job_id(object)?;
-        let priority = priority_of(object.get("priority").unwrap_or(&Value::Null))?;
-        let Snapshot { status, position, priority, .. } =
-            registry.services.jobs.set_priority(id, priority)?;
-        Ok(with_position(json!({"jobId": id, "priority": priority, "status": status}), position))
-    };
-    acknowledged("job:priority:ack", object, change())
+async fn priority(registry: &Registry, object: &Object) -> Result<Value, Error> {
+    let id = job_id(object)?;
+    let priority = priority_of(object.get("priority").unwrap_or(&Value::Null))?;
+    let services = &registry.services;
+    let changed = services.stored(services.jobs.set_priority(id, priority)).await??;
+    let Snapshot { status, position, priority, .. } = changed;
+    Ok(with_position(json!({"jobId": id, "priority": priority, "status": status}), position))
 }
 
 fn with_position(mut message: Value, position: Option<usize>) -> Value {

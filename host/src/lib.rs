@@ -4,15 +4,15 @@
 
 pub mod cli;
 pub mod config;
+pub mod crashes;
 pub mod diffusion;
 pub mod dispatch;
 pub mod doctor;
 pub mod embedded;
-pub mod error;
 pub mod execution;
+pub mod health;
 pub mod http;
 pub mod hub;
-pub mod jobs;
 pub mod json;
 pub mod metrics;
 pub mod models;
@@ -24,3 +24,5 @@ pub mod server;
 pub mod status;
 pub mod storage;
 pub mod uploads;
+
+pub use reverie_jobs::{self as jobs, error};

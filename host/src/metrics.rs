@@ -1,9 +1,13 @@
 //! Counters for `GET /metrics`, in Prometheus' text format.
 
+use std::time::Duration;
+
 use prometheus::{
     Encoder, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
 };
 use reverie_kernels::nvml;
+
+use crate::jobs;
 
 /// Every figure the server keeps. Durations are in seconds.
 pub struct Metrics {
@@ -13,9 +17,9 @@ pub struct Metrics {
     pub ws_sent: IntCounter,
     pub ws_superseded: IntCounter,
     pub ws_slow_closed: IntCounter,
-    pub jobs: IntGaugeVec,
-    pub jobs_finished: IntCounterVec,
-    pub job_seconds: HistogramVec,
+    jobs: IntGaugeVec,
+    jobs_finished: IntCounterVec,
+    job_seconds: HistogramVec,
     pub plugin_calls: IntCounterVec,
     pub plugin_call_seconds: HistogramVec,
     pub plugin_reloads: IntCounterVec,
@@ -106,6 +110,23 @@ impl Metrics {
             ),
             gpu_temperature: gauges("reverie_gpu_temperature_celsius", "The GPU's temperature.", "device"),
             registry,
+        }
+    }
+
+    /// Counts a job that has ended.
+    pub fn job_ended(&self, job: &jobs::Snapshot, ran: Option<Duration>) {
+        self.jobs_finished.with_label_values(&[job.job_type.as_str(), job.status.as_str()]).inc();
+        if let Some(ran) = ran {
+            self.job_seconds.with_label_values(&[&job.job_type]).observe(ran.as_secs_f64());
+        }
+    }
+
+    /// Sets how many jobs there are.
+    pub fn jobs_are(&self, jobs: &jobs::Jobs) {
+        let (queued, running) = jobs.figures();
+        let (_, background) = jobs.background();
+        for (label, count) in [("queued", queued), ("running", running), ("background", background)] {
+            self.jobs.with_label_values(&[label]).set(count as i64);
         }
     }
 

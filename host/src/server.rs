@@ -8,18 +8,23 @@ use std::{
 };
 
 use futures_util::FutureExt;
+use reverie_crash::{blame, vital};
 use reverie_kernels::gpu::cuda::Warming;
 use tokio::net::TcpListener;
 use tracing::Instrument;
 
 use crate::{
     config::Config,
+    crashes::Crashes,
     diffusion::{self, Diffusion},
     error::Error,
     execution::{Device, backend},
     http,
     hub::{Frame, Hub},
-    jobs::{Event, JobHandle, Jobs, Outcome},
+    jobs::{
+        self, Event, JobHandle, Jobs, Outcome,
+        store::{self, Sqlite},
+    },
     metrics::Metrics,
     models::Upscalers,
     plugins::{self, Engine, Registry, Services},
@@ -31,6 +36,9 @@ use crate::{
 
 /// How long open HTTP connections may take to end after the last job has.
 const CONNECTION_GRACE: Duration = Duration::from_secs(5);
+
+/// Between two looks at the age of jobs.
+const TICK: Duration = Duration::from_secs(60);
 
 /// A server that is bound and ready to run.
 pub struct Server {
@@ -47,14 +55,15 @@ impl Server {
     /// # Errors
     /// A message that names the setting or resource that failed.
     pub async fn bind(config: Config) -> Result<Self, String> {
-        let registry = registry(config).await?;
-        let config = &registry.services.config;
+        // Before anything is opened: a second server must not touch what belongs to the first.
         let address = (config.server.host.as_str(), config.server.port);
         let listener = TcpListener::bind(address).await.map_err(|e| {
             format!("cannot listen on {}:{}: {e} (set server.host and server.port)", address.0, address.1)
         })?;
         // Connections inherit it. Without it the second of two small messages waits for the client's delayed ACK, 40 ms.
         socket2::SockRef::from(&listener).set_tcp_nodelay(true).map_err(|e| format!("TCP_NODELAY: {e}"))?;
+        let registry = registry(config).await?;
+        let config = &registry.services.config;
         let watcher = match config.plugin_runtime.hot_reload {
             true => Some(plugins::watch(&registry)?),
             false => None,
@@ -79,9 +88,11 @@ impl Server {
         let kinds = std::iter::repeat_n(false, jobs.concurrency)
             .chain(std::iter::repeat_n(true, jobs.background_concurrency));
         let workers: Vec<_> = kinds
-            .map(|background| tokio::spawn(work(self.registry.clone(), draining.clone(), background)))
+            .map(|background| work(self.registry.clone(), draining.clone(), background))
+            .map(|work| tokio::spawn(vital::task("worker of jobs", work)))
             .collect();
         status::broadcast(&self.registry);
+        let sweeper = tokio::spawn(vital::task("sweep of jobs", sweep(services.clone())));
 
         let stopped = stopping.clone();
         let serving = warp::serve(http::routes(&self.registry))
@@ -107,9 +118,10 @@ impl Server {
         for worker in workers {
             worker.abort();
         }
+        sweeper.abort();
         services.hub.close_all("the server is stopping");
         let _ = tokio::time::timeout(CONNECTION_GRACE, serving).await;
-        services.jobs.flush().await;
+        services.jobs.close().await;
         tracing::info!("stopped");
     }
 }
@@ -122,9 +134,9 @@ pub async fn registry(config: Config) -> Result<Arc<Registry>, String> {
     let config = Arc::new(config);
     let metrics = Arc::new(Metrics::new());
     let hub = Hub::new(config.hub.clone(), metrics.clone());
-    let jobs = Jobs::open(config.jobs.clone(), metrics.clone())?;
-    let publisher = hub.clone();
-    jobs.on_event(move |event| publish(&publisher, event));
+    let jobs = open_jobs(&config.jobs).await?;
+    let (publisher, counters) = (hub.clone(), metrics.clone());
+    jobs.on_event(move |event| publish(&publisher, &counters, event));
     let execution = &config.execution;
     let models_dir = Some(execution.models_dir.as_path()).filter(|dir| !dir.as_os_str().is_empty());
     let backend = backend::open(&config)?;
@@ -157,13 +169,43 @@ pub async fn registry(config: Config) -> Result<Arc<Registry>, String> {
     Ok(Registry::start(engine, services).await)
 }
 
-fn publish(hub: &Hub, event: &Event) {
+/// To be called before the engine is made, which passes on the signals that are not its own.
+async fn open_jobs(config: &jobs::Config) -> Result<Arc<Jobs>, String> {
+    let (store, loaded) = Sqlite::open(&config.ledger, Arc::new(store::Machine))?;
+    for note in &loaded.notes {
+        tracing::error!(ledger = %config.ledger.display(), "the ledger: {note}");
+    }
+    let crashes = Crashes::beside(&config.ledger);
+    let clock = Arc::new(jobs::Machine::default());
+    let jobs = Jobs::open(config.clone(), Box::new(store), loaded, clock, &crashes.at_fault());
+    crashes.forget(&jobs).await;
+    Ok(jobs)
+}
+
+/// Deletes the outputs of jobs that are gone, and lets jobs go by their age.
+async fn sweep(services: Arc<Services>) {
+    let jobs = services.jobs.clone();
+    let aged = async {
+        loop {
+            tokio::time::sleep(TICK).await;
+            services.jobs.tick();
+        }
+    };
+    let swept = jobs.sweep(|key| {
+        let storage = services.storage.clone();
+        async move { storage.delete(&key).await }
+    });
+    tokio::join!(aged, swept);
+}
+
+fn publish(hub: &Hub, metrics: &Metrics, event: &Event) {
     match event {
         Event::Progress(job) => {
             let text = job.progress_message().to_string();
             hub.job_event(job.id, job.owner.as_deref(), Frame::progress(job.id, text), false);
         }
-        Event::Finished(job) => {
+        Event::Finished { job, ran } => {
+            metrics.job_ended(job, *ran);
             let Some(message) = job.final_message() else { return };
             hub.job_event(job.id, job.owner.as_deref(), Frame::new(message.to_string()), true);
         }
@@ -189,7 +231,7 @@ async fn work(registry: Arc<Registry>, draining: Arc<AtomicBool>, background: bo
         let outcome = registry.engine.runtime().spawn(running).await.unwrap_or_else(|error| {
             Outcome::Failed(Error::internal(format!("the job failed (a fault of the server): {error}")))
         });
-        services.jobs.finish(job.id, outcome);
+        services.jobs.finish(job.id, outcome).await;
     }
 }
 
@@ -199,7 +241,9 @@ async fn run(registry: Arc<Registry>, job: Arc<JobHandle>) -> Outcome {
         return Outcome::Failed(Error::new(crate::error::ErrorKind::Unavailable, error));
     };
     tracing::info!(plugin = &*plugin.name, version = plugin.version, attempt = job.attempt, "job started");
+    let id = job.id;
     let call = plugin.run_job(registry.engine.clone(), registry.services.clone(), job);
+    let call = blame::attributed(id, call);
     let outcome = std::panic::AssertUnwindSafe(call).catch_unwind().await;
     let outcome = outcome
         .unwrap_or_else(|_| Outcome::Failed(Error::internal("the job failed (a fault of the server)")));

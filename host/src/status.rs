@@ -2,15 +2,16 @@
 
 use std::{sync::Arc, time::Instant};
 
+use reverie_crash::vital;
 use reverie_kernels::nvml;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::{config::seconds, hub::Frame, jobs, plugins::Registry};
+use crate::{config::seconds, health::Health, hub::Frame, jobs, plugins::Registry};
 
-/// The message as of now.
-pub fn message(registry: &Registry) -> Value {
+/// The message as of now, with what the checks have found.
+pub fn message(registry: &Registry, health: &Health) -> Value {
     let services = &registry.services;
     let (queued, running) = services.jobs.figures();
     let (files, bytes) = services.uploads.figures();
@@ -25,6 +26,8 @@ pub fn message(registry: &Registry) -> Value {
         "backend": services.upscalers.backend(),
         "storage": {"ok": services.storage_ok.load(std::sync::atomic::Ordering::Relaxed), "location": services.storage.location()},
         "ws_clients": services.hub.len(),
+        "store": store(&services.jobs.health()),
+        "health": health,
         "queue": {
             "queued": queued,
             "running": running,
@@ -38,6 +41,11 @@ pub fn message(registry: &Registry) -> Value {
         message.extend(figures(&gpu));
     }
     message
+}
+
+/// `store` as clients read it: whether jobs can be stored, why not, and what was found damaged.
+fn store(health: &jobs::Health) -> Value {
+    json!({"ok": health.error.is_none(), "error": health.error, "notes": health.notes})
 }
 
 /// `vram` and `gpu` as clients read them.
@@ -76,16 +84,17 @@ impl Gpu {
 pub fn broadcast(registry: &Arc<Registry>) {
     let interval = seconds(registry.services.hub.config.status_interval_s);
     let registry = Arc::downgrade(registry);
-    tokio::spawn(async move {
+    let work = async move {
         let mut next = Instant::now() + interval;
         loop {
             tokio::time::sleep_until(next.into()).await;
             next = Instant::now() + interval;
             let Some(registry) = registry.upgrade() else { return };
             if !registry.services.hub.is_empty() {
-                registry.services.check_storage().await;
-                registry.services.hub.broadcast(Frame::status(message(&registry).to_string()));
+                let health = registry.health().await;
+                registry.services.hub.broadcast(Frame::status(message(&registry, &health).to_string()));
             }
         }
-    });
+    };
+    tokio::spawn(vital::task("status of the server", work));
 }

@@ -16,6 +16,9 @@ use crate::{
 /// The prefix of plugins' own state, which is not served over HTTP.
 pub const STATE_PREFIX: &str = "state/";
 
+/// The location that keeps nothing after the end of the process.
+pub const MEMORY: &str = "memory:";
+
 const MAX_KEY_BYTES: usize = 512;
 
 /// Extension and media type of what the store serves inline. Anything else goes out as bytes to download, so that nothing
@@ -50,12 +53,14 @@ impl Storage {
     /// A message that names the location.
     pub fn open(config: &config::Storage) -> Result<Self, String> {
         let location = config.location.clone();
-        let store: Arc<dyn ObjectStore> = if location == "memory:" {
+        let store: Arc<dyn ObjectStore> = if location == MEMORY {
             Arc::new(InMemory::new())
         } else {
             std::fs::create_dir_all(&location).map_err(|e| format!("storage.location '{location}': {e}"))?;
             let folder = LocalFileSystem::new_with_prefix(&location);
-            Arc::new(folder.map_err(|e| format!("storage.location '{location}': {e}"))?)
+            let folder = folder.map_err(|e| format!("storage.location '{location}': {e}"))?;
+            // What was stored has to outlast a loss of power: jobs are done by it.
+            Arc::new(folder.with_fsync(true))
         };
         Ok(Self { store, location })
     }
@@ -64,17 +69,12 @@ impl Storage {
         &self.location
     }
 
-    /// Stores an output under a new key `PREFIX-UUID.EXT`.
-    ///
-    /// # Errors
-    /// `Unavailable` when the store fails.
-    pub async fn put_new(&self, prefix: &str, media_type: &str, content: Bytes) -> Result<String, Error> {
-        let key = format!("{prefix}-{}.{}", Uuid::new_v4().simple(), extension(media_type));
-        self.put(&key, content).await?;
-        Ok(key)
+    /// A key that nothing has yet: `PREFIX-UUID.EXT`.
+    pub fn new_key(prefix: &str, media_type: &str) -> String {
+        format!("{prefix}-{}.{}", Uuid::new_v4().simple(), extension(media_type))
     }
 
-    /// Stores bytes under a key, replacing what was there.
+    /// Stores bytes under a key, replacing what was there. They survive a loss of power when this returns.
     ///
     /// # Errors
     /// `InvalidInput` for a bad key, `Unavailable` when the store fails.
@@ -105,6 +105,28 @@ impl Storage {
         Ok((found.bytes().await.map_err(|e| failed("read", key, &e))?, created))
     }
 
+    /// Deletes what is stored under a key, if anything is, and what a crash has left of it. It stays deleted after a loss of power.
+    ///
+    /// # Errors
+    /// What the store said.
+    pub async fn delete(&self, key: &str) -> Result<(), String> {
+        let path = parse(key).map_err(|error| error.message)?;
+        if self.location != MEMORY {
+            // As the store names a file until it is complete.
+            for number in 1..=3 {
+                let _ = tokio::fs::remove_file(format!("{}/{key}#{number}", self.location)).await;
+            }
+        }
+        match self.store.delete(&path).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+            Err(error) => return Err(error.to_string()),
+        }
+        match self.location.as_str() {
+            MEMORY => Ok(()),
+            location => sync_folder(std::path::Path::new(location).join(key)).await,
+        }
+    }
+
     /// Writes, reads and deletes a small object.
     ///
     /// # Errors
@@ -119,6 +141,21 @@ impl Storage {
             _ => Err(Error::new(ErrorKind::Unavailable, "storage returned other bytes than it was given")),
         }
     }
+}
+
+/// Makes what was done to the names beside a file survive a loss of power, which the store does for files alone.
+async fn sync_folder(file: std::path::PathBuf) -> Result<(), String> {
+    let sync = move || match file.parent() {
+        Some(folder) if cfg!(unix) => match std::fs::File::open(folder) {
+            Ok(folder) => folder.sync_all(),
+            // With the folder, the file is gone too.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        },
+        _ => Ok(()),
+    };
+    let synced = tokio::task::spawn_blocking(sync).await;
+    synced.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
 }
 
 /// The extension that stands for a media type; `bin` when there is none.
@@ -164,7 +201,19 @@ fn failed(what: &str, key: &str, error: &object_store::Error) -> Error {
         object_store::Error::NotFound { .. } => Error::not_found(format!("nothing is stored under '{key}'")),
         error => {
             tracing::error!(key, %error, "storage: cannot {what}");
-            Error::new(ErrorKind::Unavailable, format!("storage cannot {what} '{key}'"))
+            let why = reason(error).map_or_else(String::new, |why| format!(": {why}"));
+            Error::new(ErrorKind::Unavailable, format!("storage cannot {what} '{key}'{why}"))
+        }
+    }
+}
+
+/// What the file system said, without the paths that the whole error names.
+fn reason(error: &object_store::Error) -> Option<std::io::ErrorKind> {
+    let mut error: &dyn std::error::Error = error;
+    loop {
+        match error.downcast_ref::<std::io::Error>() {
+            Some(found) => return Some(found.kind()),
+            None => error = error.source()?,
         }
     }
 }
@@ -177,7 +226,7 @@ mod tests {
     async fn keys_cannot_leave_the_folder() {
         let dir = tempfile::tempdir().unwrap();
         let location = dir.path().join("store").display().to_string();
-        let storage = Storage::open(&config::Storage { location, max_put_bytes: 1 }).unwrap();
+        let storage = Storage::open(&config::Storage { location, max_put_bytes: 1, retry_s: 0.0 }).unwrap();
         for key in [
             "../evil",
             "a/../../evil",

@@ -2,16 +2,21 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, Weak},
+    sync::{Arc, Weak},
     time::{Instant, SystemTime},
 };
 
 use bytes::Bytes;
+use parking_lot::Mutex;
+use reverie_crash::vital;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::{
     config::{self, seconds},
     error::{Error, ErrorKind},
+    jobs::{Given, Input},
 };
 
 /// Bytes that a kept text takes beside its content and key, about.
@@ -23,6 +28,8 @@ pub struct Upload {
     pub content: Bytes,
     /// The media type that the client declared; `application/octet-stream` when it did not.
     pub media_type: String,
+    /// SHA-256 of the content, in hexadecimal.
+    pub sha256: String,
 }
 
 /// The uploads of all clients. The bytes in memory, arriving ones included, never exceed `uploads.max_total_bytes`.
@@ -51,19 +58,20 @@ impl Uploads {
         let sweep = seconds(config.sweep_s);
         let uploads = Arc::new(Self { config, state: Mutex::default() });
         let weak: Weak<Self> = Arc::downgrade(&uploads);
-        tokio::spawn(async move {
+        let work = async move {
             loop {
                 tokio::time::sleep(sweep).await;
                 let Some(uploads) = weak.upgrade() else { return };
                 uploads.sweep();
             }
-        });
+        };
+        tokio::spawn(vital::task("sweep of uploads", work));
         uploads
     }
 
     /// Begins to take in one file.
     pub fn begin(self: &Arc<Self>) -> Incoming {
-        Incoming { uploads: self.clone(), content: Vec::new(), reserved: 0 }
+        Incoming { uploads: self.clone(), content: Vec::new(), sha256: Sha256::new(), reserved: 0 }
     }
 
     /// Keeps a text under a key, in place of what was there.
@@ -71,7 +79,7 @@ impl Uploads {
     /// # Errors
     /// `Unavailable` when all uploads together are over `uploads.max_total_bytes`.
     pub fn keep_text(&self, key: &str, content: Bytes) -> Result<(), Error> {
-        let mut state = self.state.lock().unwrap();
+        let mut state = self.state.lock();
         let size = |key: &str, content: &Bytes| content.len() + key.len() + TEXT_OVERHEAD;
         let before = state.texts.get(key).map_or(0, |(text, _)| size(key, &text.content));
         let bytes = state.bytes - before + size(key, &content);
@@ -86,7 +94,7 @@ impl Uploads {
 
     /// The text under a key, unless it is older than `uploads.ttl_s`.
     pub fn text(&self, key: &str) -> Option<Text> {
-        let state = self.state.lock().unwrap();
+        let state = self.state.lock();
         let (text, at) = state.texts.get(key)?;
         (at.elapsed() < seconds(self.config.ttl_s)).then(|| text.clone())
     }
@@ -104,19 +112,41 @@ impl Uploads {
     /// # Errors
     /// `NotFound` when it is unknown, malformed or older than `uploads.ttl_s`.
     pub fn resolve(&self, file_ref: &str) -> Result<Upload, Error> {
-        let id = file_ref.trim_start_matches("fileRef:");
-        let found = Uuid::parse_str(id).ok().and_then(|id| {
-            let state = self.state.lock().unwrap();
+        let found = id_of(file_ref).and_then(|id| {
+            let state = self.state.lock();
             let (upload, at) = state.files.get(&id)?;
             (at.elapsed() < seconds(self.config.ttl_s)).then(|| upload.clone())
         });
-        found.ok_or_else(|| Error::not_found(format!("fileRef '{id}' not found or expired")))
+        found.ok_or_else(|| missing(file_ref))
+    }
+
+    /// The uploads that a job's parameters or a message name, at whatever place: they are stored with the job.
+    pub fn given(&self, parameters: &Value) -> Vec<Given> {
+        let mut given: Vec<Given> = Vec::new();
+        let mut left = vec![parameters];
+        while let Some(value) = left.pop() {
+            match value {
+                Value::String(text) => {
+                    let Some(upload) = id_of(text).filter(|id| given.iter().all(|g| g.input.upload != *id))
+                    else {
+                        continue;
+                    };
+                    if let Ok(Upload { content, media_type, sha256 }) = self.resolve(text) {
+                        given.push(Given { input: Input { upload, media_type, sha256 }, content });
+                    }
+                }
+                Value::Array(values) => left.extend(values),
+                Value::Object(fields) => left.extend(fields.values()),
+                _ => {}
+            }
+        }
+        given
     }
 
     /// Drops an upload.
     pub fn forget(&self, file_ref: &str) {
         let Ok(id) = Uuid::parse_str(file_ref) else { return };
-        let mut state = self.state.lock().unwrap();
+        let mut state = self.state.lock();
         if let Some((upload, _)) = state.files.remove(&id) {
             state.bytes -= upload.content.len();
         }
@@ -124,13 +154,13 @@ impl Uploads {
 
     /// How many files are kept, and the bytes of all, arriving ones included.
     pub fn figures(&self) -> (usize, usize) {
-        let state = self.state.lock().unwrap();
+        let state = self.state.lock();
         (state.files.len(), state.bytes)
     }
 
     fn sweep(&self) {
         let ttl = seconds(self.config.ttl_s);
-        let mut state = self.state.lock().unwrap();
+        let mut state = self.state.lock();
         let before = state.files.len();
         let mut freed = 0;
         state.files.retain(|_, (upload, at)| {
@@ -150,10 +180,22 @@ impl Uploads {
     }
 }
 
+/// The id that a `fileRef` says, with any number of `fileRef:` in front.
+pub fn id_of(file_ref: &str) -> Option<Uuid> {
+    Uuid::parse_str(file_ref.trim_start_matches("fileRef:")).ok()
+}
+
+/// What is said of one that is not there.
+pub fn missing(file_ref: &str) -> Error {
+    let id: String = file_ref.trim_start_matches("fileRef:").chars().take(80).collect();
+    Error::not_found(format!("fileRef '{id}' not found or expired"))
+}
+
 /// A file that is arriving. Dropping it unfinished gives its memory back.
 pub struct Incoming {
     uploads: Arc<Uploads>,
     content: Vec<u8>,
+    sha256: Sha256,
     reserved: usize,
 }
 
@@ -171,7 +213,7 @@ impl Incoming {
                 format!("the file is over the limit of {} bytes", config.max_file_bytes),
             ));
         }
-        let mut state = self.uploads.state.lock().unwrap();
+        let mut state = self.uploads.state.lock();
         if state.bytes + chunk.len() > config.max_total_bytes {
             return Err(self.uploads.full());
         }
@@ -179,6 +221,7 @@ impl Incoming {
         self.reserved += chunk.len();
         drop(state);
         self.content.extend_from_slice(chunk);
+        self.sha256.update(chunk);
         Ok(())
     }
 
@@ -194,16 +237,17 @@ impl Incoming {
         let upload = Upload {
             content: std::mem::take(&mut self.content).into(),
             media_type: media_type.unwrap_or("application/octet-stream").to_owned(),
+            sha256: std::mem::take(&mut self.sha256).finalize().iter().map(|b| format!("{b:02x}")).collect(),
         };
         self.reserved = 0;
-        self.uploads.state.lock().unwrap().files.insert(id, (upload, Instant::now()));
+        self.uploads.state.lock().files.insert(id, (upload, Instant::now()));
         Ok(id.simple().to_string())
     }
 }
 
 impl Drop for Incoming {
     fn drop(&mut self) {
-        self.uploads.state.lock().unwrap().bytes -= self.reserved;
+        self.uploads.state.lock().bytes -= self.reserved;
     }
 }
 

@@ -3,8 +3,9 @@
 //! The layers are those that make most of SD1.5's UNet. Behind the backend is no device but memory of 4 MiB, which is written again and
 //! again, as pinned memory is.
 
-use std::{sync::Mutex, time::Instant};
+use std::time::Instant;
 
+use parking_lot::Mutex;
 use reverie_kernels::{
     Activation, Backend, Conv2dDesc, Format, Result, Weight,
     gpu::{Arg, Device, GpuBackend, Launch, Variant},
@@ -40,7 +41,7 @@ impl Device for Sink {
     }
 
     fn write(&self, (): &(), bytes: usize, write: &mut dyn FnMut(usize, &mut [u8])) -> Result<()> {
-        let mut half = self.0.lock().unwrap();
+        let mut half = self.0.lock();
         for first in (0..bytes).step_by(HALF) {
             write(first, &mut half[..HALF.min(bytes - first)]);
         }

@@ -5,8 +5,7 @@
 #[path = "common/emulator.rs"]
 mod emulator;
 
-use std::sync::Mutex;
-
+use parking_lot::Mutex;
 use reverie_cuda_emulator::{CODE, OVERHEAD};
 use reverie_kernels::{
     Backend, Error, Result,

@@ -98,6 +98,15 @@ impl Client {
         self.receive_where(|m| m["jobId"] == job && (m["type"] == "job:complete" || m["type"] == "job:error"))
     }
 
+    /// Waits for the end of a job, which may have ended, and returns the job.
+    pub fn ended(&mut self, job: &str) -> Value {
+        let subscribed = self.ask(json!({"type": "job:subscribe", "jobId": job}));
+        if matches!(subscribed["job"]["status"].as_str(), Some("queued" | "running")) {
+            self.finish(job);
+        }
+        self.ask(json!({"type": "job:get", "jobId": job}))["job"].clone()
+    }
+
     /// Reads until the close frame and returns its code.
     pub fn closed(&mut self) -> Option<u16> {
         loop {

@@ -7,12 +7,13 @@ use std::{
     net::{TcpListener, TcpStream},
     path::Path,
     sync::{
-        Arc, Mutex, MutexGuard,
+        Arc,
         mpsc::{Receiver, Sender, channel},
     },
     time::Duration,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use serde_json::{Value, json};
 use tungstenite::Message;
 
@@ -87,7 +88,7 @@ impl Comfy {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
+        self.state.lock()
     }
 
     pub fn play(&self, recording: &str) {
@@ -121,12 +122,8 @@ impl Comfy {
     }
 }
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
 fn serve(mut stream: TcpStream, state: &Arc<Mutex<State>>) {
-    if lock(state).dead {
+    if state.lock().dead {
         return;
     }
     // The head is looked at first, as a WebSocket's is read by its own library.
@@ -169,7 +166,7 @@ fn listen(stream: TcpStream, client: &str, state: &Arc<Mutex<State>>) {
     let greeting =
         json!({"type": "status", "data": {"status": {"exec_info": {"queue_remaining": 0}}, "sid": client}});
     let _ = sender.send(Some(Message::text(greeting.to_string())));
-    lock(state).sockets.insert(client.to_owned(), sender);
+    state.lock().sockets.insert(client.to_owned(), sender);
     while let Ok(Some(message)) = receiver.recv() {
         if socket.send(message).is_err() {
             return;
@@ -184,7 +181,7 @@ fn json_answer(status: u16, value: &Value) -> Told {
 }
 
 fn answer(shared: &Arc<Mutex<State>>, method: &str, path: &str, body: &[u8]) -> Told {
-    let mut state = lock(shared);
+    let mut state = shared.lock();
     let given: Value = serde_json::from_slice(body).unwrap_or_default();
     state.requests.push((format!("{method} {path}"), given.clone()));
     match (method, path) {
@@ -300,7 +297,7 @@ impl Play {
     fn run(self, shared: &Mutex<State>) {
         for (count, message) in self.messages.iter().enumerate() {
             std::thread::sleep(self.pace);
-            let mut state = lock(shared);
+            let mut state = shared.lock();
             if state.life != self.life {
                 return;
             }
@@ -339,7 +336,7 @@ impl Play {
             }
             self.tell(&mut state, message);
         }
-        let mut state = lock(shared);
+        let mut state = shared.lock();
         if state.life == self.life && state.running.contains(&self.id) {
             self.end(&mut state, self.entry.clone());
         }
@@ -349,7 +346,7 @@ impl Play {
     fn wait(&self, shared: &Mutex<State>) {
         loop {
             std::thread::sleep(self.pace);
-            let mut state = lock(shared);
+            let mut state = shared.lock();
             if state.interrupted.contains(&self.id) {
                 return self.interrupt(&mut state);
             }

@@ -8,7 +8,7 @@ use std::{
     io::{BufRead, BufReader, Read, Write as _},
     net::TcpStream,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
@@ -123,6 +123,24 @@ impl Server {
         self.process.wait().expect("ends");
     }
 
+    /// Sends a signal, such as `-SEGV`.
+    pub fn signal(&self, signal: &str) {
+        let pid = self.process.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().expect("kill runs").success());
+    }
+
+    /// Waits until it has ended by itself; how it did.
+    pub fn ended(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.process.try_wait().expect("a child") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the server does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Starts it again after a crash where it was, for clients that only know that address.
     pub fn restart_in_place(&mut self) {
         let port = self.address.rsplit_once(':').expect("a port").1.to_owned();
@@ -131,16 +149,8 @@ impl Server {
 
     /// Sends SIGTERM and waits for the end. True when it ended well.
     pub fn terminate(&mut self) -> bool {
-        let pid = self.process.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.process.try_wait().expect("a child") {
-                return status.success();
-            }
-            assert!(Instant::now() < deadline, "the server does not end");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        self.signal("-TERM");
+        self.ended().success()
     }
 
     pub fn plugin_path(&self, name: &str) -> PathBuf {

@@ -4,7 +4,7 @@
 use std::{
     net::TcpStream,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard,
+        Arc,
         atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, Sender, channel},
     },
@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use serde_json::{Value, json};
 use tungstenite::Message;
 
@@ -67,12 +68,12 @@ struct Shared {
 
 impl Shared {
     fn received(&self) -> MutexGuard<'_, Vec<Value>> {
-        self.received.lock().expect("no panic while it is held")
+        self.received.lock()
     }
 
     fn set_open(&self, open: bool) {
         self.open.store(open, Ordering::SeqCst);
-        *self.connections.lock().expect("no panic while it is held") += usize::from(open);
+        *self.connections.lock() += usize::from(open);
         let _received = self.received();
         self.changed.notify_all();
     }
@@ -116,7 +117,7 @@ impl Page {
 
     /// How often it has connected.
     pub fn connections(&self) -> usize {
-        *self.shared.connections.lock().expect("no panic while it is held")
+        *self.shared.connections.lock()
     }
 
     /// Sends a message, or drops it while the socket is closed.
@@ -135,7 +136,7 @@ impl Page {
                 return Some(found);
             }
             let left = deadline.checked_duration_since(Instant::now())?;
-            received = self.shared.changed.wait_timeout(received, left).expect("no panic while it is held").0;
+            self.shared.changed.wait_for(&mut received, left);
         }
     }
 

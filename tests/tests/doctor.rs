@@ -107,7 +107,7 @@ fn all_is_well_where_nothing_is_wrong() {
     }
     assert!(document["devices"]["cpu"]["cores"].as_u64().is_some_and(|cores| cores > 0), "{document:#}");
     assert!(document["examination"].is_null());
-    for made in ["ledger.jsonl", "storage", "embedded", "plugins", "workflows"] {
+    for made in ["ledger.db", "storage", "embedded", "plugins", "workflows"] {
         assert!(!data.join(made).exists(), "{made}");
     }
 }
@@ -137,7 +137,7 @@ fn everything_that_is_wrong_is_found_at_once() {
     fs::write(at("models/cut.safetensors"), &weights[..weights.len() / 2]).unwrap();
     fs::write(at("loras/cut.safetensors"), &weights[..9]).unwrap();
     let ledger = "{\"job\": 1}\n{\"job\": 2}\n";
-    fs::write(at("ledger.jsonl"), ledger).unwrap();
+    fs::write(at("ledger.db"), ledger).unwrap();
 
     let (document, status) = document(dir.path(), &[], &[("REVERIE_PORT", "1")]);
     assert_eq!(status, 1);
@@ -156,14 +156,14 @@ fn everything_that_is_wrong_is_found_at_once() {
         ("models", "error", "scoring.model"),
         ("plugins", "error", "bad.wasm is refused"),
         ("plugins", "warning", "[plugins.nobody]"),
-        ("ledger", "error", "line 1"),
+        ("ledger", "error", "is no ledger"),
         ("storage", "error", "file/storage"),
         ("ports", "error", "another program"),
         ("comfy", "note", "may not reach http://127.0.0.1:8188"),
     ] {
         assert_found(&document, area, level, part);
     }
-    assert_eq!(fs::read_to_string(at("ledger.jsonl")).unwrap(), ledger);
+    assert_eq!(fs::read_to_string(at("ledger.db")).unwrap(), ledger);
 
     let text = run(dir.path(), &[], &[], &[]);
     let (out, progress) = (String::from_utf8_lossy(&text.stdout), String::from_utf8_lossy(&text.stderr));
@@ -207,11 +207,7 @@ fn a_server_at_work_is_recognised_and_left_alone() {
     let mut client = server.connect();
     let done = client.submit(json!({"jobType": "echo", "x": 1}));
     client.finish(&done);
-    let ledger = server.dir.path().join("reverie-data/ledger.jsonl");
-    // Written a moment later.
-    while !fs::read_to_string(&ledger).unwrap().contains("\"done\"") {
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+    let ledger = server.dir.path().join("reverie-data/ledger.db");
     let before = fs::read(&ledger).unwrap();
     let (host, port) = server.address.rsplit_once(':').unwrap();
     let address = [format!("server.host={host}"), format!("server.port={port}")];

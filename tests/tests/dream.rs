@@ -391,10 +391,8 @@ fn an_orderly_end_keeps_the_session() {
     let began = Instant::now();
     assert!(server.terminate());
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
-    let ledger = std::fs::read_to_string(server.dir.path().join("reverie-data/ledger.jsonl")).unwrap();
-    let job = started["jobId"].as_str().unwrap();
-    let last = ledger.lines().rfind(|line| line.contains(job)).unwrap();
-    assert!(last.contains("\"queued\""), "{last}");
+    let ledger = reverie::jobs::inspect(&server.dir.path().join("reverie-data/ledger.db")).unwrap();
+    assert_eq!((ledger.active, ledger.finished), (1, 0));
     server.crash_and_restart();
     let mut client = server.connect_to("/v1/ws?clientId=me");
     let resumed =

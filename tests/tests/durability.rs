@@ -15,27 +15,25 @@ fn accepted_jobs_survive_a_crash() {
     let running = client.submit(json!({"jobType": "echo-sleep", "ms": 20, "steps": 100}));
     client.receive_where(|m| m["jobId"] == running.as_str() && m["status"] == "running");
     let queued = client.submit(json!({"jobType": "echo", "x": 2}));
-    // Its upload is gone after the crash: it must be reported as failed.
-    let lost_input = client.submit(json!({"jobType": "sr", "fileRef": file_ref}));
+    // Its upload is gone after the crash, and was stored with the job.
+    let with_input = client.submit(json!({"jobType": "sr", "fileRef": file_ref}));
     server.crash_and_restart();
 
     let mut client = server.connect_to("/v1/ws?clientId=me");
-    for (job, status) in [(&done, "done"), (&running, "done"), (&queued, "done"), (&lost_input, "error")] {
-        let subscribed = client.ask(json!({"type": "job:subscribe", "jobId": job}));
-        let seen = &subscribed["job"]["status"];
-        if seen == "queued" || seen == "running" {
-            client.finish(job);
-        }
-        let got = client.ask(json!({"type": "job:get", "jobId": job}));
-        assert_eq!(got["job"]["status"], status, "{got}");
+    for (job, status) in [(&done, "done"), (&running, "done"), (&queued, "done"), (&with_input, "done")] {
+        let got = client.ended(job);
+        assert_eq!(got["status"], status, "{got}");
     }
-    let got = client.ask(json!({"type": "job:get", "jobId": lost_input}));
-    assert!(got["job"]["error"].as_str().unwrap().contains("not found or expired"), "{got}");
+    let got = client.ask(json!({"type": "job:get", "jobId": running}));
+    assert_eq!(got["job"]["attempt"], 2, "{got}");
+    let refused = client.submit(json!({"jobType": "sr", "fileRef": file_ref}));
+    let refused = client.finish(&refused);
+    assert!(refused["error"].as_str().unwrap().contains("not found or expired"), "{refused}");
 }
 
 #[test]
-fn a_job_that_ends_the_server_is_given_up() {
-    let mut server = Server::start(&["jobs.max_attempts=2"], &["echo"]);
+fn a_job_during_which_the_server_ends_again_and_again_is_given_up() {
+    let mut server = Server::start(&["jobs.max_interruptions=2"], &["echo"]);
     let mut client = server.connect();
     let job = client.submit(json!({"jobType": "echo-sleep", "ms": 100, "steps": 1000}));
     client.receive_where(|m| m["jobId"] == job.as_str() && m["status"] == "running");
@@ -60,7 +58,97 @@ fn an_orderly_end_finishes_what_runs_and_keeps_what_waits() {
     assert!(server.terminate());
     assert_eq!(client.finish(&running)["type"], "job:complete");
     assert_eq!(client.closed(), Some(1001));
-    let ledger = std::fs::read_to_string(server.dir.path().join("reverie-data/ledger.jsonl")).unwrap();
-    let last = |job: &str| ledger.lines().rfind(|line| line.contains(job)).unwrap().to_owned();
-    assert!(last(&running).contains("\"done\"") && last(&queued).contains("\"queued\""), "{ledger}");
+    let ledger = reverie::jobs::inspect(&server.dir.path().join("reverie-data/ledger.db")).unwrap();
+    assert_eq!((ledger.active, ledger.finished), (1, 1));
+    server.crash_and_restart();
+    assert_eq!(server.connect().ask(json!({"type": "job:get", "jobId": running}))["job"]["status"], "done");
+    server.connect().ended(&queued);
+}
+
+#[test]
+fn an_orderly_end_cuts_jobs_off_without_blame() {
+    let mut server = Server::start(&["server.shutdown_grace_s=0", "jobs.max_interruptions=1"], &["echo"]);
+    let mut client = server.connect();
+    let job = client.submit(json!({"jobType": "echo-sleep", "ms": 20, "steps": 200}));
+    for attempt in [1, 2, 3] {
+        let mut client = server.connect();
+        let running = |got: &serde_json::Value| got["job"]["status"] == "running";
+        while !running(&client.ask(json!({"type": "job:get", "jobId": job}))) {}
+        let got = client.ask(json!({"type": "job:get", "jobId": job}));
+        assert_eq!(got["job"]["attempt"].as_u64().unwrap_or(1), attempt, "{got}");
+        assert!(server.terminate());
+        server.crash_and_restart();
+    }
+    assert_eq!(server.connect().ended(&job)["status"], "done");
+}
+
+#[test]
+fn a_job_submitted_again_with_its_key_is_the_same_job() {
+    let mut server = Server::start(&[], &["echo"]);
+    let mut client = server.connect_to("/v1/ws?clientId=me");
+    let submit = json!({"type": "job:submit", "jobType": "echo", "x": 1, "key": "mine"});
+    let first = client.ask(submit.clone())["jobId"].clone();
+    let job = first.as_str().unwrap();
+    client.finish(job);
+    assert_eq!(client.ask(submit.clone())["jobId"], first);
+    server.crash_and_restart();
+
+    // A client that has missed the end is told it.
+    let mut client = server.connect_to("/v1/ws?clientId=me");
+    assert_eq!(client.ask(submit.clone())["jobId"], first);
+    assert_eq!(client.finish(job)["type"], "job:complete");
+    let mut other = submit.clone();
+    other["x"] = json!(2);
+    let refused = client.submit(other);
+    let refused = client.finish(&refused);
+    assert!(refused["code"] == "conflict" && refused["error"].as_str().unwrap().contains(job), "{refused}");
+    // Another client's key is another key.
+    assert_ne!(server.connect_to("/v1/ws?clientId=you").ask(submit)["jobId"], first);
+
+    let post = |path: &str, key: &str| {
+        let answer = ureq::post(format!("http://{}{path}", server.address))
+            .config()
+            .http_status_as_error(false)
+            .build()
+            .header("idempotency-key", key)
+            .send(r#"{"jobType": "echo", "x": 1}"#)
+            .unwrap();
+        let (status, text) = (answer.status(), answer.into_body().read_to_string().unwrap());
+        (status.as_u16(), serde_json::from_str::<serde_json::Value>(&text).unwrap())
+    };
+    let (status, answer) = post("/v1/jobs?clientId=me", "mine");
+    assert_eq!((status, &answer["jobId"]), (200, &first), "{answer}");
+    let (status, answer) = post("/v1/jobs", "mine");
+    assert!(status == 422 && answer["error"].as_str().unwrap().contains("clientId"), "{answer}");
+    let (status, answer) = post("/v1/jobs?clientId=me", &"k".repeat(129));
+    assert!(status == 422 && answer["error"].as_str().unwrap().contains("1 to 128"), "{answer}");
+}
+
+#[test]
+fn a_deleted_job_is_gone_with_its_outputs() {
+    let mut server = Server::start(&[], &["echo"]);
+    let mut client = server.connect_to("/v1/ws?clientId=me");
+    let file_ref = server.upload(&picture(8, 8));
+    let job = client.submit(json!({"jobType": "sr", "fileRef": file_ref}));
+    let url = client.finish(&job)["outputs"][0]["url"].as_str().unwrap().to_owned();
+    let running = client.submit(json!({"jobType": "echo-sleep", "ms": 20, "steps": 50}));
+    let refused = client.ask(json!({"type": "job:delete", "jobId": running}));
+    assert!(refused["type"] == "job:delete:ack" && refused["code"] == "conflict", "{refused}");
+    let stored = |server: &Server| {
+        let answer = ureq::get(format!("http://{}{url}", server.address)).call();
+        !matches!(answer, Err(ureq::Error::StatusCode(404)))
+    };
+    assert!(stored(&server));
+    let deleted = client.ask(json!({"type": "job:delete", "jobId": job}));
+    assert_eq!((&deleted["jobId"], &deleted["status"]), (&json!(job), &json!("deleted")), "{deleted}");
+    let got = client.ask(json!({"type": "job:get", "jobId": job}));
+    assert_eq!(got["code"], "not_found", "{got}");
+    server.crash_and_restart();
+    let got = server.connect().ask(json!({"type": "job:get", "jobId": job}));
+    assert_eq!(got["code"], "not_found", "{got}");
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while stored(&server) {
+        assert!(std::time::Instant::now() < deadline, "the output is still there");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }

@@ -2,9 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Weak},
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use reverie_kernels::{Activation, Backend, Conv2dDesc};
 
 use crate::{
@@ -96,7 +97,7 @@ impl<B: Backend> LayerCache<B> {
 
     /// A thread that panicked leaves the map whole: it is changed by single insertions.
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Layer<B>>> {
-        self.layers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.layers.lock()
     }
 }
 

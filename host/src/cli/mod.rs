@@ -11,6 +11,8 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
+use reverie_crash::blame;
+
 use crate::config::{Config, LogFormat, Sources};
 
 /// A plugin-hosted runtime for image generation.
@@ -152,7 +154,9 @@ fn environment() -> Vec<(String, String)> {
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, String> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| e.to_string())
+    blame::own_thread();
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.on_thread_start(blame::own_thread).enable_all().build().map_err(|e| e.to_string())
 }
 
 fn log_to_stderr(config: &Config) -> Result<(), String> {

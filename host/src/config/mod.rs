@@ -9,6 +9,8 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use crate::jobs;
+
 pub use load::{DEFAULTS, Sources, load};
 pub use mode::{Mode, ModeLora, Resolution, scheduler_id};
 pub use plugin::{Limits, Plugin};
@@ -20,7 +22,7 @@ pub use salvage::{Refused, salvage};
 pub struct Config {
     pub server: Server,
     pub hub: Hub,
-    pub jobs: Jobs,
+    pub jobs: jobs::Config,
     pub uploads: Uploads,
     pub storage: Storage,
     pub images: Images,
@@ -71,20 +73,6 @@ pub struct Hub {
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct Jobs {
-    pub default_type: String,
-    pub queue_limit: usize,
-    pub concurrency: usize,
-    pub background_limit: usize,
-    pub background_concurrency: usize,
-    pub max_attempts: u32,
-    pub keep_finished: usize,
-    pub keep_finished_hours: f64,
-    pub ledger: PathBuf,
-}
-
-#[derive(Debug, Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
 pub struct Uploads {
     pub max_file_bytes: usize,
     pub max_total_bytes: usize,
@@ -97,6 +85,7 @@ pub struct Uploads {
 pub struct Storage {
     pub location: String,
     pub max_put_bytes: usize,
+    pub retry_s: f64,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -230,6 +219,7 @@ impl Config {
             ("jobs.concurrency", self.jobs.concurrency),
             ("jobs.background_concurrency", self.jobs.background_concurrency),
             ("jobs.max_attempts", self.jobs.max_attempts as usize),
+            ("jobs.max_interruptions", self.jobs.max_interruptions as usize),
             ("uploads.max_file_bytes", self.uploads.max_file_bytes),
             ("uploads.max_total_bytes", self.uploads.max_total_bytes),
             ("storage.max_put_bytes", self.storage.max_put_bytes),
@@ -269,8 +259,12 @@ impl Config {
         if self.storage.location.is_empty() {
             return Err("storage.location: must be a folder, or \"memory:\"".into());
         }
-        if !(0.0..=86400.0).contains(&self.server.max_wait_s) {
-            return Err("server.max_wait_s: must be seconds from 0 to 86400".into());
+        for (key, value) in
+            [("server.max_wait_s", self.server.max_wait_s), ("storage.retry_s", self.storage.retry_s)]
+        {
+            if !(0.0..=86400.0).contains(&value) {
+                return Err(format!("{key}: must be seconds from 0 to 86400"));
+            }
         }
         let ui_dir = &self.server.ui_dir;
         if !ui_dir.as_os_str().is_empty() && !ui_dir.join("index.html").is_file() {

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use image::RgbImage;
 use serde_json::{Map, Value};
+use uuid::Uuid;
 
 use crate::execution::{Lease, Ticket};
 
@@ -14,6 +15,8 @@ pub trait Control: Send + Sync + 'static {
     /// Whether it is of the background, and whether it has to wait because somebody else is not.
     fn background(&self) -> bool;
     fn yields(&self) -> bool;
+    /// The job that it is for.
+    fn job(&self) -> Option<Uuid>;
     /// It had to wait for so long.
     fn waited(&self, time: Duration);
     /// `fraction` of the whole, 0 to 1, with fields for the client.

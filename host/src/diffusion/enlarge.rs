@@ -1,11 +1,10 @@
 //! From the size at which a model makes its pictures to the one that was asked for.
 
-use std::sync::Mutex;
-
 use image::{
     DynamicImage, RgbImage,
     imageops::{self, FilterType},
 };
+use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 
 use super::{Control, lease};
@@ -113,7 +112,7 @@ struct Tiles<'a> {
 impl models::Control for Tiles<'_> {
     fn before_tile(&self) -> Result<(), Cancelled> {
         let lease = lease(&self.ticket, self.control).ok_or(Cancelled)?;
-        *self.lease.lock().unwrap() = Some(lease);
+        *self.lease.lock() = Some(lease);
         Ok(())
     }
 
@@ -122,7 +121,7 @@ impl models::Control for Tiles<'_> {
     }
 
     fn tile_done(&self, done: usize, total: usize) {
-        *self.lease.lock().unwrap() = None;
+        *self.lease.lock() = None;
         let share = self.done + self.share * done as f32 / total.max(1) as f32;
         let detail = json!({"stage": "upscaling", "tile": done, "tiles": total});
         let detail: Map<String, Value> = detail.as_object().cloned().unwrap_or_default();

@@ -2,9 +2,11 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
+    time::Duration,
 };
 
+use parking_lot::Mutex;
 use reverie_models::{Adapters, LayerCache, Lora, ModelFiles, pipeline::Pipeline};
 
 use crate::{
@@ -89,19 +91,13 @@ impl Library {
             return Ok(model);
         }
         // A load that panicked has left nothing behind.
-        let _loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        let _loading = self.loading.lock();
         // Another request may have loaded it meanwhile.
         if let Some(model) = self.find(path, vae, adapters) {
             return Ok(model);
         }
-        let base = self
-            .shelf
-            .lock()
-            .unwrap()
-            .slots
-            .iter()
-            .find(|slot| slot.base.is(path, vae))
-            .map(|s| s.base.clone());
+        let base =
+            self.shelf.lock().slots.iter().find(|slot| slot.base.is(path, vae)).map(|s| s.base.clone());
         let base = match base {
             Some(base) => base,
             None => Arc::new(self.open(backend, path, vae)?),
@@ -121,7 +117,7 @@ impl Library {
         let pipeline = pipeline.map_err(|error| base.error(error))?;
         tracing::info!(model = %path.display(), adapters = adapters.len(), "model loaded in {:.1} s", began.elapsed().as_secs_f32());
         let model = Arc::new(Model { pipeline, lane: Lane::default(), base: base.clone() });
-        let mut shelf = self.shelf.lock().unwrap();
+        let mut shelf = self.shelf.lock();
         let used = shelf.tick();
         shelf.slots.push(Slot { base, adapters: adapters.to_vec(), model: model.clone(), used });
         let dropped = shelf.make_room(self.budget, 1);
@@ -137,7 +133,7 @@ impl Library {
         }
         let bytes = files.resident_bytes();
         // Room is made before it is taken.
-        let dropped = self.shelf.lock().unwrap().make_room(self.budget.saturating_sub(bytes), 0);
+        let dropped = self.shelf.lock().make_room(self.budget.saturating_sub(bytes), 0);
         drop(dropped);
         let vae = vae.map(Path::to_owned);
         let backend = backend::lane(backend).map_err(|e| Error::internal(e.to_string()))?;
@@ -145,7 +141,7 @@ impl Library {
     }
 
     fn find(&self, path: &Path, vae: Option<&Path>, adapters: &[Adapter]) -> Option<Arc<Model>> {
-        let mut shelf = self.shelf.lock().unwrap();
+        let mut shelf = self.shelf.lock();
         let used = shelf.tick();
         let slot =
             shelf.slots.iter_mut().find(|slot| slot.base.is(path, vae) && slot.adapters == adapters)?;
@@ -153,9 +149,18 @@ impl Library {
         Some(slot.model.clone())
     }
 
+    /// Whether its lock, and those of its models, are given free within `patience` each. To be called where dropping a model may
+    /// take a while.
+    pub fn answers(&self, patience: Duration) -> bool {
+        let Some(shelf) = self.shelf.try_lock_for(patience) else { return false };
+        let models: Vec<Arc<Model>> = shelf.slots.iter().map(|slot| slot.model.clone()).collect();
+        drop(shelf);
+        models.iter().all(|model| model.lane.answers(patience))
+    }
+
     /// Paths and bytes of the models in memory, the last used first.
     pub fn loaded(&self) -> Vec<(PathBuf, u64)> {
-        let shelf = self.shelf.lock().unwrap();
+        let shelf = self.shelf.lock();
         let mut slots: Vec<&Slot> = shelf.slots.iter().collect();
         slots.sort_by_key(|slot| std::cmp::Reverse(slot.used));
         let mut loaded: Vec<(PathBuf, u64)> = Vec::new();
@@ -169,7 +174,7 @@ impl Library {
 
     /// Drops the models that no request has; whether there were any.
     pub fn drop_idle(&self) -> bool {
-        let mut shelf = self.shelf.lock().unwrap();
+        let mut shelf = self.shelf.lock();
         // Those that requests have may be taken only from the shelf: under its lock, no idle one is.
         let idle: Vec<Slot> =
             shelf.slots.extract_if(.., |slot| Arc::strong_count(&slot.model) == 1).collect();
@@ -179,7 +184,7 @@ impl Library {
 
     /// Drops all models: those whose files may have changed are read anew.
     pub fn clear(&self) {
-        let dropped = std::mem::take(&mut self.shelf.lock().unwrap().slots);
+        let dropped = std::mem::take(&mut self.shelf.lock().slots);
         drop(dropped);
     }
 }

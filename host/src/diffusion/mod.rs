@@ -16,11 +16,12 @@ mod watch;
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex, RwLock},
-    time::Instant,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use image::{DynamicImage, RgbImage, imageops::FilterType};
+use parking_lot::{Mutex, RwLock};
 use reverie_kernels::{Backend, gpu::cuda::Warming, nvml};
 use reverie_models::{noise::Blend, prompt::Prompt};
 
@@ -136,6 +137,16 @@ impl Diffusion {
         backend::warm(&self.backend)
     }
 
+    /// Whether its locks are given free within `patience` each; see [`Library::answers`].
+    pub fn answers(&self, patience: Duration) -> bool {
+        self.library.answers(patience)
+    }
+
+    /// Why its GPU is of no more use, once it is not.
+    pub fn lost(&self) -> Option<String> {
+        backend::lost(&self.backend).map(str::to_owned)
+    }
+
     /// Figures of its GPU, where there is one.
     pub fn gpu(&self) -> Option<nvml::Status> {
         backend::status(&self.backend)
@@ -143,7 +154,7 @@ impl Diffusion {
 
     /// The modes as they are now.
     pub fn modes(&self) -> Modes {
-        self.modes.read().unwrap().clone()
+        self.modes.read().clone()
     }
 
     /// Makes another mode the default one, and the current one.
@@ -151,8 +162,8 @@ impl Diffusion {
     /// # Errors
     /// Those of [`Modes::get`].
     pub fn switch(&self, name: &str) -> Result<(), Error> {
-        self.modes.write().unwrap().switch(name)?;
-        *self.current.lock().unwrap() = Some(name.to_owned());
+        self.modes.write().switch(name)?;
+        *self.current.lock() = Some(name.to_owned());
         Ok(())
     }
 
@@ -169,8 +180,8 @@ impl Diffusion {
             self.library.clear();
         }
         // Files may be others by now.
-        self.traits.lock().unwrap().clear();
-        let mut current = self.modes.write().unwrap();
+        self.traits.lock().clear();
+        let mut current = self.modes.write();
         let modes = modes.switched_as(&current);
         if *current != modes {
             tracing::info!("modes: {}", modes.names().collect::<Vec<_>>().join(", "));
@@ -191,8 +202,8 @@ impl Diffusion {
 
     /// The mode that was used last.
     pub fn current(&self) -> Option<String> {
-        let used = self.current.lock().unwrap().clone();
-        used.or_else(|| self.modes.read().unwrap().default_name().map(str::to_owned))
+        let used = self.current.lock().clone();
+        used.or_else(|| self.modes.read().default_name().map(str::to_owned))
     }
 
     /// The LoRA files there are, by name.
@@ -213,7 +224,7 @@ impl Diffusion {
     /// # Errors
     /// `InvalidInput` with what is wrong; `Unavailable` without a model.
     pub fn check(&self, mode: &str, prompt: &str) -> Result<String, Error> {
-        let mode = self.modes.read().unwrap().get(mode)?.1.clone();
+        let mode = self.modes.read().get(mode)?.1.clone();
         let (plain, loras) = prompt::loras(prompt)?;
         self.adapters(&mode, &Request { loras, ..Request::default() })?;
         Prompt::parse(&plain).map_err(library::error)?;
@@ -234,7 +245,7 @@ impl Diffusion {
         request.prompt = prompt;
         request.loras.extend(named);
         let (mode_name, mode) = {
-            let modes = self.modes.read().unwrap();
+            let modes = self.modes.read();
             let (name, mode) = modes.get(&request.mode)?;
             (name.to_owned(), mode.clone())
         };
@@ -246,7 +257,7 @@ impl Diffusion {
         let began = Instant::now();
         control.progress(0.0, stage("loading"));
         let model = self.model(device, &mode, &adapters)?;
-        *self.current.lock().unwrap() = Some(mode_name.clone());
+        *self.current.lock() = Some(mode_name.clone());
         let loaded = Instant::now();
 
         let size = self.size(&mode, &request, &model)?;
@@ -304,7 +315,7 @@ impl Diffusion {
     /// # Errors
     /// Those of [`Diffusion::generate`].
     pub fn own_size(&self, device: &Device, mode: &str) -> Result<(u32, u32, u32), Error> {
-        let mode = self.modes.read().unwrap().get(mode)?.1.clone();
+        let mode = self.modes.read().get(mode)?.1.clone();
         let request = Request::default();
         let adapters = self.adapters(&mode, &request)?;
         let model = self.model(device, &mode, &adapters)?;

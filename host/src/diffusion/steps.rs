@@ -1,12 +1,14 @@
 //! What a picture's client hears of its steps.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use image::RgbImage;
+use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
+use uuid::Uuid;
 
 use super::{Control, library::Model};
 use crate::execution::{Denoise, Watch};
@@ -47,6 +49,10 @@ impl Watch for Steps {
         self.control.background()
     }
 
+    fn job(&self) -> Option<Uuid> {
+        self.control.job()
+    }
+
     fn waited(&self, time: Duration) {
         self.control.waited(time);
     }
@@ -54,7 +60,7 @@ impl Watch for Steps {
     fn stepped(&self, picture: &Denoise) {
         let (done, steps) = (picture.position(), picture.steps());
         let mut detail = steps_of(picture, "denoising");
-        let first = *self.began.lock().unwrap().get_or_insert_with(Instant::now);
+        let first = *self.began.lock().get_or_insert_with(Instant::now);
         if done > 1 {
             let eta = first.elapsed().as_secs_f64() / (done - 1) as f64 * (steps - done) as f64;
             detail.insert("eta_s".into(), ((eta * 10.0).round() / 10.0).into());

@@ -75,7 +75,7 @@ impl Diffusion {
         schedule_type: Option<&str>,
     ) -> Result<Option<&'static str>, Error> {
         let (name, mode) = {
-            let modes = self.modes.read().unwrap();
+            let modes = self.modes.read();
             let (name, mode) = modes.get(mode)?;
             (name.to_owned(), mode.clone())
         };
@@ -86,7 +86,7 @@ impl Diffusion {
 
     fn traits(&self, mode: &Mode) -> Result<Arc<Traits>, Error> {
         let key = (mode.model.clone(), mode.vae.clone());
-        if let Some(known) = self.traits.lock().unwrap().get(&key) {
+        if let Some(known) = self.traits.lock().get(&key) {
             return Ok(known.clone());
         }
         self.unpack(mode)?;
@@ -99,7 +99,7 @@ impl Diffusion {
             few: files.is_lcm() || files.is_turbo(),
             side: files.default_size() as u32,
         });
-        self.traits.lock().unwrap().insert(key, traits.clone());
+        self.traits.lock().insert(key, traits.clone());
         Ok(traits)
     }
 }

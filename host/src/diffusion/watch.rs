@@ -3,9 +3,11 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use notify::{RecursiveMode, Watcher as _};
-use tokio::sync::mpsc;
+use reverie_crash::vital;
+use tokio::{sync::mpsc, task::JoinError};
 
 use super::Diffusion;
+use crate::error::Error;
 
 /// Rest after a change: a copied model or an edited file changes many times in a row.
 const SETTLE: Duration = Duration::from_millis(300);
@@ -46,17 +48,19 @@ pub fn watch(diffusion: &Arc<Diffusion>) -> Result<Watcher, String> {
     on_hangup(hangup);
 
     let diffusion = Arc::downgrade(diffusion);
-    tokio::spawn(async move {
+    let work = async move {
         while changes.recv().await.is_some() {
             tokio::time::sleep(SETTLE).await;
             while changes.try_recv().is_ok() {}
             let Some(diffusion) = diffusion.upgrade() else { return };
             let reloaded = tokio::task::spawn_blocking(move || diffusion.reload(false)).await;
-            if let Ok(Err(error)) = reloaded {
+            let fault = |error: JoinError| Err(Error::internal(format!("a fault of the server: {error}")));
+            if let Err(error) = reloaded.unwrap_or_else(fault) {
                 tracing::error!(error = error.message, "the modes stay as they were");
             }
         }
-    });
+    };
+    tokio::spawn(vital::task("watch of the modes", work));
     Ok(watcher)
 }
 

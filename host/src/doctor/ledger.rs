@@ -1,9 +1,9 @@
 //! The ledger of jobs: only read, so that a server may go on writing it.
 
 use super::{Area, disk};
-use crate::{config, jobs};
+use crate::jobs;
 
-pub fn check(config: &config::Jobs, area: &mut Area<'_>) {
+pub fn check(config: &jobs::Config, area: &mut Area<'_>) {
     let path = &config.ledger;
     if path.as_os_str().is_empty() {
         return area.note(
@@ -17,7 +17,7 @@ pub fn check(config: &config::Jobs, area: &mut Area<'_>) {
         Ok(file) if file.is_dir() => {
             return area.error(
                 format!("jobs.ledger '{shown}' is a folder"),
-                "set jobs.ledger to a file in it, such as ledger.jsonl",
+                "set jobs.ledger to a file in it, such as ledger.db",
             );
         }
         Ok(file) => held(config, file.len(), area),
@@ -50,25 +50,24 @@ pub fn check(config: &config::Jobs, area: &mut Area<'_>) {
     }
 }
 
-fn held(config: &config::Jobs, bytes: u64, area: &mut Area<'_>) {
+fn held(config: &jobs::Config, bytes: u64, area: &mut Area<'_>) {
     let shown = config.ledger.display();
     let size = disk::bytes(bytes);
     match jobs::inspect(&config.ledger) {
         Ok(found) => {
-            let jobs::Inspected { active, finished, lines, .. } = found;
-            area.ok(format!(
-                "{shown}: {finished} finished and {active} unfinished jobs in {lines} lines, {size}"
-            ));
-            if found.torn {
-                area.note(
-                    format!("{shown}: the last line is cut short, by a crash or because a server writes it right now"),
-                    "nothing: the next start leaves it out, and no job that a client was told to be accepted is lost by it",
+            let jobs::Inspected { active, finished, damaged, in_use } = found;
+            let used = if in_use { "; a server has it open" } else { "" };
+            area.ok(format!("{shown}: {finished} finished and {active} unfinished jobs, {size}{used}"));
+            if damaged > 0 {
+                area.warning(
+                    format!("{shown}: {damaged} record(s) can't be read"),
+                    "nothing: the next start takes over what is sound, and keeps the damaged file beside the new one",
                 );
             }
         }
         Err(error) => area.error(
             format!("{error} ({size})"),
-            format!("the server does not start with it: mend that line in an editor, or move {shown} away"),
+            format!("if it is meant to be one, the next start takes what is sound in it; if not, set jobs.ledger to another file than {shown}"),
         ),
     }
 }
@@ -81,9 +80,9 @@ mod tests {
     #[test]
     fn what_a_ledger_has_is_told_and_nothing_changes() {
         let dir = tempfile::tempdir().unwrap();
-        let ledger = dir.path().join("ledger.jsonl");
+        let ledger = dir.path().join("ledger.db");
         let defaults = crate::config::load(&Default::default()).unwrap().jobs;
-        let config = config::Jobs { ledger: ledger.clone(), ..defaults };
+        let config = jobs::Config { ledger: ledger.clone(), ..defaults };
         let look = || {
             let mut report = Report::default();
             check(&config, &mut report.area("ledger"));
@@ -93,13 +92,10 @@ mod tests {
         let (level, text) = look();
         assert!(level <= Level::Warning && text.contains("made at the first start"), "{text}");
         assert!(!ledger.exists());
-        std::fs::write(&ledger, "{\"job\":").unwrap();
+        let other = "{\"job\":\n{\"job\":\n";
+        std::fs::write(&ledger, other).unwrap();
         let (level, text) = look();
-        assert!(level <= Level::Warning && text.contains("the last line is cut short"), "{text}");
-        let torn = "{\"job\":\n{\"job\":\n";
-        std::fs::write(&ledger, torn).unwrap();
-        let (level, text) = look();
-        assert!(level == Level::Error && text.contains("line 1:") && text.contains("move"), "{text}");
-        assert_eq!(std::fs::read_to_string(&ledger).unwrap(), torn);
+        assert!(level == Level::Error && text.contains("is no ledger") && text.contains("sound"), "{text}");
+        assert_eq!(std::fs::read_to_string(&ledger).unwrap(), other);
     }
 }

@@ -54,9 +54,13 @@ async fn is_reverie(host: &str, port: u16) -> bool {
             });
         }
         let stream = tokio::time::timeout(PATIENCE, TcpStream::connect(address)).await.ok()?.ok()?;
-        http::get(stream, host, path, PATIENCE).await.ok().filter(|(status, _)| *status == 200)
+        http::get(stream, host, path, PATIENCE).await.ok()
     };
     let (health, page) = tokio::join!(asked("/health"), asked("/"));
-    health.is_some_and(|(_, body)| body.contains("\"status\":\"ok\""))
-        && page.is_some_and(|(_, body)| body.contains("<title>Reverie</title>"))
+    // One that is not well is one, too.
+    let says = |body: &str| {
+        ["ok", "failing"].iter().any(|status| body.contains(&format!("\"status\":\"{status}\"")))
+    };
+    health.is_some_and(|(status, body)| matches!(status, 200 | 503) && says(&body))
+        && page.is_some_and(|(status, body)| status == 200 && body.contains("<title>Reverie</title>"))
 }

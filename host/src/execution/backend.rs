@@ -114,6 +114,14 @@ pub fn status(backend: &AnyBackend) -> Option<nvml::Status> {
     })
 }
 
+/// Why the GPU that computes is of no more use, once it is not: only a new process gets it back.
+pub fn lost(backend: &AnyBackend) -> Option<&str> {
+    match backend {
+        Either::First(_) => None,
+        Either::Second(gpu) => gpu.device().lost(),
+    }
+}
+
 /// The CPU with `threads` threads; 0: one a core.
 pub fn cpu(threads: usize) -> Arc<AnyBackend> {
     Arc::new(Either::First(CpuBackend::new(threads)))

@@ -5,11 +5,14 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Condvar, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use parking_lot::{Condvar, Mutex};
+use reverie_crash::blame;
 use reverie_models::{Error, denoise};
+use uuid::Uuid;
 
 use super::{AnyBackend, Device};
 
@@ -35,6 +38,11 @@ pub trait Watch: Send + Sync {
     /// Whether it is of the background: it shares no step with what is not, which would take longer for it.
     fn background(&self) -> bool {
         false
+    }
+
+    /// The job it is for, which is to blame where its step ends the process.
+    fn job(&self) -> Option<Uuid> {
+        None
     }
 
     /// Called once, at its end: for how long it was in no step.
@@ -100,59 +108,95 @@ impl Lane {
     ) -> Result<Denoise, Ended> {
         let ticket = device.ticket();
         let (began, own) = (Instant::now(), watch.clone());
-        let mut state = self.state.lock().unwrap();
-        state.clock += 1;
-        let (id, turn) = (state.clock, state.clock);
-        let picture = Some(picture);
-        state.entries.push(Entry {
-            id,
-            turn,
-            picture,
-            watch,
-            alone: false,
-            computed: Duration::ZERO,
-            ended: None,
-        });
+        let place = self.enter(picture, watch);
+        let id = place.id;
+        let mut state = self.state.lock();
         loop {
             state.end_stopped();
             if let Some((ended, computed)) = state.take_ended(id) {
-                self.changed.notify_all();
+                drop(state);
                 own.waited(began.elapsed().saturating_sub(computed));
                 return ended;
             }
             let mut batch = if state.stepping { Batch::new() } else { state.choose(max_batch) };
             if batch.is_empty() {
-                state = self.changed.wait_timeout(state, STOP_POLL).unwrap().0;
+                self.changed.wait_for(&mut state, STOP_POLL);
                 continue;
             }
             state.stepping = true;
             drop(state);
 
-            let priority = || batch.iter().map(|(_, _, watch)| watch.priority()).max().unwrap_or(0);
-            // A batch that has to wait goes back too: another one may be made of others meanwhile.
-            let stopped = || batch.iter().any(|(_, _, watch)| watch.stopped() || watch.yields());
-            let lease = ticket.lease(priority, stopped);
-            let leased = Instant::now();
+            let mut leased = Instant::now();
             // Whatever happens, the batch goes back to the others.
-            let stepped = lease.map(|lease| {
-                let stepped = catch_unwind(AssertUnwindSafe(|| {
-                    let mut pictures: Vec<&mut Denoise> =
-                        batch.iter_mut().map(|(_, picture, _)| picture).collect();
-                    step(&mut pictures)?;
-                    drop(lease);
-                    batch.iter().for_each(|(_, picture, watch)| watch.stepped(picture));
-                    Ok(())
-                }));
-                match stepped {
-                    Ok(stepped) => stepped.map_err(Some),
-                    Err(_) => Err(None),
-                }
-            });
-            state = self.state.lock().unwrap();
+            let stepped = catch_unwind(AssertUnwindSafe(|| {
+                let _working = blame::working_for(batch.iter().filter_map(|(_, _, watch)| watch.job()));
+                let priority = || batch.iter().map(|(_, _, watch)| watch.priority()).max().unwrap_or(0);
+                // A batch that has to wait goes back too: another one may be made of others meanwhile.
+                let stopped = || batch.iter().any(|(_, _, watch)| watch.stopped() || watch.yields());
+                let Some(lease) = ticket.lease(priority, stopped) else { return Ok(false) };
+                leased = Instant::now();
+                let mut pictures: Vec<&mut Denoise> =
+                    batch.iter_mut().map(|(_, picture, _)| picture).collect();
+                step(&mut pictures)?;
+                drop(lease);
+                batch.iter().for_each(|(_, picture, watch)| watch.stepped(picture));
+                Ok(true)
+            }));
+            let stepped = match stepped {
+                Ok(Ok(false)) => None,
+                Ok(Ok(true)) => Some(Ok(())),
+                Ok(Err(error)) => Some(Err(Some(error))),
+                Err(_) => Some(Err(None)),
+            };
+            state = self.state.lock();
             state.stepping = false;
             state.put_back(batch, stepped, leased.elapsed());
             self.changed.notify_all();
         }
+    }
+
+    /// Whether its lock is given free within `patience`, as it is when nobody has died with it.
+    pub fn answers(&self, patience: Duration) -> bool {
+        self.state.try_lock_for(patience).is_some()
+    }
+
+    fn enter(&self, picture: Denoise, watch: Arc<dyn Watch>) -> Place<'_> {
+        let mut state = self.state.lock();
+        state.clock += 1;
+        let (id, turn) = (state.clock, state.clock);
+        state.entries.push(Entry {
+            id,
+            turn,
+            picture: Some(picture),
+            watch,
+            alone: false,
+            computed: Duration::ZERO,
+            ended: None,
+        });
+        Place { lane: self, id }
+    }
+}
+
+/// A picture's entry, for as long as its thread is there: a panic of a [`Watch`] ends the one thread that met it.
+struct Place<'a> {
+    lane: &'a Lane,
+    id: u64,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.lane.state.lock().entries.retain(|entry| entry.id != self.id);
+        self.lane.changed.notify_all();
+    }
+}
+
+impl Entry {
+    /// Whether it may share a step with `first`.
+    fn fits(&self, first: &Self) -> bool {
+        let pictures = self.picture.as_ref().zip(first.picture.as_ref());
+        !self.alone
+            && self.watch.background() == first.watch.background()
+            && pictures.is_some_and(|(picture, first)| picture.fits(first))
     }
 }
 
@@ -170,41 +214,35 @@ impl State {
     fn take_ended(&mut self, id: u64) -> Option<(Result<Denoise, Ended>, Duration)> {
         let at = self.entries.iter().position(|entry| entry.id == id && entry.ended.is_some())?;
         let entry = self.entries.swap_remove(at);
-        let picture = entry.picture?;
-        let computed = entry.computed;
+        let (picture, computed) = (entry.picture?, entry.computed);
         entry.ended.map(|ended| (ended.map(|()| picture), computed))
     }
 
-    /// The most urgent picture, and as many that fit it as the batch may have; none where all have to wait.
+    /// The most urgent picture, and as many that fit it as the batch may have; none where all have to wait. Where a watch
+    /// panics, all stay where they are.
     fn choose(&mut self, max_batch: usize) -> Batch {
         self.clock += 1;
         let turn = self.clock;
-        let mut order: Vec<usize> = (0..self.entries.len())
-            .filter(|&i| self.entries[i].ended.is_none() && self.entries[i].picture.is_some())
-            .filter(|&i| !self.entries[i].watch.yields())
-            .collect();
-        order.sort_by_key(|&i| (-self.entries[i].watch.priority(), self.entries[i].turn));
-        let mut batch: Batch = Vec::new();
-        for i in order {
-            let entry = &mut self.entries[i];
-            let fits = batch.first().is_none_or(|(_, first, watch)| {
-                !entry.alone
-                    && entry.watch.background() == watch.background()
-                    && entry.picture.as_ref().is_some_and(|picture| picture.fits(first))
-            });
-            if !fits {
+        let waits = |entry: &&mut Entry| entry.ended.is_none() && entry.picture.is_some();
+        let mut order: Vec<&mut Entry> =
+            self.entries.iter_mut().filter(waits).filter(|entry| !entry.watch.yields()).collect();
+        order.sort_by_cached_key(|entry| (-entry.watch.priority(), entry.turn));
+        let mut chosen: Vec<&mut Entry> = Vec::new();
+        for entry in order {
+            let alone = entry.alone;
+            if chosen.first().is_some_and(|first| !entry.fits(first)) {
                 continue;
             }
-            let alone = entry.alone;
-            entry.turn = turn;
-            if let Some(picture) = entry.picture.take() {
-                batch.push((entry.id, picture, entry.watch.clone()));
-            }
-            if alone || batch.len() >= max_batch {
+            chosen.push(entry);
+            if alone || chosen.len() >= max_batch {
                 break;
             }
         }
-        batch
+        let taken = |entry: &mut Entry| {
+            entry.turn = turn;
+            entry.picture.take().map(|picture| (entry.id, picture, entry.watch.clone()))
+        };
+        chosen.into_iter().filter_map(taken).collect()
     }
 
     /// `stepped` is none when the device was not waited for, as one of the batch was stopped; its error is none for a panic.

@@ -9,11 +9,10 @@ pub use backend::AnyBackend;
 pub use lane::{Denoise, Ended, Lane, Watch};
 pub use room::Room;
 
-use std::{
-    collections::BTreeMap,
-    sync::{Condvar, Mutex},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
+
+use parking_lot::{Condvar, Mutex};
+use reverie_crash::blame;
 
 /// How often a waiting computation looks whether it was asked to stop.
 const STOP_POLL: Duration = Duration::from_millis(20);
@@ -45,6 +44,7 @@ pub struct Ticket<'a> {
 /// The right to compute one step.
 pub struct Lease<'a> {
     device: &'a Device,
+    _on_device: blame::OnDevice,
 }
 
 impl Device {
@@ -54,14 +54,19 @@ impl Device {
     }
 
     pub fn ticket(&self) -> Ticket<'_> {
-        let mut state = self.state.lock().unwrap();
+        let mut state = self.state.lock();
         state.next += 1;
         Ticket { device: self, number: state.next }
     }
 
+    /// Whether its lock is given free within `patience`, as it is when nobody has died with it.
+    pub fn answers(&self, patience: Duration) -> bool {
+        self.state.try_lock_for(patience).is_some()
+    }
+
     /// How many computations wait.
     pub fn waiting(&self) -> usize {
-        self.state.lock().unwrap().waiting.len()
+        self.state.lock().waiting.len()
     }
 }
 
@@ -84,7 +89,7 @@ impl<'a> Ticket<'a> {
         stop: impl Fn() -> bool,
     ) -> Option<Lease<'a>> {
         let device = self.device;
-        let mut state = device.state.lock().unwrap();
+        let mut state = device.state.lock();
         loop {
             if stop() {
                 state.waiting.remove(&self.number);
@@ -96,7 +101,7 @@ impl<'a> Ticket<'a> {
                 if state.waiting.remove(&self.number).is_some() {
                     device.changed.notify_all();
                 }
-                state = device.changed.wait_timeout(state, STOP_POLL).unwrap().0;
+                device.changed.wait_for(&mut state, STOP_POLL);
                 continue;
             }
             state.waiting.insert(self.number, priority());
@@ -106,16 +111,25 @@ impl<'a> Ticket<'a> {
                 state.busy += 1;
                 // Another lane may be free for whoever is first now.
                 device.changed.notify_all();
-                return Some(Lease { device });
+                return Some(Lease { device, _on_device: blame::on_device() });
             }
-            state = device.changed.wait_timeout(state, STOP_POLL).unwrap().0;
+            device.changed.wait_for(&mut state, STOP_POLL);
+        }
+    }
+}
+
+impl Drop for Ticket<'_> {
+    /// Also by a panic of what was asked while it waited: nobody is to wait for its turn.
+    fn drop(&mut self) {
+        if self.device.state.lock().waiting.remove(&self.number).is_some() {
+            self.device.changed.notify_all();
         }
     }
 }
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
-        self.device.state.lock().unwrap().busy -= 1;
+        self.device.state.lock().busy -= 1;
         self.device.changed.notify_all();
     }
 }

@@ -8,6 +8,7 @@ use warp::{
     reply::Response,
 };
 
+use super::error::reject;
 use crate::error::{Error, ErrorKind};
 
 /// Headers of answers that pages of other origins may read.
@@ -34,7 +35,7 @@ pub fn token(token: &str) -> impl Filter<Extract = (), Error = Rejection> + Clon
                     return Ok(());
                 }
                 let error = "a token is required: 'Authorization: Bearer TOKEN' or '?token=TOKEN'";
-                Err(warp::reject::custom(Error::new(ErrorKind::Unauthorized, error)))
+                Err(reject(Error::new(ErrorKind::Unauthorized, error)))
             }
         })
         .untuple_one()
@@ -55,7 +56,7 @@ pub fn origin(allowed: &[String]) -> impl Filter<Extract = (), Error = Rejection
                 }
                 let error =
                     format!("origin '{}' is not in server.allowed_origins", origin.unwrap_or_default());
-                Err(warp::reject::custom(Error::new(ErrorKind::Denied, error)))
+                Err(reject(Error::new(ErrorKind::Denied, error)))
             }
         })
         .untuple_one()

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use std::{pin::pin, sync::Arc};
 use warp::{Filter, Rejection};
 
+use super::error::reject;
 use crate::{
     error::{Error, ErrorKind},
     json,
@@ -22,9 +23,9 @@ pub fn bytes(limit: u64) -> impl Filter<Extract = (Bytes,), Error = Rejection> +
     warp::header::optional::<u64>("content-length").and(warp::body::stream()).and_then(
         move |length: Option<u64>, body| async move {
             if length.is_some_and(|length| length > limit) {
-                return Err(warp::reject::custom(too_large(limit)));
+                return Err(reject(too_large(limit)));
             }
-            collect(body, limit).await.map_err(warp::reject::custom)
+            collect(body, limit).await.map_err(reject)
         },
     )
 }

@@ -17,7 +17,16 @@ use crate::error::{Error, ErrorKind};
 /// What a full queue tells a client to wait, in seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
 
-impl warp::reject::Reject for Error {}
+/// An error on its way through warp's filters.
+#[derive(Debug)]
+struct Rejected(Error);
+
+impl warp::reject::Reject for Rejected {}
+
+/// Makes other routes be tried, and this the answer where none serves.
+pub fn reject(error: Error) -> Rejection {
+    warp::reject::custom(Rejected(error))
+}
 
 /// The body of an error.
 #[derive(Serialize, JsonSchema)]
@@ -69,7 +78,7 @@ pub fn or_error<T: Reply>(result: Result<T, Error>) -> Response {
 /// Turns every rejection into an answer. The order matters: warp collects the rejections of all routes, and the most
 /// telling one wins.
 pub async fn recover(rejection: Rejection) -> Result<Response, Infallible> {
-    let error = if let Some(error) = rejection.find::<Error>() {
+    let error = if let Some(Rejected(error)) = rejection.find() {
         error.clone()
     } else if rejection.is_not_found() {
         Error::not_found("no such resource")

@@ -12,7 +12,7 @@ use tokio::{sync::mpsc, time::timeout};
 use warp::ws::{Message, WebSocket};
 
 use super::{
-    Client, Hub, close_code,
+    Client, Hub, Listener, close_code,
     outbox::{Content, Frame, Next},
 };
 use crate::config::seconds;
@@ -34,6 +34,8 @@ pub async fn serve<F, Fut>(
     Fut: Future<Output = ()>,
 {
     let client = hub.connect(id);
+    // Dropped by a panic too, as of a plugin's call that runs in this task.
+    let connected = Listener { hub: hub.clone(), client: client.clone() };
     tracing::debug!(client = client.id, "connected");
     greet(&client);
     let (sink, mut stream) = socket.split();
@@ -89,7 +91,7 @@ pub async fn serve<F, Fut>(
         _ = &mut writer => {}
         () = tidy => {}
     }
-    hub.disconnect(&client);
+    drop(connected);
     tracing::debug!(client = client.id, "disconnected");
 }
 

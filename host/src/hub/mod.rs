@@ -6,11 +6,12 @@ mod outbox;
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Arc, Mutex, RwLock,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
 
+use parking_lot::{Mutex, RwLock};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -51,15 +52,15 @@ impl Client {
 
     /// Makes the events of a job come to this connection too.
     pub fn follow(&self, job: Uuid) {
-        self.followed.lock().unwrap().insert(job);
+        self.followed.lock().insert(job);
     }
 
     pub fn unfollow(&self, job: Uuid) {
-        self.followed.lock().unwrap().remove(&job);
+        self.followed.lock().remove(&job);
     }
 }
 
-/// Who hears events without a WebSocket.
+/// A client for as long as it hears of events.
 pub struct Listener {
     hub: Arc<Hub>,
     pub client: Arc<Client>,
@@ -85,7 +86,7 @@ impl Hub {
     }
 
     pub fn len(&self) -> usize {
-        self.clients.read().unwrap().len()
+        self.clients.read().len()
     }
 
     /// # Errors
@@ -105,7 +106,7 @@ impl Hub {
 
     /// Sends a message to every connection of one client. False when it has none.
     pub fn send(&self, client: &str, message: &str) -> bool {
-        let clients = self.clients.read().unwrap();
+        let clients = self.clients.read();
         let mut found = false;
         for connection in clients.values().filter(|c| c.id == client) {
             connection.outbox.push(Frame::new(message));
@@ -116,16 +117,16 @@ impl Hub {
 
     /// Sends a frame to every connection.
     pub fn broadcast(&self, frame: Frame) {
-        for client in self.clients.read().unwrap().values() {
+        for client in self.clients.read().values() {
             client.outbox.push(frame.clone());
         }
     }
 
     /// Sends an event of a job to its owner and to those that follow it, or to all under `hub.broadcast_job_events`.
     pub fn job_event(&self, job: Uuid, owner: Option<&str>, frame: Frame, last: bool) {
-        for client in self.clients.read().unwrap().values() {
+        for client in self.clients.read().values() {
             let follows = || {
-                let mut followed = client.followed.lock().unwrap();
+                let mut followed = client.followed.lock();
                 if last { followed.remove(&job) } else { followed.contains(&job) }
             };
             if owner == Some(client.id.as_str()) || follows() || self.config.broadcast_job_events {
@@ -136,7 +137,7 @@ impl Hub {
 
     /// Closes every connection, as at the end of the process.
     pub fn close_all(&self, reason: &str) {
-        for client in self.clients.read().unwrap().values() {
+        for client in self.clients.read().values() {
             client.outbox.close(close_code::GOING_AWAY, reason);
         }
     }
@@ -154,7 +155,7 @@ impl Hub {
         self.check_room()?;
         let client = self.client(self.next.fetch_add(1, Ordering::Relaxed), None);
         let client = Arc::new(client);
-        self.clients.write().unwrap().insert(client.connection, client.clone());
+        self.clients.write().insert(client.connection, client.clone());
         Ok(Listener { hub: self.clone(), client })
     }
 
@@ -169,13 +170,13 @@ impl Hub {
 
     fn connect(&self, id: Option<String>) -> Arc<Client> {
         let client = Arc::new(self.client(self.next.fetch_add(1, Ordering::Relaxed), id));
-        self.clients.write().unwrap().insert(client.connection, client.clone());
+        self.clients.write().insert(client.connection, client.clone());
         self.metrics.ws_clients.set(self.len() as i64);
         client
     }
 
     fn disconnect(&self, client: &Client) {
-        self.clients.write().unwrap().remove(&client.connection);
+        self.clients.write().remove(&client.connection);
         self.metrics.ws_clients.set(self.len() as i64);
     }
 }

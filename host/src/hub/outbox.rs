@@ -4,11 +4,12 @@ use std::{
     collections::VecDeque,
     future::poll_fn,
     hash::{DefaultHasher, Hash, Hasher},
-    sync::{Arc, Mutex},
+    sync::Arc,
     task::{Poll, Waker},
 };
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -116,7 +117,7 @@ impl Outbox {
     /// Queues a frame. When the queue is full of frames that nothing supersedes, the client is closed instead: it must not
     /// go on with a gap that it can't see.
     pub fn push(&self, frame: Frame) {
-        let mut state = self.state.lock().unwrap();
+        let mut state = self.state.lock();
         if state.closed.is_some() {
             return;
         }
@@ -136,7 +137,7 @@ impl Outbox {
 
     /// Ends the connection; what still waits is dropped, except on an orderly end of the server.
     pub fn close(&self, code: u16, reason: &str) {
-        let mut state = self.state.lock().unwrap();
+        let mut state = self.state.lock();
         if state.closed.is_none() {
             state.closed = Some((code, reason.to_owned()));
             if code != close_code::GOING_AWAY {
@@ -151,7 +152,7 @@ impl Outbox {
     /// What to do next; waits until there is something. For one task: a second one would take the place of the first.
     pub async fn next(&self) -> Next {
         poll_fn(|context| {
-            let mut state = self.state.lock().unwrap();
+            let mut state = self.state.lock();
             if let Some(frame) = state.frames.pop_front() {
                 if state.frames.len() < self.capacity / 2 {
                     self.drained.notify_one();
@@ -169,14 +170,14 @@ impl Outbox {
 
     /// What waits first, if anything does.
     pub fn try_next(&self) -> Option<Frame> {
-        self.state.lock().unwrap().frames.pop_front()
+        self.state.lock().frames.pop_front()
     }
 
     /// Runs `work` without waking the writer, whose task calls this and polls `next` itself before it gives way.
     pub fn hold<T>(&self, work: impl FnOnce() -> T) -> T {
-        self.state.lock().unwrap().held = true;
+        self.state.lock().held = true;
         let done = work();
-        self.state.lock().unwrap().held = false;
+        self.state.lock().held = false;
         done
     }
 
@@ -185,7 +186,7 @@ impl Outbox {
     pub async fn ready(&self) {
         loop {
             {
-                let state = self.state.lock().unwrap();
+                let state = self.state.lock();
                 if state.frames.len() < self.capacity / 2 || state.closed.is_some() {
                     return;
                 }
@@ -239,7 +240,7 @@ mod tests {
         for i in 0..1000 {
             outbox.push(Frame::progress(job, i.to_string()));
         }
-        assert!(outbox.state.lock().unwrap().closed.is_none());
+        assert!(outbox.state.lock().closed.is_none());
         outbox.push(Frame::new("one too many"));
         assert!(matches!(outbox.next().await, Next::Close(close_code::TRY_AGAIN_LATER, _)));
     }

@@ -4,10 +4,11 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use image::DynamicImage;
+use parking_lot::Mutex;
 use reverie_kernels::{Backend, Filter};
 
 use super::{
@@ -135,7 +136,7 @@ impl Entry {
     }
 
     fn network(&self, backend: &AnyBackend) -> Result<Network, WeightsError> {
-        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut loaded = self.loaded.lock();
         if let Some(network) = &*loaded {
             return Ok(network.clone());
         }
@@ -233,7 +234,7 @@ impl Upscalers {
     pub fn drop_idle(&self) -> bool {
         let idle = self.networks.values().filter(|entry| {
             // Locked, it is being loaded.
-            let Ok(mut loaded) = entry.loaded.try_lock() else { return false };
+            let Some(mut loaded) = entry.loaded.try_lock() else { return false };
             loaded.take_if(|network| Arc::strong_count(network) == 1).is_some()
         });
         idle.count() > 0

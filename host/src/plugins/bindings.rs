@@ -6,10 +6,12 @@ wasmtime::component::bindgen!({
     world: "plugin",
     imports: {
         "reverie:handler/job.receive": async | trappable,
+        "reverie:handler/jobs.cancel": async | trappable,
         "reverie:handler/jobs.send": async | trappable,
         "reverie:handler/jobs.submit": async | trappable,
         "reverie:handler/jobs.submit-named": async | trappable,
         "reverie:handler/jobs.wait": async | trappable,
+        "reverie:handler/uploads": async | trappable,
         "reverie:handler/storage": async | trappable,
         "reverie:handler/images.decode": async | trappable,
         "reverie:handler/images.[method]image.encode": async | trappable,

@@ -1,7 +1,14 @@
 //! The wasmtime engine all plugins share, its clock, and the threads that run guest code.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
+use reverie_crash::{blame, vital};
 use tokio::{runtime::Runtime, sync::Semaphore};
 use wasmtime::{
     Cache, CacheConfig, Config, Enabled, Engine as Wasmtime, InstanceAllocationStrategy,
@@ -30,6 +37,8 @@ pub struct Engine {
     runtime: Option<Runtime>,
     /// One permit for each slot of the instance pool.
     pub instances: Arc<Semaphore>,
+    /// Ticks of the clock so far.
+    ticks: Arc<AtomicU64>,
     /// Slots that are left to calls: below it no instance is made ahead of its call.
     pub reserve: usize,
 }
@@ -74,16 +83,17 @@ impl Engine {
         let wasmtime = Wasmtime::new(&settings).map_err(|e| format!("wasmtime: {e:#}"))?;
 
         let ticking = wasmtime.weak();
-        std::thread::Builder::new()
-            .name("plugin-epochs".into())
-            .spawn(move || {
-                while let Some(engine) = ticking.upgrade() {
-                    engine.increment_epoch();
-                    drop(engine);
-                    std::thread::sleep(TICK);
-                }
-            })
-            .map_err(|e| e.to_string())?;
+        let ticks = Arc::new(AtomicU64::new(0));
+        let counted = ticks.clone();
+        let clock = move || {
+            while let Some(engine) = ticking.upgrade() {
+                engine.increment_epoch();
+                drop(engine);
+                counted.fetch_add(1, Ordering::Relaxed);
+                std::thread::sleep(TICK);
+            }
+        };
+        vital::thread("plugin-epochs", clock).map_err(|e| e.to_string())?;
 
         let mut linker = Linker::new(&wasmtime);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(|e| format!("wasmtime-wasi: {e:#}"))?;
@@ -96,14 +106,31 @@ impl Engine {
         if config.threads > 0 {
             runtime.worker_threads(config.threads);
         }
-        let runtime = runtime.thread_name("plugins").enable_all().build().map_err(|e| e.to_string())?;
+        let runtime = runtime
+            .thread_name("plugins")
+            .on_thread_start(blame::own_thread)
+            .enable_all()
+            .build()
+            .map_err(|e| e.to_string())?;
         let instances = Arc::new(Semaphore::new(count as usize));
-        Ok(Self { wasmtime, linker, runtime: Some(runtime), instances, reserve: count as usize / 2 })
+        Ok(Self { wasmtime, linker, runtime: Some(runtime), instances, ticks, reserve: count as usize / 2 })
     }
 
     /// Where guest calls are spawned.
     pub fn runtime(&self) -> &tokio::runtime::Handle {
         self.runtime.as_ref().expect("taken on drop alone").handle()
+    }
+
+    /// Ready when the threads have run a task, and the clock has ticked.
+    pub async fn answers(&self) {
+        let ticks = self.ticks.load(Ordering::Relaxed);
+        // It fails when the runtime has been shut down, as at the end of the process.
+        if self.runtime().spawn(async {}).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        while self.ticks.load(Ordering::Relaxed) == ticks {
+            tokio::time::sleep(TICK).await;
+        }
     }
 }
 

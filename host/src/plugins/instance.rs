@@ -1,7 +1,8 @@
 //! An instance of a plugin with its limits: made ahead of the call that it serves, and used for that one alone.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::{ResourceLimiter, Store, UpdateDeadline, component::ResourceTable};
@@ -187,7 +188,7 @@ pub struct Warm(Mutex<Option<Box<Ready>>>);
 impl Warm {
     /// The instance, now serving `origin`.
     pub fn take(&self, origin: &mut Option<Origin>, cpu_ms: u64) -> Option<Ready> {
-        let mut ready = *self.0.lock().unwrap().take()?;
+        let mut ready = *self.0.lock().take()?;
         let state = ready.store.data_mut();
         state.origin = origin.take()?;
         state.cpu_ms = cpu_ms;
@@ -198,7 +199,7 @@ impl Warm {
 
     /// Makes an instance for the next call, unless there is one or the pool is needed for calls that run.
     pub async fn fill(&self, plugin: &Plugin, engine: &Engine, services: &Arc<Services>) {
-        if self.0.lock().unwrap().is_some() || engine.instances.available_permits() < engine.reserve {
+        if self.0.lock().is_some() || engine.instances.available_permits() < engine.reserve {
             return;
         }
         let Ok(slot) = engine.instances.clone().try_acquire_owned() else { return };
@@ -206,7 +207,7 @@ impl Warm {
             store(engine, services.clone(), plugin.name.clone(), Origin::Loader, &plugin.limits, 0);
         // Where it fails, the call that makes its own says why.
         if let Ok(handler) = plugin.pre.instantiate_async(&mut store).await {
-            *self.0.lock().unwrap() = Some(Box::new(Ready { store, handler, slot }));
+            *self.0.lock() = Some(Box::new(Ready { store, handler, slot }));
         }
     }
 }

@@ -19,11 +19,12 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
 use tokio::sync::Semaphore;
+use uuid::Uuid;
 
 use crate::{
     config::{Config, Limits},
@@ -31,7 +32,7 @@ use crate::{
     error::{Error, ErrorKind},
     execution::Device,
     hub::{Client, Hub},
-    jobs::{JobHandle, Jobs, Outcome},
+    jobs::{JobHandle, Jobs, Outcome, Spec, Status, Submitted},
     metrics::Metrics,
     models::Upscalers,
     scoring::Scoring,
@@ -50,6 +51,9 @@ pub use watcher::{Watcher, watch};
 
 /// Callers that may wait for one that runs, for each call a plugin may run at once.
 const WAITING_PER_CALL: usize = 4;
+
+/// How long a client waits for a change to be stored.
+const STORE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What plugins can be granted.
 pub const CAPABILITIES: &[&str] = &[
@@ -97,10 +101,64 @@ impl Services {
         dropped.contains(&true)
     }
 
-    /// Writes and reads a small object, and remembers whether that worked.
-    pub async fn check_storage(&self) {
+    /// Accepts a job with the uploads that its parameters name; see [`Jobs::submit`]. What has begun is done to its end, also
+    /// when the caller goes.
+    ///
+    /// # Errors
+    /// Those of [`Jobs::submit`].
+    pub async fn submit(
+        &self,
+        mut spec: Spec,
+        accepted: impl FnOnce(Uuid) + Send + 'static,
+    ) -> Result<Submitted, Error> {
+        let parameters = Value::Object(std::mem::take(&mut spec.params));
+        let given = self.uploads.given(&parameters);
+        if let Value::Object(parameters) = parameters {
+            spec.params = parameters;
+        }
+        let jobs = self.jobs.clone();
+        let submitted = tokio::spawn(async move { jobs.submit(spec, given, accepted).await }).await;
+        submitted
+            .unwrap_or_else(|_| Err(Error::internal("the job could not be accepted (a fault of the server)")))
+    }
+
+    /// Cancels a job; see [`Jobs::cancel`]. What has begun is done to its end, likewise.
+    ///
+    /// # Errors
+    /// Those of [`Jobs::cancel`]; `Unavailable` when its end can't be stored for a while: it is then cancelled all the same, but
+    /// nobody can rely on it yet.
+    pub async fn cancel(&self, id: Uuid) -> Result<Status, Error> {
+        let jobs = self.jobs.clone();
+        let cancelled = tokio::spawn(async move { jobs.cancel(id).await });
+        let cancelled = self.stored(cancelled).await?;
+        cancelled.unwrap_or_else(|_| {
+            Err(Error::internal("the job could not be cancelled (a fault of the server)"))
+        })
+    }
+
+    /// Waits for a change to be stored, but not for ever.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn stored<T>(&self, change: impl Future<Output = T>) -> Result<T, Error> {
+        tokio::time::timeout(STORE_PATIENCE, change).await.map_err(|_| {
+            let why = self.jobs.health().error.unwrap_or_else(|| "it does not answer".into());
+            let error =
+                format!("the change is made, but not stored yet: the ledger can't be written ({why})");
+            Error::new(ErrorKind::Unavailable, error)
+        })
+    }
+
+    /// Writes and reads a small object; whether that worked, which is remembered.
+    pub async fn check_storage(&self) -> bool {
         let checked = self.storage.check().await;
-        self.storage_ok.store(checked.is_ok(), Ordering::Relaxed);
+        let worked = self.storage_ok.swap(checked.is_ok(), Ordering::Relaxed);
+        match &checked {
+            Err(error) if worked => tracing::error!(error = error.message, "the storage can't be used"),
+            Ok(()) if !worked => tracing::info!("the storage can be used again"),
+            Ok(()) | Err(_) => {}
+        }
+        checked.is_ok()
     }
 
     /// Whether a job type is served by the plugin of this name.

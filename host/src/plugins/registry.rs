@@ -5,16 +5,20 @@ use std::{
     collections::{BTreeMap, HashMap},
     fmt,
     path::{Path, PathBuf},
-    sync::{Arc, RwLock},
+    sync::Arc,
 };
 
+use parking_lot::RwLock;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::json;
 use tokio::sync::Mutex;
 
 use super::{Described, Engine, Entry, Plugin, Services, loader};
-use crate::hub::Frame;
+use crate::{
+    health::{Health, Probes},
+    hub::Frame,
+};
 
 include!(concat!(env!("OUT_DIR"), "/builtin_plugins.rs"));
 
@@ -116,6 +120,7 @@ pub struct Registry {
     table: RwLock<Arc<Table>>,
     /// Also serialises changes.
     slots: Mutex<BTreeMap<Source, Slot>>,
+    probes: Probes,
 }
 
 impl Registry {
@@ -126,6 +131,7 @@ impl Registry {
             services: services.clone(),
             table: RwLock::default(),
             slots: Mutex::default(),
+            probes: Probes::default(),
         });
         let _ = services.registry.set(Arc::downgrade(&registry));
         let config = &services.config.plugin_runtime;
@@ -140,32 +146,37 @@ impl Registry {
         registry
     }
 
+    /// How the server is; within a second.
+    pub async fn health(&self) -> Health {
+        self.probes.ask(self).await
+    }
+
     /// Who handles a message type.
     pub fn message(&self, kind: &str) -> Option<Route> {
-        self.table.read().unwrap().messages.get(kind).cloned()
+        self.table.read().messages.get(kind).cloned()
     }
 
     /// Who runs a job type.
     pub fn job(&self, job_type: &str) -> Option<Route> {
-        self.table.read().unwrap().jobs.get(job_type).cloned()
+        self.table.read().jobs.get(job_type).cloned()
     }
 
     /// The job types there are, sorted.
     pub fn job_types(&self) -> Vec<String> {
-        let mut types: Vec<String> = self.table.read().unwrap().jobs.keys().cloned().collect();
+        let mut types: Vec<String> = self.table.read().jobs.keys().cloned().collect();
         types.sort();
         types
     }
 
     /// The plugins that serve.
     pub fn plugins(&self) -> Vec<Arc<Plugin>> {
-        self.table.read().unwrap().plugins.clone()
+        self.table.read().plugins.clone()
     }
 
     /// Every source, serving or not.
     pub async fn reports(&self) -> Vec<Report> {
         let slots = self.slots.lock().await;
-        let table = self.table.read().unwrap().clone();
+        let table = self.table.read().clone();
         slots
             .iter()
             .map(|(source, slot)| {
@@ -288,7 +299,7 @@ impl Registry {
                 table.jobs.insert(kind.clone(), (plugin.clone(), entry.clone()));
             }
         }
-        *self.table.write().unwrap() = Arc::new(table);
+        *self.table.write() = Arc::new(table);
         // Jobs of a type that has come, or gone, are looked at again.
         self.services.jobs.wake();
     }

@@ -12,6 +12,7 @@ use notify::{
     EventKind, RecursiveMode, Watcher as _,
     event::{AccessKind, AccessMode, CreateKind, ModifyKind},
 };
+use reverie_crash::vital;
 use tokio::sync::mpsc;
 
 use super::{Registry, registry};
@@ -48,7 +49,7 @@ pub fn watch(registry: &Arc<Registry>) -> Result<Watcher, String> {
     watcher.watch(&dir, RecursiveMode::NonRecursive).map_err(|e| at(&e))?;
 
     let registry = Arc::downgrade(registry);
-    tokio::spawn(async move {
+    let work = async move {
         let mut due: HashMap<PathBuf, Instant> = HashMap::new();
         loop {
             let next = due.values().min().copied();
@@ -74,12 +75,18 @@ pub fn watch(registry: &Arc<Registry>) -> Result<Watcher, String> {
                         due.iter().filter(|(_, at)| **at <= now).map(|(path, _)| path.clone()).collect();
                     for path in ready {
                         due.remove(&path);
-                        registry.load_file(&path).await;
+                        let (registry, of) = (registry.clone(), path.clone());
+                        // A task of its own, so that a component on which the server fails ends nothing else.
+                        let loaded = tokio::spawn(async move { registry.load_file(&of).await }).await;
+                        if let Err(error) = loaded {
+                            tracing::error!(path = %path.display(), %error, "the plugin stays as it was: a fault of the server");
+                        }
                     }
                 }
             }
         }
-    });
+    };
+    tokio::spawn(vital::task("watch of the plugin folder", work));
     Ok(watcher)
 }
 

@@ -5,11 +5,12 @@ mod perceptual_hash;
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Instant,
 };
 
 use image::{DynamicImage, RgbImage};
+use parking_lot::Mutex;
 use reverie_models::{clip::CLIPModel, pipeline::Picture};
 
 use crate::{
@@ -61,7 +62,7 @@ impl Scoring {
     /// `Unavailable` where there is none, or no room for it; `Internal` for files that are missing or broken.
     pub fn load(&self, room: &Room) -> Result<Arc<CLIPModel<AnyBackend>>, Error> {
         // A load that panicked has left nothing behind.
-        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut loaded = self.loaded.lock();
         if let Some(model) = &*loaded {
             return Ok(model.clone());
         }
@@ -111,7 +112,7 @@ impl Scoring {
     /// Drops the dual encoder where nobody uses it; whether it did.
     pub fn drop_idle(&self) -> bool {
         // Locked, it is being loaded.
-        let Ok(mut loaded) = self.loaded.try_lock() else { return false };
+        let Some(mut loaded) = self.loaded.try_lock() else { return false };
         loaded.take_if(|model| Arc::strong_count(model) == 1).is_some()
     }
 }

@@ -4,10 +4,11 @@ use std::{
     cell::Cell,
     collections::HashMap,
     ffi::{CString, c_char, c_int, c_uint},
-    sync::{LazyLock, Mutex},
+    sync::LazyLock,
 };
 
 use cudarc::driver::sys::{CUcontext, CUdevice, CUdevice_attribute as Attribute, CUresult};
+use parking_lot::Mutex;
 
 use crate::{
     MEMORY, occupancy, refuse,
@@ -198,7 +199,7 @@ unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> CUr
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuGetErrorName(error: CUresult, name: *mut *const c_char) -> CUresult {
     static NAMES: LazyLock<Mutex<HashMap<u32, CString>>> = LazyLock::new(Mutex::default);
-    let mut names = NAMES.lock().expect("a panic ends the process");
+    let mut names = NAMES.lock();
     let known = names
         .entry(error as u32)
         .or_insert_with(|| CString::new(format!("{error:?}")).expect("a name has no zero"));

@@ -1,10 +1,8 @@
 //! What the driver makes of each kernel.
 
-use std::sync::{
-    Mutex, PoisonError,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use parking_lot::Mutex;
 use reverie_kernels::gpu::{self, Variant, cuda::Cuda};
 use serde::Serialize;
 
@@ -65,13 +63,13 @@ pub fn compile_all(cuda: &Cuda, threads: usize, progress: &(dyn Fn(usize, usize)
                     let number = next.fetch_add(1, Ordering::Relaxed);
                     let Some(variant) = variants.get(number) else { break };
                     let modules = compile(cuda, variant);
-                    found.lock().unwrap_or_else(PoisonError::into_inner).push((number, modules));
+                    found.lock().push((number, modules));
                     progress(done.fetch_add(1, Ordering::Relaxed) + 1, variants.len());
                 }
             });
         }
     });
-    let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut found = found.into_inner();
     found.sort_by_key(|(number, _)| *number);
     found.into_iter().flat_map(|(_, modules)| modules).collect()
 }

@@ -4,9 +4,10 @@
 //! fault and a clearing, which at these sizes takes longer than the arithmetic of a cheap layer: so freed
 //! buffers are kept for the next tensor.
 
+use std::{mem::MaybeUninit, sync::Arc};
+
+use parking_lot::Mutex;
 use rayon::prelude::*;
-use std::mem::MaybeUninit;
-use std::sync::{Arc, Mutex, PoisonError};
 
 /// How many lanes a vector has, and so how many channels a block of the blocked layout.
 pub(crate) const LANES: usize = 16;
@@ -35,7 +36,7 @@ impl Pool {
     /// A buffer of at least `floats` values. The contents are arbitrary (but initialised).
     pub(crate) fn take(self: &Arc<Self>, floats: usize) -> Buffer {
         let len = floats.div_ceil(LANES);
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.free.lock();
         // The smallest that is large enough, unless that would waste more than half of it.
         let fitting = (0..free.len()).filter(|&i| (len..=2 * len).contains(&free[i].len()));
         let reused = fitting.min_by_key(|&i| free[i].len()).map(|i| free.remove(i));
@@ -55,11 +56,11 @@ impl Pool {
 
     /// Gives unused memory back to the operating system.
     pub(crate) fn clear(&self) {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.free.lock().clear();
     }
 
     fn put(&self, data: Vec<Lanes>) {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.free.lock();
         free.push(data);
         let mut bytes: usize = free.iter().map(|x| size_of_val(x.as_slice())).sum();
         while bytes > KEPT_BYTES {

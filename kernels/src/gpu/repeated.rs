@@ -3,10 +3,12 @@
 use std::{
     cell::Cell,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
 };
+
+use parking_lot::Mutex;
 
 use super::{Device, GpuBackend, GpuTensor, Recording};
 use crate::{
@@ -87,10 +89,6 @@ struct Recorded<D: Device> {
     recording: Box<dyn Recording>,
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// What the lanes of a device do again and again.
 pub(super) struct Recordings<D: Device> {
     all: Mutex<Vec<Weak<States<D>>>>,
@@ -115,7 +113,7 @@ impl<D: Device> Recordings<D> {
     /// Nothing to remember yet.
     pub fn repeated(self: &Arc<Self>) -> Repeated<D> {
         let states: Arc<States<D>> = Arc::default();
-        let mut all = locked(&self.all);
+        let mut all = self.all.lock();
         all.retain(|states| states.strong_count() > 0);
         all.push(Arc::downgrade(&states));
         Repeated { states, recordings: self.clone() }
@@ -127,9 +125,9 @@ impl<D: Device> Recordings<D> {
         if RECORDS.get() {
             return false;
         }
-        let all: Vec<_> = locked(&self.all).iter().filter_map(Weak::upgrade).collect();
+        let all: Vec<_> = self.all.lock().iter().filter_map(Weak::upgrade).collect();
         let oldest = |states: &Arc<States<D>>| {
-            let known = locked(states);
+            let known = states.lock();
             known.kinds.iter().filter(|kind| kind.is_recorded()).map(|kind| kind.last).min()
         };
         let Some((last, states)) =
@@ -138,7 +136,7 @@ impl<D: Device> Recordings<D> {
             return false;
         };
         let is_it = |kind: &mut Kind<D>| kind.is_recorded() && kind.last == last;
-        let dropped: Vec<_> = locked(states).kinds.extract_if(.., is_it).collect();
+        let dropped: Vec<_> = states.lock().kinds.extract_if(.., is_it).collect();
         // Whatever is dropped waits for the device. Where another thread was faster, there may be room now.
         drop(dropped);
         true
@@ -219,7 +217,7 @@ impl<D: Device> Repeated<D> {
             }
             Some(State::Plain) => work(&own),
             Some(State::Recorded(recorded)) => {
-                let replayed = locked(&recorded).replay(gpu, inputs);
+                let replayed = recorded.lock().replay(gpu, inputs);
                 match replayed {
                     // Where there is no room for the results, there is in the recording's memory.
                     Err(Error::OutOfMemory { .. }) => {
@@ -257,7 +255,7 @@ impl<D: Device> Repeated<D> {
     /// The state for these shapes, which are used now; what is to be recorded is plain to others until it is. What has to wait
     /// for its recording is plain this time.
     fn advance(&self, shapes: &[Shape]) -> Option<State<D>> {
-        let mut known = locked(&self.states);
+        let mut known = self.states.lock();
         known.runs += 1;
         if known.runs >= AGE * self.recordings.kept {
             known.runs = 0;
@@ -286,7 +284,7 @@ impl<D: Device> Repeated<D> {
     }
 
     fn set(&self, shapes: Vec<Shape>, state: State<D>) {
-        let mut known = locked(&self.states);
+        let mut known = self.states.lock();
         let before = known.kinds.iter().position(|kind| kind.shapes == shapes);
         let before = before.map(|at| known.kinds.remove(at));
         let uses = before.as_ref().map_or(1, |kind| kind.uses);

@@ -1,10 +1,8 @@
 //! What leaves nothing of the device to others, or loses it to its process.
 
-use std::{
-    process::Command,
-    sync::{Mutex, PoisonError},
-};
+use std::process::Command;
 
+use parking_lot::Mutex;
 use reverie_examine::{
     correctness::{self, Check, Sizes, Verdict},
     noise,
@@ -21,7 +19,7 @@ static TURN: Mutex<()> = Mutex::new(());
 
 /// Runs an ignored test of this module in a process of its own, after those that came before. It must say that it was done.
 fn alone(name: &str) {
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let _turn = TURN.lock();
     if cuda(None).is_none() {
         return;
     }
@@ -92,9 +90,11 @@ fn fault() {
     let args = [Arg::Null, Arg::Null, Arg::Null, Arg::F32(1.0), Arg::U32(2048)];
     // SAFETY: none: no buffer is there. The device refuses address 0, and is lost, which is what this is about.
     unsafe { cuda.launch(&variant, "scale_add", launch, &args) }.unwrap();
+    assert_eq!(cuda.lost(), None, "nobody has asked it yet");
     let lost = |result: Result<()>| matches!(result, Err(Error::Device { lost: true, .. }));
     let first = cuda.synchronise();
     assert!(lost(first.clone()), "{first:?}");
+    assert!(cuda.lost().is_some());
     assert_eq!(cuda.upload(&buffer, &[0; 4]), first, "the same at each call");
     assert_eq!(cuda.allocate(1 << 30).map(drop), first);
     assert_eq!(cuda.download(&buffer, &mut [0; 4]), first);

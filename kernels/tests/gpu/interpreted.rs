@@ -1,10 +1,8 @@
 //! A device that is the PTX interpreter.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, RwLock},
-};
+use std::{collections::HashMap, sync::Arc};
 
+use parking_lot::{Mutex, RwLock};
 use reverie_kernels::{
     Error, Result,
     gpu::{Arg, Device, GpuBackend, Launch, Variant},
@@ -41,9 +39,7 @@ pub struct Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Ok(mut memory) = self.memory.write() {
-            memory.free(self.buffer);
-        }
+        self.memory.write().free(self.buffer);
     }
 }
 
@@ -64,11 +60,11 @@ impl Interpreted {
 
     /// Memory runs out after so many more buffers; none: never. How many there still was memory for.
     pub fn run_out_after(&self, buffers: Option<usize>) -> Option<usize> {
-        std::mem::replace(&mut self.room.lock().unwrap(), buffers)
+        std::mem::replace(&mut self.room.lock(), buffers)
     }
 
     fn module(&self, variant: &Variant) -> Result<Arc<ptx::Module>> {
-        let mut modules = self.modules.lock().unwrap();
+        let mut modules = self.modules.lock();
         if let Some(module) = modules.get(variant) {
             return Ok(module.clone());
         }
@@ -100,7 +96,7 @@ impl Device for Interpreted {
     }
 
     fn allocate(&self, bytes: usize) -> Result<Buffer> {
-        if let Some(room) = &mut *self.room.lock().unwrap() {
+        if let Some(room) = &mut *self.room.lock() {
             let full = || Error::OutOfMemory {
                 device: self.name().into(),
                 what: format!("{bytes} bytes"),
@@ -108,16 +104,16 @@ impl Device for Interpreted {
             };
             *room = room.checked_sub(1).ok_or_else(full)?;
         }
-        Ok(Buffer { memory: self.memory.clone(), buffer: self.memory.write().unwrap().allocate(bytes) })
+        Ok(Buffer { memory: self.memory.clone(), buffer: self.memory.write().allocate(bytes) })
     }
 
     fn upload(&self, buffer: &Buffer, bytes: &[u8]) -> Result<()> {
-        self.memory.read().unwrap().write(buffer.buffer, bytes);
+        self.memory.read().write(buffer.buffer, bytes);
         Ok(())
     }
 
     fn download(&self, buffer: &Buffer, bytes: &mut [u8]) -> Result<()> {
-        let read = self.memory.read().unwrap().read::<u8>(buffer.buffer).map_err(failed)?;
+        let read = self.memory.read().read::<u8>(buffer.buffer).map_err(failed)?;
         bytes.copy_from_slice(&read[..bytes.len()]);
         Ok(())
     }
@@ -148,7 +144,7 @@ impl Device for Interpreted {
         let Launch { grid, block, shared } = launch;
         let launch =
             ptx::Launch { kernel: entry, grid, block: [block, 1, 1], dynamic_shared: shared as usize };
-        let memory = self.memory.read().unwrap();
+        let memory = self.memory.read();
         launch.run(&module, &memory, &args).map(drop).map_err(|error| {
             let text = variant.ptx().unwrap_or_default();
             let line = match &error {

@@ -3,10 +3,11 @@
 mod mixed;
 
 use std::sync::{
-    Arc, Mutex,
+    Arc,
     atomic::{AtomicUsize, Ordering},
 };
 
+use parking_lot::Mutex;
 use reverie_kernels::{
     Backend, Error, Result,
     gpu::{Arg, Device, GpuBackend, GpuTensor, Launch, Recording, Variant},
@@ -35,7 +36,7 @@ struct Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        *self.left.lock().unwrap() += self.bytes;
+        *self.left.lock() += self.bytes;
     }
 }
 
@@ -97,7 +98,7 @@ impl Small {
     }
 
     fn ask(&self, command: Command) -> Result<()> {
-        if let Some(tape) = &mut *self.tape.lock().unwrap() {
+        if let Some(tape) = &mut *self.tape.lock() {
             tape.push(command);
             return Ok(());
         }
@@ -122,7 +123,7 @@ impl Device for Small {
     }
 
     fn allocate(&self, bytes: usize) -> Result<Buffer> {
-        let mut left = self.left.lock().unwrap();
+        let mut left = self.left.lock();
         let full =
             || Error::OutOfMemory { device: "small".into(), what: format!("{bytes} bytes"), budget: 0 };
         *left = left.checked_sub(bytes).ok_or_else(full)?;
@@ -156,9 +157,9 @@ impl Device for Small {
 
     fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Box<dyn Recording>>> {
         self.records.fetch_add(1, Ordering::Relaxed);
-        *self.tape.lock().unwrap() = Some(Vec::new());
+        *self.tape.lock() = Some(Vec::new());
         let done = work();
-        let commands = self.tape.lock().unwrap().take().unwrap();
+        let commands = self.tape.lock().take().unwrap();
         done?;
         Ok(Some(Box::new(Tape { device: self.device.clone(), commands })))
     }
@@ -234,7 +235,7 @@ fn recordings_of_all_lanes_go_where_memory_runs_out() {
     let lane = gpu.lane().unwrap();
     let mut workers = [Worker::new(lane), Worker::new(gpu.lane().unwrap())];
     let xs = workers.each_ref().map(|worker| worker.input(7.0));
-    let free = |gpu: &GpuBackend<Small>| *gpu.device().left.lock().unwrap();
+    let free = |gpu: &GpuBackend<Small>| *gpu.device().left.lock();
     let before = free(&gpu);
     for (worker, x) in workers.iter_mut().zip(&xs) {
         assert_eq!([(); 3].map(|()| worker.run(x, 7.0)), [true, true, false]);
@@ -259,7 +260,7 @@ fn a_recording_takes_no_other_ones_memory() {
     let xs = workers.each_ref().map(|worker| worker.input(7.0));
     assert_eq!([(); 3].map(|()| workers[0].run(&xs[0], 7.0)), [true, true, false]);
     // Enough to do the work and to look at its result, and not for a recording beside that.
-    let left = *gpu.device().left.lock().unwrap();
+    let left = *gpu.device().left.lock();
     let _rest = gpu.device().allocate(left - 3 * BYTES).unwrap();
     assert_eq!([(); 4].map(|()| workers[1].run(&xs[1], 7.0)), [true; 4]);
     assert!(!workers[0].run(&xs[0], 7.0), "still recorded");
@@ -271,7 +272,7 @@ fn without_room_for_its_results_a_recording_gives_way_to_the_work() {
     let mut worker = Worker::new(gpu.lane().unwrap());
     let x = worker.input(7.0);
     assert_eq!([(); 3].map(|()| worker.run(&x, 7.0)), [true, true, false]);
-    let left = *gpu.device().left.lock().unwrap();
+    let left = *gpu.device().left.lock();
     let _rest = gpu.device().allocate(left).unwrap();
     assert!(worker.run(&x, 7.0), "in the recording's memory");
 }
@@ -282,7 +283,7 @@ fn what_there_was_no_room_to_record_is_recorded_once_there_is() {
     let mut worker = Worker::new(gpu.lane().unwrap());
     let x = worker.input(7.0);
     assert!(worker.run(&x, 7.0));
-    let left = *gpu.device().left.lock().unwrap();
+    let left = *gpu.device().left.lock();
     let rest = gpu.device().allocate(left - 3 * BYTES).unwrap();
     assert!(worker.run(&x, 7.0));
     drop(rest);

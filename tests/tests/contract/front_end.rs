@@ -97,7 +97,7 @@ fn of_the_operator() {
             assert_eq!(answer.header("content-length"), Some("25"));
         });
         rows.row("API paths win over files", || {
-            assert_eq!(get("/health", &[]).text(), "{\"status\":\"ok\"}");
+            assert!(get("/health", &[]).text().starts_with("{\"status\":\"ok\""));
             assert_eq!(get("/api/modes", &[]).status, 200);
             assert_eq!(get("/generate", &[]).status, 405);
         });

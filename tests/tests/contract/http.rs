@@ -54,7 +54,7 @@ fn bodies_preflights_and_errors() {
     contract(|rows| {
         rows.row("GET /health", || {
             let answer = server.get("/health");
-            assert_eq!((answer.status, answer.json()), (200, json!({"status": "ok"})));
+            assert_eq!((answer.status, &answer.json()["status"]), (200, &json!("ok")));
         });
         for path in [
             "/dreams/stop",

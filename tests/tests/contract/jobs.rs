@@ -120,7 +120,7 @@ fn refusals_are_acknowledged_first() {
             json!({"jobId": null}),
             json!({}),
         ] {
-            for kind in ["job:cancel", "job:priority"] {
+            for kind in ["job:cancel", "job:priority", "job:delete"] {
                 rows.row(&format!("{kind} with {fields} is acknowledged"), || {
                     let message = merged(fields.clone(), json!({"type": kind, "priority": 1}));
                     let ack = connect(&server).ask(message);

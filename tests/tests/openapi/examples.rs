@@ -130,6 +130,8 @@ fn core(sender: &mut Sender) {
     sender.get(&job, 200);
     sender.get(&format!("{job}/events"), 200);
     sender.delete(&job, 200);
+    let ended = sender.post("/v1/jobs?wait=60", json!({"jobType": "echo", "x": 1}), 200);
+    sender.delete(&format!("/v1/jobs/{}/record", ended["jobId"].as_str().unwrap()), 200);
     sender.post("/v1/jobs", json!({"jobType": "nobody's"}), 422);
     sender.post("/v1/jobs?wait=x", json!({"jobType": "echo"}), 422);
     sender.post("/v1/jobs", json!([]), 400);
@@ -139,9 +141,11 @@ fn core(sender: &mut Sender) {
         sender.get(&format!("/v1/jobs/{job}"), 404);
         sender.get(&format!("/v1/jobs/{job}/events"), 404);
         sender.delete(&format!("/v1/jobs/{job}"), 404);
+        sender.delete(&format!("/v1/jobs/{job}/record"), 404);
         sender.post(&format!("/api/jobs/{job}/cancel"), json!({}), 404);
     }
     let job = sender.post("/v1/jobs", json!({"jobType": "echo-sleep", "ms": 300, "steps": 1}), 202);
+    sender.delete(&format!("/v1/jobs/{}/record", job["jobId"].as_str().unwrap()), 409);
     sender.post(&format!("/api/jobs/{}/cancel", job["jobId"].as_str().unwrap()), json!({}), 200);
 
     sender.post("/v1/messages/echo:ping", json!({}), 200);

@@ -2,10 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::Mutex,
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use reverie_kernels::{
     Activation, Backend, Conv2dDesc, Filter, Mask, PixelRange, Result, Rows, Shape, Timesteps, Unary, Weight,
     Work,
@@ -33,14 +33,14 @@ impl<B: Backend> Timed<B> {
 
     /// The costs since the last call, by kind of operation.
     pub fn take(&self) -> BTreeMap<String, Cost> {
-        std::mem::take(&mut self.costs.lock().unwrap())
+        std::mem::take(&mut self.costs.lock())
     }
 
     fn timed<T>(&self, what: impl Into<String>, flops: f64, work: impl FnOnce(&B) -> Result<T>) -> Result<T> {
         let start = Instant::now();
         let out = work(&self.inner);
         let time = start.elapsed();
-        let mut costs = self.costs.lock().unwrap();
+        let mut costs = self.costs.lock();
         let cost = costs.entry(what.into()).or_default();
         cost.calls += 1;
         cost.time += time;

@@ -183,9 +183,9 @@ async fn write(what: &str, body: &[u8], registry: &Arc<Registry>) -> Result<Resp
             json!(null)
         }
         "interrupt" | "skip" => {
-            let jobs = &registry.services.jobs;
-            for job in jobs.list(Some(OWNER)).iter().filter(|job| job.status.is_active()) {
-                let _ = jobs.cancel(job.id);
+            let services = &registry.services;
+            for job in services.jobs.list(Some(OWNER)).iter().filter(|job| job.status.is_active()) {
+                let _ = services.cancel(job.id).await;
             }
             json!({})
         }

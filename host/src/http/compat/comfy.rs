@@ -56,9 +56,10 @@ fn routes(registry: &Arc<Registry>) -> Route {
             let job = find(&registry, &id);
             or_error(job.map(|job| warp::reply::json(&described(&job, &registry))))
         });
-    let cancel = job.and(warp::delete()).and(with(registry)).map(|id: String, registry: Arc<Registry>| {
-        or_error(cancel(&registry, &id).map(|ack| warp::reply::json(&ack)))
-    });
+    let cancel =
+        job.and(warp::delete()).and(with(registry)).then(|id: String, registry: Arc<Registry>| async move {
+            or_error(cancel(&registry, &id).await.map(|ack| warp::reply::json(&ack)))
+        });
     let told = warp::path!("v1" / "comfy" / String).and(warp::get()).and(with(registry)).then(
         |what: String, registry: Arc<Registry>| async move {
             or_error(tell(&registry, &what).await.map(|reply| warp::reply::json(&reply)))
@@ -283,9 +284,9 @@ struct Cancelled {
     cancelled: dispatch::Cancelled,
 }
 
-fn cancel(registry: &Registry, id: &str) -> Result<Cancelled, Error> {
+async fn cancel(registry: &Registry, id: &str) -> Result<Cancelled, Error> {
     let job = find(registry, id)?;
-    Ok(Cancelled { id: job.id, cancelled: dispatch::cancelled(registry, job.id)? })
+    Ok(Cancelled { id: job.id, cancelled: dispatch::cancelled(registry, job.id).await? })
 }
 
 #[cfg(test)]

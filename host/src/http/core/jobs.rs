@@ -15,7 +15,7 @@ use super::{Content, Manifest, Operation, Place, Route, body, error::or_error, e
 use crate::{
     config, dispatch,
     error::{Error, ErrorKind},
-    jobs::{Described, Jobs, Snapshot, Spec},
+    jobs::{Described, Snapshot, Spec},
     plugins::Registry,
 };
 
@@ -28,24 +28,41 @@ pub fn routes(registry: &Arc<Registry>) -> Route {
         .and(warp::post())
         .and(warp::query::<Query>())
         .and(warp::header::optional::<String>("prefer"))
+        .and(warp::header::optional::<String>("idempotency-key"))
         .and(body::bytes(body::PLAIN))
         .and(with(registry))
-        .then(|query: Query, prefer: Option<String>, body: Bytes, registry: Arc<Registry>| async move {
-            or_error(create(&query, prefer.as_deref(), &body, &registry).await)
-        });
+        .then(
+            |query: Query,
+             prefer: Option<String>,
+             key: Option<String>,
+             body: Bytes,
+             registry: Arc<Registry>| async move {
+                or_error(create(&query, prefer.as_deref(), key, &body, &registry).await)
+            },
+        );
     let get = one.and(warp::get()).and(with(registry)).map(|id: String, registry: Arc<Registry>| {
         or_error(find(&registry, &id).map(|job| warp::reply::json(&job.describe())))
     });
-    let cancel = one.and(warp::delete()).and(with(registry)).map(|id: String, registry: Arc<Registry>| {
-        let cancelled = find(&registry, &id).and_then(|job| dispatch::cancelled(&registry, job.id));
-        or_error(cancelled.map(|ack| warp::reply::json(&ack)))
-    });
+    let cancel =
+        one.and(warp::delete()).and(with(registry)).then(|id: String, registry: Arc<Registry>| async move {
+            let cancelled = match find(&registry, &id) {
+                Ok(job) => dispatch::cancelled(&registry, job.id).await,
+                Err(error) => Err(error),
+            };
+            or_error(cancelled.map(|ack| warp::reply::json(&ack)))
+        });
+    let record = warp::path!("v1" / "jobs" / String / "record");
+    let delete = record.and(warp::delete()).and(with(registry)).then(
+        |id: String, registry: Arc<Registry>| async move {
+            or_error(delete(&registry, &id).await.map(|ack| warp::reply::json(&ack)))
+        },
+    );
     let events = warp::path!("v1" / "jobs" / String / "events").and(warp::get()).and(with(registry)).map(
         |id: String, registry: Arc<Registry>| {
             or_error(find(&registry, &id).and_then(|job| events::of(&registry, job.id)))
         },
     );
-    create.or(get).unify().or(cancel).unify().or(events).unify().boxed()
+    create.or(get).unify().or(cancel).unify().or(delete).unify().or(events).unify().boxed()
 }
 
 pub fn operations() -> Vec<Operation> {
@@ -64,6 +81,12 @@ pub fn operations() -> Vec<Operation> {
                 of::<String>(),
                 "`wait` or `wait=SECONDS` (RFC 7240): the same as the query's `wait`.",
             )
+            .parameter(
+                Place::Header,
+                "Idempotency-Key",
+                of::<String>(),
+                "1 to 128 characters, with `clientId`; also as `key` in the body: submitted again with it, it is the same job.",
+            )
             .takes(Content::OfPlugin(Manifest::AnyJob))
             .answers(200, "The job, which has ended.", Content::Json(of::<Described>()))
             .answers(202, "The job, which has been accepted.", Content::Json(of::<Described>()))
@@ -80,6 +103,9 @@ pub fn operations() -> Vec<Operation> {
         id(Operation::delete("/v1/jobs/{id}", "Cancel a job"))
             .answers_json::<dispatch::Cancelled>("What came of it, also for a job that had ended.")
             .errors(&[ErrorKind::NotFound]),
+        id(Operation::delete("/v1/jobs/{id}/record", "Delete a job that has ended, with its outputs"))
+            .answers_json::<dispatch::Deleted>("It is deleted.")
+            .errors(&[ErrorKind::NotFound, ErrorKind::Conflict]),
         id(Operation::get("/v1/jobs/{id}/events", "Follow a job"))
             .details(
                 "Server-sent events until the job's end: each event's name is its message's `type` (`job:progress`, \
@@ -94,6 +120,7 @@ pub fn operations() -> Vec<Operation> {
 async fn create(
     query: &Query,
     prefer: Option<&str>,
+    key: Option<String>,
     body: &[u8],
     registry: &Arc<Registry>,
 ) -> Result<Response, Error> {
@@ -107,9 +134,10 @@ async fn create(
     })?;
     let mut spec = dispatch::unchecked_spec(registry, &job_type, object)?;
     spec.owner = query.get("clientId").filter(|id| !id.is_empty()).cloned();
+    spec.key = key.or(spec.key);
     dispatch::check_spec(registry, &mut spec)?;
     let jobs = &registry.services.jobs;
-    let id = jobs.submit(spec, |_| ()).await?;
+    let id = registry.services.submit(spec, |_| ()).await?.id;
     if let Some(wait) = wait {
         // It goes on when the time is over, and when the caller hangs up.
         let _ = tokio::time::timeout(wait, jobs.wait(id)).await;
@@ -150,6 +178,11 @@ fn wait_time(
     Ok(None)
 }
 
+async fn delete(registry: &Registry, id: &str) -> Result<dispatch::Deleted, Error> {
+    let job = find(registry, id)?;
+    dispatch::deleted(registry, job.id).await
+}
+
 fn find(registry: &Registry, id: &str) -> Result<Snapshot, Error> {
     let id = Uuid::parse_str(id).map_err(|_| Error::not_found(format!("no job '{id}'")))?;
     registry.services.jobs.get(id)
@@ -187,9 +220,10 @@ pub async fn submit(
         priority: 0,
         name: None,
         background: registry.services.is_background(job_type),
+        key: None,
     };
     dispatch::check_spec(registry, &mut spec)?;
-    let id = registry.services.jobs.submit(spec, |_| ()).await?;
+    let id = registry.services.submit(spec, |_| ()).await?.id;
     Ok(Waiting { registry: registry.clone(), id, ended: false })
 }
 
@@ -218,8 +252,8 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         if !self.ended {
-            let jobs: &Jobs = &self.registry.services.jobs;
-            let _ = jobs.cancel(self.id);
+            let (services, id) = (self.registry.services.clone(), self.id);
+            tokio::spawn(async move { services.cancel(id).await });
         }
     }
 }

@@ -14,6 +14,7 @@ pub fn routes(registry: &Arc<Registry>) -> Route {
         .map(|registry: Arc<Registry>| {
             let services = &registry.services;
             services.metrics.upload_bytes.set(services.uploads.figures().1 as i64);
+            services.metrics.jobs_are(&services.jobs);
             if let Some(gpu) = services.diffusion.gpu() {
                 services.metrics.gpu(services.diffusion.backend(), &gpu);
             }

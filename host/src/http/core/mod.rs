@@ -28,7 +28,7 @@ use crate::plugins::Registry;
 /// What needs no token.
 pub fn open(registry: &Arc<Registry>) -> Route {
     let ui_dir = &registry.services.config.server.ui_dir;
-    health::routes().or(docs::routes()).unify().or(page::routes(ui_dir)).unify().boxed()
+    health::routes(registry).or(docs::routes()).unify().or(page::routes(ui_dir)).unify().boxed()
 }
 
 /// `foreign`: what is described beside it.

@@ -67,9 +67,9 @@ fn upgrade(ws: Ws, query: Query, registry: Arc<Registry>) -> Result<impl Reply, 
     let ws = ws.max_message_size(limit).max_frame_size(limit);
     Ok(ws.on_upgrade(move |socket: WebSocket| async move {
         let inflight = Inflight::new(hub.config.max_inflight);
-        let greeting = registry.clone();
+        let (greeting, health) = (registry.clone(), registry.health().await);
         let greet = move |client: &hub::Client| {
-            let mut status = status::message(&greeting);
+            let mut status = status::message(&greeting, &health);
             if let Some(status) = status.as_object_mut() {
                 status.insert("clientId".into(), client.id.clone().into());
             }

@@ -1,16 +1,26 @@
 //! Blobs, uploads and storage.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
+use uuid::Uuid;
 use wasmtime::component::Resource;
 
 use super::super::{
+    Services,
     bindings::reverie::handler::{storage, types, uploads},
     instance::CallState,
 };
 use crate::{
+    config::seconds,
     error::{Error, ErrorKind},
-    storage::STATE_PREFIX,
+    jobs::JobHandle,
+    storage::{STATE_PREFIX, Storage},
+    uploads::Upload,
 };
+
+/// Between two tries to store an output.
+const BETWEEN_TRIES: Duration = Duration::from_secs(1);
 
 /// Bytes that the host holds for a guest.
 #[derive(Clone)]
@@ -47,13 +57,43 @@ impl types::HostBlob for CallState {
     }
 }
 
-impl uploads::Host for CallState {
-    fn resolve(&mut self, file_ref: String) -> wasmtime::Result<Result<Resource<Blob>, types::Error>> {
-        match self.services.uploads.resolve(&file_ref) {
-            Ok(upload) => {
-                let blob = Blob { content: upload.content, media_type: upload.media_type };
-                Ok(Ok(self.table.push(blob)?))
+/// An upload, or what a job was asked with, which outlives it.
+async fn upload(services: &Services, job: Option<Uuid>, file_ref: &str) -> Result<Blob, Error> {
+    let expired = match services.uploads.resolve(file_ref) {
+        Ok(Upload { content, media_type, .. }) => return Ok(Blob { content, media_type }),
+        Err(error) => error,
+    };
+    if let (Some(job), Some(upload)) = (job, crate::uploads::id_of(file_ref))
+        && let Some((media_type, content)) = services.jobs.input(job, upload).await?
+    {
+        return Ok(Blob { content, media_type });
+    }
+    Err(expired)
+}
+
+/// Stores an output of a job, which can take hours to make again: where the storage takes nothing, as when the disk is full, it is
+/// tried for a while.
+async fn put_for_job(services: &Services, job: &JobHandle, key: &str, content: Bytes) -> Result<(), Error> {
+    services.jobs.stores(job, key, content.len() as u64).await;
+    let deadline = Instant::now() + seconds(services.config.storage.retry_s);
+    loop {
+        match services.storage.put(key, content.clone()).await {
+            Err(error) if error.kind == ErrorKind::Unavailable && Instant::now() < deadline => {
+                let cancelled = tokio::time::timeout(BETWEEN_TRIES, job.cancelled()).await;
+                if cancelled.is_ok() {
+                    return Err(Error::cancelled());
+                }
             }
+            stored => return stored,
+        }
+    }
+}
+
+impl uploads::Host for CallState {
+    async fn resolve(&mut self, file_ref: String) -> wasmtime::Result<Result<Resource<Blob>, types::Error>> {
+        let job = self.job().map(|job| job.id);
+        match upload(&self.services.clone(), job, &file_ref).await {
+            Ok(blob) => Ok(Ok(self.table.push(blob)?)),
             Err(error) => Ok(Err(error.into())),
         }
     }
@@ -62,8 +102,12 @@ impl uploads::Host for CallState {
 impl storage::Host for CallState {
     async fn put(&mut self, blob: Resource<Blob>) -> wasmtime::Result<Result<String, types::Error>> {
         let Blob { content, media_type } = self.table.get(&blob)?.clone();
-        let stored = self.services.storage.put_new(&self.plugin, &media_type, content).await;
-        Ok(stored.map_err(Into::into))
+        let key = Storage::new_key(&self.plugin, &media_type);
+        let stored = match self.job().cloned() {
+            Some(job) => put_for_job(&self.services.clone(), &job, &key, content).await,
+            None => self.services.storage.put(&key, content).await,
+        };
+        Ok(stored.map(|()| key).map_err(Into::into))
     }
 
     async fn put_named(

@@ -6,6 +6,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use image::{DynamicImage, RgbImage, imageops};
 use reverie_models::noise::Blend;
 use serde_json::{Map, Value, json};
+use uuid::Uuid;
 use wasmtime::component::Resource;
 
 use super::{
@@ -34,8 +35,7 @@ impl wit::Host for CallState {
 
     async fn size(&mut self, mode: String) -> wasmtime::Result<Result<(u32, u32, u32), types::Error>> {
         let services = self.services.clone();
-        let size =
-            tokio::task::spawn_blocking(move || services.diffusion.own_size(&services.device, &mode)).await;
+        let size = self.blocking(move || services.diffusion.own_size(&services.device, &mode)).await;
         let size = size.unwrap_or_else(|_| Err(Error::internal("the model failed (a fault of the server)")));
         Ok(size.map_err(Into::into))
     }
@@ -46,7 +46,7 @@ impl wit::Host for CallState {
         prompt: String,
     ) -> wasmtime::Result<Result<String, types::Error>> {
         let services = self.services.clone();
-        let checked = tokio::task::spawn_blocking(move || services.diffusion.check(&mode, &prompt)).await;
+        let checked = self.blocking(move || services.diffusion.check(&mode, &prompt)).await;
         let checked = checked
             .unwrap_or_else(|_| Err(Error::internal("the prompt could not be read (a fault of the server)")));
         Ok(checked.map_err(Into::into))
@@ -59,7 +59,7 @@ impl wit::Host for CallState {
         schedule_type: Option<String>,
     ) -> wasmtime::Result<Result<Option<String>, types::Error>> {
         let services = self.services.clone();
-        let found = tokio::task::spawn_blocking(move || {
+        let found = self.blocking(move || {
             services.diffusion.scheduler_id(&mode, scheduler.as_deref(), schedule_type.as_deref())
         });
         let found = found.await.unwrap_or_else(|_| {
@@ -101,9 +101,8 @@ impl wit::Host for CallState {
             mask,
         };
         let services = self.services.clone();
-        let done = tokio::task::spawn_blocking(move || {
-            services.diffusion.generate(&services.device, request, Arc::new(control))
-        });
+        let done =
+            self.blocking(move || services.diffusion.generate(&services.device, request, Arc::new(control)));
         let made = match done.await {
             Ok(Ok(made)) => made,
             Ok(Err(error)) => return Ok(Err(error.into())),
@@ -173,6 +172,10 @@ impl Control for Steps {
 
     fn yields(&self) -> bool {
         self.turn.yields()
+    }
+
+    fn job(&self) -> Option<Uuid> {
+        self.turn.job.as_ref().map(|job| job.id)
     }
 
     fn waited(&self, time: Duration) {

@@ -33,7 +33,7 @@ impl files::Host for CallState {
             Ok(folder) => folder,
             Err(error) => return Ok(Err(error.into())),
         };
-        let listed = tokio::task::spawn_blocking(move || list(&folder)).await;
+        let listed = self.blocking(move || list(&folder)).await;
         Ok(listed.map_err(|_| lost()).flatten().map_err(Into::into))
     }
 
@@ -42,7 +42,7 @@ impl files::Host for CallState {
             Ok(folder) => folder,
             Err(error) => return Ok(Err(error.into())),
         };
-        let read = tokio::task::spawn_blocking(move || read(&folder, &name, limit)).await;
+        let read = self.blocking(move || read(&folder, &name, limit)).await;
         Ok(read.map_err(|_| lost()).flatten().map_err(Into::into))
     }
 }

@@ -23,6 +23,20 @@ pub struct Picture(pub Arc<DynamicImage>);
 type Answer<T> = wasmtime::Result<Result<T, types::Error>>;
 
 impl CallState {
+    /// Runs work off the async threads. A panic in a decoder is an error of this one call.
+    fn on_picture<T, W>(&self, work: W) -> impl Future<Output = Result<T, Error>> + Send + use<T, W>
+    where
+        T: Send + 'static,
+        W: FnOnce() -> Result<T, Error> + Send + 'static,
+    {
+        let done = self.blocking(work);
+        async move {
+            done.await.unwrap_or_else(|_| {
+                Err(Error::internal("the picture could not be processed (a fault of the server)"))
+            })
+        }
+    }
+
     fn picture(&mut self, made: Result<DynamicImage, Error>) -> Answer<Resource<Picture>> {
         match made {
             Ok(picture) => Ok(Ok(self.table.push(Picture(Arc::new(picture)))?)),
@@ -35,7 +49,7 @@ impl wit::Host for CallState {
     async fn decode(&mut self, blob: Resource<Blob>) -> Answer<Resource<Picture>> {
         let content = self.table.get(&blob)?.content.clone();
         let limit = self.services.config.images.max_input_pixels;
-        let decoded = blocking(move || pictures::decode(&content, limit)).await;
+        let decoded = self.on_picture(move || pictures::decode(&content, limit)).await;
         self.picture(decoded)
     }
 }
@@ -100,7 +114,7 @@ impl wit::HostImage for CallState {
             wit::Format::Jpeg => Format::Jpeg,
             wit::Format::Webp => Format::Webp,
         };
-        let encoded = blocking(move || {
+        let encoded = self.on_picture(move || {
             let mut content = pictures::encode(&picture, Encoding { format, quality })?;
             if format == Format::Png {
                 pictures::add_texts(&mut content, &texts)?;
@@ -132,7 +146,7 @@ impl wit::HostImage for CallState {
             wit::Filter::Bicubic => Filter::CatmullRom,
             wit::Filter::Lanczos3 => Filter::Lanczos3,
         };
-        let resized = blocking(move || {
+        let resized = self.on_picture(move || {
             pictures::check_size(width, height, limit)?;
             Ok(picture.resize_exact(width, height, filter))
         });
@@ -148,14 +162,4 @@ impl wit::HostImage for CallState {
         self.table.delete(picture)?;
         Ok(())
     }
-}
-
-/// Runs work off the async threads. A panic in a decoder is an error of this one call.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|_| {
-        Err(Error::internal("the picture could not be processed (a fault of the server)"))
-    })
 }

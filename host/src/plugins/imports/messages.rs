@@ -140,9 +140,9 @@ impl CallState {
             Origin::Loader => None,
         };
         let background = self.services.is_background(&job_type);
-        let spec = Spec { job_type, params, owner, priority: 0, name, background };
-        let submitted = self.services.jobs.submit(spec, |_| ()).await;
-        Ok(submitted.map(|id| id.to_string()).map_err(Into::into))
+        let spec = Spec { job_type, params, owner, priority: 0, name, background, key: None };
+        let submitted = self.services.submit(spec, |_| ()).await;
+        Ok(submitted.map(|job| job.id.to_string()).map_err(Into::into))
     }
 
     /// A job of a type that this plugin owns, active or not.
@@ -215,11 +215,18 @@ impl jobs::Host for CallState {
             Ok(job) => job,
             Err(error) => return Ok(Err(error.into())),
         };
-        Ok(self.services.jobs.post(job.id, message).await.map_err(Into::into))
+        let given = match job.spec.background {
+            true => self.services.uploads.given(&serde_json::from_str(&message).unwrap_or_default()),
+            false => Vec::new(),
+        };
+        Ok(self.services.jobs.post(job.id, message, given).await.map_err(Into::into))
     }
 
-    fn cancel(&mut self, job_id: String) -> wasmtime::Result<Result<(), types::Error>> {
-        let cancelled = self.own_job(&job_id).and_then(|job| self.services.jobs.cancel(job.id));
+    async fn cancel(&mut self, job_id: String) -> wasmtime::Result<Result<(), types::Error>> {
+        let cancelled = match self.own_job(&job_id) {
+            Ok(job) => self.services.cancel(job.id).await,
+            Err(error) => Err(error),
+        };
         Ok(cancelled.map(drop).map_err(Into::into))
     }
 

@@ -18,12 +18,23 @@ pub use http::Http;
 pub use images::Picture;
 pub use websocket::Connection;
 
+use reverie_crash::blame;
 use serde_json::{Map, Value};
+use tokio::task::JoinHandle;
 
 use super::{bindings::reverie::handler::types as wit, instance::CallState};
 use crate::error::{Error, ErrorKind};
 
 impl CallState {
+    /// Does `work` on a thread where it may block. What ends the process there is the fault of the call's job.
+    fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+        let job = self.job().map(|job| job.id);
+        tokio::task::spawn_blocking(move || {
+            let _working = job.map(|job| blame::working_for([job]));
+            work()
+        })
+    }
+
     /// # Errors
     /// `Denied` when the operator has not granted `capability`.
     fn granted(&self, capability: &str) -> Result<(), Error> {

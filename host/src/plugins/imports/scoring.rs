@@ -67,7 +67,7 @@ impl CallState {
     ) -> Answer<T> {
         let (turn, _abandon) = Turn::new(self);
         let services = self.services.clone();
-        let done = tokio::task::spawn_blocking(move || {
+        let done = self.blocking(move || {
             let prepared = prepare(&services)?;
             let ticket = services.device.ticket();
             let _lease = turn.lease(&ticket)?;

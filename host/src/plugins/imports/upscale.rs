@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use wasmtime::component::Resource;
 
 use super::{
@@ -47,7 +48,7 @@ impl wit::Host for CallState {
         let steps =
             Steps { turn, from: options.progress_from, span: options.progress_to - options.progress_from };
         let services = self.services.clone();
-        let done = tokio::task::spawn_blocking(move || {
+        let done = self.blocking(move || {
             let (width, height) =
                 services.upscalers.output_size(picture.width(), picture.height(), &request)?;
             pictures::check_size(width, height, services.config.images.max_output_pixels)?;
@@ -73,14 +74,14 @@ struct Steps {
 /// Holds the device for one tile at a time.
 struct OnDevice<'a> {
     ticket: Ticket<'a>,
-    lease: std::sync::Mutex<Option<Lease<'a>>>,
+    lease: Mutex<Option<Lease<'a>>>,
     steps: Steps,
 }
 
 impl Control for OnDevice<'_> {
     fn before_tile(&self) -> Result<(), Cancelled> {
         let lease = self.steps.turn.lease(&self.ticket).map_err(|_| Cancelled)?;
-        *self.lease.lock().unwrap() = Some(lease);
+        *self.lease.lock() = Some(lease);
         Ok(())
     }
 
@@ -89,7 +90,7 @@ impl Control for OnDevice<'_> {
     }
 
     fn tile_done(&self, done: usize, total: usize) {
-        *self.lease.lock().unwrap() = None;
+        *self.lease.lock() = None;
         if let Some(job) = &self.steps.turn.job {
             let fraction = self.steps.from + self.steps.span * done as f32 / total.max(1) as f32;
             let detail = serde_json::json!({"stage": "upscaling", "tile": done, "tiles": total});

@@ -8,10 +8,9 @@
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::BTreeMap, sync::Arc};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::error::Result;
 
@@ -146,7 +145,7 @@ impl<S: Source> Pool<S> {
 
     // What panics in between leaves the state as it was.
     fn state(&self) -> MutexGuard<'_, State<S::Lane>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// What a lane takes its memory from.
@@ -235,7 +234,7 @@ impl<S: Source> Share<S> {
             match self.find(&mut state, size)? {
                 // There is more in a moment.
                 None if state.leaving > 0 => {
-                    state = self.pool.left.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    self.pool.left.wait(&mut state);
                 }
                 None => return Ok(None),
                 Some(address) => {

@@ -1,6 +1,8 @@
 //! Memory of the device, and the lanes that use it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::{Lane, Memory, allocator, graph::Private};
 use crate::error::Result;
@@ -37,7 +39,7 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         let Some(block) = self.block.take() else { return };
-        let guests = std::mem::take(self.guests.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let guests = std::mem::take(self.guests.get_mut());
         for guest in guests {
             // What uses the block next comes after what the guest did with it. Where neither goes, the device is lost.
             if self.lane().stream.follow(&guest.stream).is_err() {
@@ -85,7 +87,7 @@ impl Lane {
         let mut others: Vec<Arc<Lane>> = Vec::new();
         for buffer in buffers {
             let own = buffer.lane();
-            let mut guests = buffer.guests.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut guests = buffer.guests.lock();
             if !Arc::ptr_eq(own, self) && !among(&guests, self) {
                 guests.push(self.clone());
             }

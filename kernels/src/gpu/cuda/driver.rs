@@ -176,6 +176,11 @@ impl Context {
         Error::Device { device: self.name.clone(), what, lost: true }
     }
 
+    /// Why the device is of no more use, once it is not.
+    pub fn why_lost(&self) -> Option<&str> {
+        self.lost.get().map(String::as_str)
+    }
+
     /// What a call that did `what` returned. Kernels run later: their errors come from whatever is called then.
     pub fn check(&self, code: CUresult, what: &str) -> Result<()> {
         let Err(error) = code.result() else { return Ok(()) };

@@ -11,13 +11,10 @@
 //!
 //! Replays go into the stream of the lane that recorded, so that they are in order with everything else there.
 
-use std::{
-    cell::RefCell,
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 
 use cudarc::driver::sys;
+use parking_lot::Mutex;
 
 use super::{
     CudaBuffer, Lane,
@@ -43,7 +40,7 @@ impl Private {
 
     /// A block of at least so many bytes: one that the graph is done with, or a new one.
     pub fn allocate(&self, bytes: usize) -> Result<Option<Block>> {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.free.lock();
         let found = size_class(bytes).and_then(|size| free.get_mut(&size)).and_then(Vec::pop);
         match found {
             Some(block) => Ok(Some(block)),
@@ -53,7 +50,7 @@ impl Private {
 
     /// The block is free for what is recorded from here on.
     pub fn free(&self, block: Block) {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.free.lock();
         free.entry(block.bytes()).or_default().push(block);
     }
 }

@@ -169,6 +169,12 @@ impl Cuda {
         Ok(Self(Arc::new(Lane { share, staging: Staging::default(), stream, gpu })))
     }
 
+    /// Why it is of no more use, once it is not: of an error that it does not recover from, all that is done on it fails. Asks
+    /// nothing of the driver.
+    pub fn lost(&self) -> Option<&str> {
+        self.0.gpu.context.why_lost()
+    }
+
     /// The address of its slot, by which [`crate::nvml`] finds it; none where the driver does not say.
     pub fn pci_bus_id(&self) -> Option<&str> {
         Some(self.0.gpu.context.properties.pci_bus_id.as_str()).filter(|id| !id.is_empty())

@@ -3,11 +3,12 @@
 use std::{
     collections::HashMap,
     ffi::{CString, c_void},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Instant,
 };
 
 use cudarc::driver::sys;
+use parking_lot::Mutex;
 
 use super::{
     Gpu,
@@ -76,7 +77,7 @@ impl Function {
 
     /// Asks for so much dynamic shared memory.
     pub fn reserve(&self, bytes: u32, gpu: &Gpu) -> Result<()> {
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shared = self.shared.lock();
         if bytes <= *shared {
             return Ok(());
         }

@@ -3,8 +3,10 @@
 use std::{
     collections::HashMap,
     hash::Hash,
-    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
+    sync::{Arc, OnceLock},
 };
+
+use parking_lot::{Mutex, RwLock};
 
 use crate::error::Result;
 
@@ -31,16 +33,16 @@ impl<K: Clone + Eq + Hash, V> Once<K, V> {
     /// # Errors
     /// Those of `make`, which the next call tries again.
     pub fn get(&self, key: &K, make: impl FnOnce() -> Result<V>) -> Result<Arc<V>> {
-        let found = self.0.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned();
+        let found = self.0.read().get(key).cloned();
         let slot = found.unwrap_or_else(|| {
-            let mut slots = self.0.write().unwrap_or_else(PoisonError::into_inner);
+            let mut slots = self.0.write();
             let empty = || Arc::new(Slot { made: OnceLock::new(), making: Mutex::default() });
             slots.entry(key.clone()).or_insert_with(empty).clone()
         });
         if let Some(made) = slot.made.get() {
             return Ok(made.clone());
         }
-        let _making = slot.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let _making = slot.making.lock();
         if let Some(made) = slot.made.get() {
             return Ok(made.clone());
         }

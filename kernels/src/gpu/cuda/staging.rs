@@ -2,13 +2,10 @@
 //!
 //! A pinned area has two halves: while the device copies one, the host fills or empties the other.
 
-use std::{
-    ffi::c_void,
-    ops::Range,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{ffi::c_void, ops::Range, sync::Arc};
 
 use cudarc::driver::sys;
+use parking_lot::Mutex;
 
 use super::{
     driver::Context,
@@ -140,7 +137,7 @@ impl Staging {
         to: u64,
         stream: &Stream,
     ) -> Result<()> {
-        let mut area = self.up.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut area = self.up.lock();
         for first in (0..bytes).step_by(HALF) {
             let chunk = HALF.min(bytes - first);
             if area.filled + chunk > HALF {
@@ -169,7 +166,7 @@ impl Staging {
     /// # Safety
     /// The device has so many bytes there, and the stream is the same at each call.
     pub unsafe fn download(&self, from: u64, bytes: &mut [u8], stream: &Stream) -> Result<()> {
-        let mut area = self.down.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut area = self.down.lock();
         let halves = area.halves(&stream.context)?;
         // Chunk i is copied to half i % 2 while the one before it is emptied.
         let mut emptied: Option<(&mut [u8], usize)> = None;

@@ -89,7 +89,7 @@ fn the_recording_used_longest_ago_gives_its_memory_first() {
         assert_eq!([(); 3].map(|()| worker.run(x, 7.0)), [true, true, false]);
     }
     assert!(!workers[0].run(&xs[0], 7.0));
-    let free = || *gpu.device().left.lock().unwrap();
+    let free = || *gpu.device().left.lock();
     let rest = gpu.device().allocate(free()).unwrap();
     // Twice and once its bytes, for which one recording of three times as many is enough.
     drop(gpu.tensor(vec![1.0; super::LEN], [1, 1, 16, 16]).unwrap());

@@ -114,7 +114,7 @@ async fn write(path: &str, body: &[u8], registry: Arc<Registry>) -> Result<Value
             Some(id) => {
                 let unknown = || Error::not_found(format!("no job '{id}'"));
                 let id = Uuid::parse_str(id).map_err(|_| unknown())?;
-                dispatch::cancelled(&registry, id).map(|ack| json!(ack))
+                dispatch::cancelled(&registry, id).await.map(|ack| json!(ack))
             }
             None => Err(unserved(path, READ)),
         },

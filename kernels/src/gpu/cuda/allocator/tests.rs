@@ -26,11 +26,11 @@ impl Fake {
     }
 
     fn log(&self) -> Vec<String> {
-        std::mem::take(&mut self.log.lock().unwrap())
+        std::mem::take(&mut self.log.lock())
     }
 
     fn wait(&self, what: String) -> Result<()> {
-        self.log.lock().unwrap().push(what);
+        self.log.lock().push(what);
         let lost = || Error::Device { device: "fake".into(), what: "gone".into(), lost: true };
         if self.broken { Err(lost()) } else { Ok(()) }
     }
@@ -40,27 +40,27 @@ impl Source for &Fake {
     type Lane = &'static str;
 
     fn allocate(&self, bytes: usize) -> Result<Option<u64>> {
-        self.log.lock().unwrap().push(format!("allocate {bytes}"));
-        let mut left = self.left.lock().unwrap();
+        self.log.lock().push(format!("allocate {bytes}"));
+        let mut left = self.left.lock();
         if *left < bytes {
             return Ok(None);
         }
         *left -= bytes;
-        let mut live = self.live.lock().unwrap();
+        let mut live = self.live.lock();
         let address = (1..).map(|n| n << 32).find(|address| !live.contains_key(address)).unwrap();
         live.insert(address, bytes);
         Ok(Some(address))
     }
 
     unsafe fn free(&self, address: u64) {
-        let bytes = self.live.lock().unwrap().remove(&address).expect("it was allocated");
-        self.log.lock().unwrap().push(format!("free {bytes}"));
-        *self.left.lock().unwrap() += bytes;
+        let bytes = self.live.lock().remove(&address).expect("it was allocated");
+        self.log.lock().push(format!("free {bytes}"));
+        *self.left.lock() += bytes;
     }
 
     fn settle(&self, lane: &&'static str) -> Result<()> {
         let waited = self.wait(format!("settle {lane}"));
-        let _settled = self.settles.lock().unwrap();
+        let _settled = self.settles.lock();
         waited
     }
 
@@ -182,7 +182,7 @@ fn all_goes_back_at_last_and_when_asked() {
     let block = allocate(&pool, 512);
     drop(block);
     drop(pool);
-    assert_eq!(*source.left.lock().unwrap(), 1 << 20);
+    assert_eq!(*source.left.lock(), 1 << 20);
 }
 
 #[test]
@@ -292,10 +292,10 @@ fn what_a_lane_is_giving_back_is_waited_for_only_by_who_needs_it() {
     let pool = Pool::new(&source, 4096);
     let (a, b) = (pool.share("a"), pool.share("b"));
     drop(allocate(&a, 2048));
-    let unsettled = source.settles.lock().unwrap();
+    let unsettled = source.settles.lock();
     std::thread::scope(|scope| {
         scope.spawn(move || drop(a));
-        while !source.log.lock().unwrap().iter().any(|call| call == "settle a") {
+        while !source.log.lock().iter().any(|call| call == "settle a") {
             std::thread::yield_now();
         }
         let small = allocate(&b, 2048);

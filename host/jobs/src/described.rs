@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{Output, Snapshot, Status};
+use crate::{Output, Snapshot, Status};
 
 /// A job. Times are unix seconds.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -18,6 +18,9 @@ pub struct Described {
     /// Higher runs first.
     priority: i64,
     progress: Progress,
+    /// Which attempt this is, from the second on: the server ended while it ran, and it was started again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempt: Option<u32>,
     created: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     started: Option<f64>,
@@ -63,6 +66,7 @@ impl Snapshot {
             status: self.status,
             priority: self.priority,
             progress: self.progress(),
+            attempt: Some(self.attempt).filter(|attempt| *attempt > 1),
             created: self.created,
             started: self.started,
             finished: self.finished,
@@ -74,7 +78,7 @@ impl Snapshot {
         }
     }
 
-    pub(super) fn progress(&self) -> Progress {
+    pub(crate) fn progress(&self) -> Progress {
         let mut detail = self.detail.clone();
         detail.retain(|field, _| field != "fraction" && (field != "position" || self.position.is_none()));
         // f32 to JSON by way of its shortest decimal form, so that 0.1 reads 0.1.

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use uuid::Uuid;
 
-use super::Snapshot;
+use crate::Snapshot;
 
 /// How many are kept; a flood of bad requests costs no memory, and no other job its place.
 const KEPT: usize = 1000;

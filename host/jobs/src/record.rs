@@ -1,27 +1,17 @@
-//! One job: what was asked, and what can be seen of it.
-
-use std::{
-    collections::VecDeque,
-    sync::{
-        Mutex,
-        atomic::{AtomicI64, AtomicU64, Ordering},
-    },
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+//! What was asked, and what can be seen of it.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
-use crate::error::{Error, ErrorKind};
+use crate::{
+    JobHandle,
+    error::{Error, ErrorKind},
+};
 
 /// Fields of a job's progress that clients of the Python server read beside `progress`, too.
 const TOLD_BESIDE: &[&str] = &["step", "total", "stage", "delta"];
-
-/// Messages that may wait in the inbox of one job.
-const INBOX: usize = 256;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -67,6 +57,9 @@ pub struct Spec {
     /// Runs while no other job does.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub background: bool,
+    /// The owner's own word for the job: submitted again with it, it is the same job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
 }
 
 /// A stored output.
@@ -82,148 +75,6 @@ impl Output {
     pub fn stored(key: impl Into<String>) -> Self {
         let key = key.into();
         Self { url: format!("/storage/{key}"), key }
-    }
-}
-
-#[derive(Default)]
-struct Inbox {
-    waiting: VecDeque<String>,
-    /// Of a background job: the last ones that it took since it stored its state.
-    taken: VecDeque<String>,
-}
-
-/// What a running job and its worker share.
-pub struct JobHandle {
-    pub id: Uuid,
-    pub spec: Spec,
-    /// 1 the first time.
-    pub attempt: u32,
-    priority: AtomicI64,
-    cancel: watch::Sender<bool>,
-    finished: watch::Sender<bool>,
-    inbox: Mutex<Inbox>,
-    mail: Notify,
-    /// Nanoseconds that its computations waited for the device.
-    waited: AtomicU64,
-    /// Which version of its plugin runs it.
-    pub version: AtomicU64,
-}
-
-impl JobHandle {
-    pub fn new(id: Uuid, spec: Spec, attempt: u32) -> Self {
-        Self {
-            id,
-            priority: spec.priority.into(),
-            spec,
-            attempt,
-            cancel: watch::Sender::new(false),
-            finished: watch::Sender::new(false),
-            inbox: Mutex::default(),
-            mail: Notify::new(),
-            waited: AtomicU64::new(0),
-            version: AtomicU64::new(0),
-        }
-    }
-
-    /// One of an earlier process, which was told this.
-    pub(super) fn with_told(self, told: Vec<String>) -> Self {
-        self.inbox.lock().unwrap().waiting = told.into();
-        self
-    }
-
-    pub fn priority(&self) -> i64 {
-        self.priority.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn set_priority(&self, priority: i64) {
-        self.priority.store(priority, Ordering::Relaxed);
-    }
-
-    pub fn request_cancel(&self) {
-        self.cancel.send_replace(true);
-        self.mail.notify_one();
-    }
-
-    pub fn is_cancelled(&self) -> bool {
-        *self.cancel.borrow()
-    }
-
-    /// Waits until the job is asked to stop.
-    pub async fn cancelled(&self) {
-        let _ = self.cancel.subscribe().wait_for(|cancelled| *cancelled).await;
-    }
-
-    pub(super) fn finished(&self) -> watch::Receiver<bool> {
-        self.finished.subscribe()
-    }
-
-    pub(super) fn finish(&self) {
-        self.finished.send_replace(true);
-    }
-
-    /// Puts a message into the inbox.
-    ///
-    /// # Errors
-    /// `Busy` when it is full.
-    pub fn post(&self, message: String) -> Result<(), Error> {
-        let mut inbox = self.inbox.lock().unwrap();
-        if inbox.waiting.len() >= INBOX {
-            let job = self.id;
-            return Err(Error::new(
-                ErrorKind::Busy,
-                format!("the inbox of job {job} is full ({INBOX} messages)"),
-            ));
-        }
-        inbox.waiting.push_back(message);
-        self.mail.notify_one();
-        Ok(())
-    }
-
-    /// What a background job has been told since it stored its state.
-    pub(super) fn told(&self) -> Vec<String> {
-        if !self.spec.background {
-            return Vec::new();
-        }
-        let inbox = self.inbox.lock().unwrap();
-        inbox.taken.iter().chain(&inbox.waiting).cloned().collect()
-    }
-
-    /// Takes note that the job stored what came of the messages it took; whether there were any.
-    pub(super) fn settle(&self) -> bool {
-        !std::mem::take(&mut self.inbox.lock().unwrap().taken).is_empty()
-    }
-
-    /// How long its computations have waited for the device.
-    pub fn waited(&self) -> Duration {
-        Duration::from_nanos(self.waited.load(Ordering::Relaxed))
-    }
-
-    pub fn add_waited(&self, more: Duration) {
-        self.waited.fetch_add(more.as_nanos() as u64, Ordering::Relaxed);
-    }
-
-    /// Takes the next message of the inbox; none after `timeout` or when the job is asked to stop.
-    pub async fn receive(&self, timeout: Duration) -> Option<String> {
-        let take = || {
-            let mut inbox = self.inbox.lock().unwrap();
-            let message = inbox.waiting.pop_front()?;
-            if self.spec.background {
-                inbox.taken.push_back(message.clone());
-                let excess = inbox.taken.len().saturating_sub(INBOX);
-                inbox.taken.drain(..excess);
-            }
-            Some(message)
-        };
-        let deadline = tokio::time::Instant::now() + timeout;
-        loop {
-            if let Some(message) = take() {
-                return Some(message);
-            }
-            if self.is_cancelled() {
-                return None;
-            }
-            tokio::time::timeout_at(deadline, self.mail.notified()).await.ok()?;
-        }
     }
 }
 
@@ -253,15 +104,21 @@ pub struct Snapshot {
     pub created: f64,
     pub started: Option<f64>,
     pub finished: Option<f64>,
-    /// The last attempt whose work was stored, to be gone on from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub checkpoint: Option<u32>,
+    /// How often it was started; 1 before that, too.
+    #[serde(default = "first")]
+    pub attempt: u32,
+    /// In ledgers of earlier versions: the last attempt whose work was stored.
+    #[serde(default, skip_serializing)]
+    pub(crate) checkpoint: Option<u32>,
+}
+
+fn first() -> u32 {
+    1
 }
 
 impl Snapshot {
     /// A job that was never accepted.
-    pub(super) fn refused(job_type: &str, owner: Option<&str>, error: &Error) -> Self {
-        let now = now();
+    pub(crate) fn refused(job_type: &str, owner: Option<&str>, error: &Error, now: f64) -> Self {
         Self {
             id: Uuid::new_v4(),
             job_type: job_type.to_owned(),
@@ -278,12 +135,13 @@ impl Snapshot {
             created: now,
             started: None,
             finished: Some(now),
+            attempt: 1,
             checkpoint: None,
         }
     }
 
     /// A job that has just been accepted.
-    pub(super) fn queued(handle: &JobHandle) -> Self {
+    pub(crate) fn queued(handle: &JobHandle, now: f64) -> Self {
         Self {
             id: handle.id,
             job_type: handle.spec.job_type.clone(),
@@ -297,9 +155,10 @@ impl Snapshot {
             meta: Map::new(),
             error: None,
             code: None,
-            created: now(),
+            created: now,
             started: None,
             finished: None,
+            attempt: 1,
             checkpoint: None,
         }
     }
@@ -355,12 +214,7 @@ impl Snapshot {
     }
 
     /// The parameter that was wrong.
-    pub(super) fn field(&self) -> Option<String> {
+    pub(crate) fn field(&self) -> Option<String> {
         self.failure().field().map(str::to_owned)
     }
-}
-
-/// Unix seconds.
-pub fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |t| t.as_secs_f64())
 }

@@ -1,0 +1,103 @@
+//! Which jobs that have ended are kept, and which outputs go with those that are not.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::{Config, Object};
+
+/// Jobs that have ended, and the outputs of all.
+#[derive(Default)]
+pub struct Retention {
+    /// When a job ended, by the store's clock, and whose it was.
+    ended: BTreeMap<u64, (f64, String)>,
+    /// The jobs of each owner; those without one share a name that no client has.
+    by_owner: BTreeMap<String, BTreeSet<u64>>,
+    objects: HashMap<u64, Vec<Object>>,
+    /// Bytes of the outputs of jobs that have ended.
+    bytes: u64,
+}
+
+impl Retention {
+    pub fn ended(&mut self, n: u64, owner: Option<&str>, at: f64) {
+        let owner = owner.unwrap_or_default().to_owned();
+        self.by_owner.entry(owner.clone()).or_default().insert(n);
+        if self.ended.insert(n, (at, owner)).is_none() {
+            self.bytes += self.bytes_of(n);
+        }
+    }
+
+    /// Takes note of an output.
+    pub fn stored(&mut self, object: Object) {
+        if self.ended.contains_key(&object.n) {
+            self.bytes += object.bytes;
+        }
+        self.objects.entry(object.n).or_default().push(object);
+    }
+
+    /// Outputs of a job, to be deleted: those that `delete` chooses.
+    pub fn take_objects(&mut self, n: u64, mut delete: impl FnMut(&Object) -> bool) -> Vec<Object> {
+        let Some(objects) = self.objects.get_mut(&n) else { return Vec::new() };
+        let (gone, kept) = std::mem::take(objects).into_iter().partition(|object| delete(object));
+        *objects = kept;
+        let gone: Vec<Object> = gone;
+        if self.ended.contains_key(&n) {
+            self.bytes -= gone.iter().map(|object| object.bytes).sum::<u64>();
+        }
+        if self.objects[&n].is_empty() {
+            self.objects.remove(&n);
+        }
+        gone
+    }
+
+    /// Takes a job that has ended out, with its outputs.
+    pub fn remove(&mut self, n: u64) -> Vec<Object> {
+        let objects = self.take_objects(n, |_| true);
+        if let Some((_, owner)) = self.ended.remove(&n)
+            && let Some(jobs) = self.by_owner.get_mut(&owner)
+        {
+            jobs.remove(&n);
+            if jobs.is_empty() {
+                self.by_owner.remove(&owner);
+            }
+        }
+        objects
+    }
+
+    /// Takes out the jobs that are over what the configuration keeps: of each owner and of all, by age, and by the bytes of
+    /// their outputs; and returns them with these.
+    pub fn excess(&mut self, config: &Config, now: f64) -> (Vec<u64>, Vec<Object>) {
+        let mut jobs = Vec::new();
+        let mut objects = Vec::new();
+        while let Some(n) = self.next_excess(config, now) {
+            objects.extend(self.remove(n));
+            jobs.push(n);
+        }
+        (jobs, objects)
+    }
+
+    fn next_excess(&self, config: &Config, now: f64) -> Option<u64> {
+        let oldest = now - config.keep_finished_hours * 3600.0;
+        if let Some((n, _)) = self.ended.iter().find(|(_, (at, _))| *at < oldest) {
+            return Some(*n);
+        }
+        let largest = || self.by_owner.values().max_by_key(|jobs| jobs.len());
+        if let Some(jobs) = self.by_owner.values().find(|jobs| jobs.len() > config.keep_finished) {
+            return jobs.first().copied();
+        }
+        if self.ended.len() > config.keep_finished_total {
+            return largest().and_then(|jobs| jobs.first().copied());
+        }
+        let limit = config.keep_outputs_mb.saturating_mul(1 << 20);
+        if config.keep_outputs_mb > 0 && self.bytes > limit {
+            return self.ended.keys().find(|n| self.bytes_of(**n) > 0).copied();
+        }
+        None
+    }
+
+    pub fn objects(&self) -> impl Iterator<Item = &Object> {
+        self.objects.values().flatten()
+    }
+
+    fn bytes_of(&self, n: u64) -> u64 {
+        self.objects.get(&n).map_or(0, |objects| objects.iter().map(|object| object.bytes).sum())
+    }
+}

@@ -1,0 +1,133 @@
+//! The store that a server has for itself: a SQLite file, and a thread that alone works on it.
+
+use std::{path::Path, sync::Arc, thread::JoinHandle, time::Duration};
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    Answer, Change, Content, Disk, Durability, Everything, Health, Loaded, Record, Store,
+    commit::{Command, Commands, Committer, Shared},
+    database::{Database, Write},
+};
+
+/// Commands that go into one transaction, at most.
+const BATCH: usize = 256;
+
+/// Between two looks at whether the file is there and takes writes.
+const LOOK: Duration = Duration::from_secs(1);
+
+pub struct Sqlite {
+    commands: Option<mpsc::UnboundedSender<Command>>,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Sqlite {
+    /// Opens a file, or, with an empty path, a store that ends with the process.
+    ///
+    /// # Errors
+    /// Those of [`Database::open`].
+    pub fn open(path: &Path, disk: Arc<dyn Disk>) -> Result<(Self, Loaded), String> {
+        let (database, loaded) = match path.as_os_str().is_empty() {
+            true => (Database::in_memory()?, Loaded::default()),
+            false => Database::open(path, disk)?,
+        };
+        let (mut store, mut committer, mut receiver) = Self::without_thread(database);
+        store.shared.health.lock().notes = loaded.notes.clone();
+        let work = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+            let runtime = runtime.expect("a runtime that only waits");
+            while let Some(commands) = runtime.block_on(next(&mut receiver)) {
+                committer.step(commands);
+            }
+            committer.close();
+        };
+        let thread = reverie_crash::vital::thread("ledger", work);
+        store.thread = Some(thread.map_err(|error| format!("the ledger's thread: {error}"))?);
+        Ok((store, loaded))
+    }
+
+    /// One whose commands somebody else hands to the committer.
+    pub fn without_thread(database: Database) -> (Self, Committer, mpsc::UnboundedReceiver<Command>) {
+        let shared = Arc::new(Shared::default());
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let committer = Committer::new(database, shared.clone());
+        (Self { commands: Some(commands), shared, thread: None }, committer, receiver)
+    }
+
+    fn send(&self, command: Command) {
+        if let Some(commands) = &self.commands {
+            // Fails when the thread has ended, as its answers then do.
+            let _ = commands.send(command);
+        }
+    }
+}
+
+/// What is asked next; nothing after a while without any. None when nobody can ask any more.
+async fn next(receiver: &mut mpsc::UnboundedReceiver<Command>) -> Option<Commands> {
+    let mut commands = Vec::new();
+    match tokio::time::timeout(LOOK, receiver.recv_many(&mut commands, BATCH)).await {
+        Ok(0) => None,
+        Ok(_) | Err(_) => Some(commands),
+    }
+}
+
+const GONE: &str = "the ledger's thread has ended";
+
+impl Store for Sqlite {
+    fn accept(&self, record: Record, contents: Vec<Content>) -> Answer<Result<(), String>> {
+        let (done, answer) = oneshot::channel();
+        let write = Write { change: Change::Job(Box::new(record)), contents };
+        self.send(Command::Accept { write, done });
+        Box::pin(async { answer.await.unwrap_or_else(|_| Err(GONE.into())) })
+    }
+
+    fn write(&self, change: Change, durability: Durability) -> Answer<()> {
+        let (done, answer) = oneshot::channel();
+        self.send(Command::Write { change, durability, done });
+        Box::pin(async {
+            if answer.await.is_err() {
+                // It is never stored, so that nobody may be told that it was.
+                std::future::pending().await
+            }
+        })
+    }
+
+    fn content(&self, sha256: &str) -> Answer<Result<Bytes, String>> {
+        let (done, answer) = oneshot::channel();
+        self.send(Command::Content { sha256: sha256.to_owned(), done });
+        Box::pin(async { answer.await.unwrap_or_else(|_| Err(GONE.into())) })
+    }
+
+    fn settled(&self) -> Answer<()> {
+        let (done, answer) = oneshot::channel();
+        self.send(Command::Settled(done));
+        Box::pin(async {
+            if answer.await.is_err() {
+                std::future::pending().await
+            }
+        })
+    }
+
+    fn health(&self) -> Health {
+        let mut health = self.shared.health.lock().clone();
+        if self.thread.as_ref().is_some_and(JoinHandle::is_finished) {
+            health.error = Some(GONE.into());
+        }
+        health
+    }
+
+    fn recover_with(&self, everything: Everything) {
+        *self.shared.everything.lock() = Some(everything);
+    }
+}
+
+impl Drop for Sqlite {
+    fn drop(&mut self) {
+        self.commands = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
