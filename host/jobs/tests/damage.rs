@@ -9,11 +9,16 @@ mod harm;
 #[path = "damage/template.rs"]
 mod template;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+};
 
 use case::{Case, Tally};
 use common::Random;
 use harm::Harm;
+use parking_lot::Mutex;
 use template::{Template, Which};
 
 const CASES: usize = 1000;
@@ -30,27 +35,41 @@ fn every_job_whose_bytes_are_untouched_is_there() {
     let cases = number("REVERIE_DAMAGE_CASES").map_or(CASES, |cases| cases as usize);
     println!("REVERIE_DAMAGE_SEED={seed} REVERIE_DAMAGE_CASES={cases}");
     let templates: Vec<Template> = (0..template::SHAPES).map(Template::new).collect();
-    let mut tally = Tally::default();
-    for number in 0..cases as u64 {
-        let seed = seed.wrapping_add(number);
-        let mut random = Random(seed);
-        // The last ones are large.
-        let template = &templates[random.below(templates.len()).min(random.below(templates.len()))];
-        let case = Case::new(template, &mut random);
-        let result = catch_unwind(AssertUnwindSafe(|| case.run(&mut tally)));
-        let failed = match result {
-            Ok(Ok(())) => continue,
-            Ok(Err(why)) => why,
-            Err(_) => "it panicked".into(),
-        };
-        panic!(
-            "REVERIE_DAMAGE_SEED={seed} REVERIE_DAMAGE_CASES=1: {} {:?}: {failed}",
-            template.name, case.harm
-        );
+    let (next, tally, failed) = (AtomicU64::new(0), Mutex::new(Tally::default()), Mutex::new(None));
+    let work = || {
+        let mut own = Tally::default();
+        while failed.lock().is_none() {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= cases as u64 {
+                break;
+            }
+            let seed = seed.wrapping_add(number);
+            if let Err(why) = one(&templates, seed, &mut own) {
+                *failed.lock() = Some(format!("REVERIE_DAMAGE_SEED={seed} REVERIE_DAMAGE_CASES=1: {why}"));
+            }
+        }
+        tally.lock().add(&own);
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
+    if let Some(failed) = failed.into_inner() {
+        panic!("{failed}");
     }
+    let tally = tally.into_inner();
     println!("{tally:?}");
     // Nothing was tried if all went well everywhere, or nothing did.
     assert!(cases < CASES || tally.lost_jobs > 0 && tally.kept_aside > 0 && tally.recovered_from_damage > 0);
+}
+
+/// The case of a seed.
+fn one(templates: &[Template], seed: u64, tally: &mut Tally) -> Result<(), String> {
+    let mut random = Random(seed);
+    // The last ones are large, and take long.
+    let chosen = [(); 3].map(|()| random.below(templates.len())).into_iter().min().expect("three");
+    let case = Case::new(&templates[chosen], &mut random);
+    let result = catch_unwind(AssertUnwindSafe(|| case.run(tally)));
+    let result = result.unwrap_or_else(|_| Err("it panicked".into()));
+    result.map_err(|why| format!("{} {:?}: {why}", case.template.name, case.harm))
 }
 
 /// Byte 18 of a file names the version of the format that is needed to write it.

@@ -15,7 +15,7 @@ use crate::{
 };
 
 pub struct Case<'a> {
-    template: &'a Template,
+    pub template: &'a Template,
     pub harm: Vec<Harm>,
     files: Files,
 }
@@ -34,6 +34,20 @@ pub struct Tally {
     pub cases_in_which_some_came_back: usize,
     pub contents: usize,
     pub lost_contents: usize,
+}
+
+impl Tally {
+    pub fn add(&mut self, other: &Self) {
+        self.unharmed += other.unharmed;
+        self.kept_aside += other.kept_aside;
+        self.lost_jobs += other.lost_jobs;
+        self.older_jobs += other.older_jobs;
+        self.recovered_from_damage += other.recovered_from_damage;
+        self.came_back += other.came_back;
+        self.cases_in_which_some_came_back += other.cases_in_which_some_came_back;
+        self.contents += other.contents;
+        self.lost_contents += other.lost_contents;
+    }
 }
 
 fn check(holds: bool, why: impl FnOnce() -> String) -> Result<(), String> {

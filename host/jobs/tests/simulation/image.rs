@@ -95,9 +95,10 @@ impl Image {
 }
 
 fn put(content: &mut Vec<u8>, at: usize, bytes: &[u8]) {
-    let end = at + bytes.len();
-    if content.len() < end {
-        content.resize(end, 0);
+    if content.len() < at {
+        content.resize(at, 0);
     }
-    content[at..end].copy_from_slice(bytes);
+    let (over, more) = bytes.split_at(bytes.len().min(content.len() - at));
+    content[at..at + over.len()].copy_from_slice(over);
+    content.extend_from_slice(more);
 }
