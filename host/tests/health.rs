@@ -84,7 +84,9 @@ async fn parts_that_do_not_answer_are_named_and_well_again_when_they_do() {
 
     // The one thread of the plugins is kept by something that never gives way.
     let (free, kept) = std::sync::mpsc::channel::<()>();
-    registry.engine.runtime().spawn(async move { drop(kept.recv()) });
+    registry.engine.runtime().spawn(async move {
+        let _ = kept.recv();
+    });
     tokio::time::sleep(Duration::from_millis(400)).await;
     let began = Instant::now();
     let health = registry.health().await;
@@ -118,7 +120,7 @@ async fn a_lock_of_the_device_that_is_never_given_free_is_seen() {
     std::thread::spawn(move || {
         let stop = || {
             held.send(()).unwrap();
-            drop(kept.recv());
+            let _ = kept.recv();
             true
         };
         drop(services.device.ticket().lease(|| 0, stop));
