@@ -125,6 +125,8 @@ impl Machine {
             image: None,
             mask: None,
             strength: 1.0,
+            eta: 0.0,
+            guidance_rescale: 0.0,
         };
         self.pipeline.prepare(&*self.backend, &request).unwrap()
     }
