@@ -28,6 +28,8 @@ pub enum Change {
     Forget(Vec<String>),
     /// Seconds that servers have run on this store.
     Served(f64),
-    /// Nothing, to see whether the store can be written.
+    /// As much as jobs need, to see whether the store has room: where a disk is full, a small change may be made all the same.
     Probe,
+    /// What that has left goes.
+    Probed,
 }

@@ -123,7 +123,7 @@ impl Committer {
                 false => self.queue.iter().map(|item| &item.write).collect(),
             };
             match self.database.apply(&writes, durability) {
-                Ok(()) => return self.written(),
+                Ok(()) => return self.written(idle),
                 Err(Failure::Refused(_)) => return self.write_one_by_one(),
                 Err(Failure::Failing(error)) => return self.fail(&error),
                 Err(Failure::Lost(why)) => {
@@ -135,14 +135,21 @@ impl Committer {
         }
     }
 
-    fn written(&mut self) {
-        // Whoever is told that a change is stored finds the store well.
-        if self.shared.health.lock().error.take().is_some() {
-            tracing::info!("the ledger takes writes again");
+    fn written(&mut self, probed: bool) {
+        // Whoever is told that a change is stored finds the store well, unless it takes no more than that.
+        if self.shared.health.lock().error.is_some() && (probed || self.try_change(Change::Probe)) {
+            let cleared = self.try_change(Change::Probed);
+            if cleared && self.shared.health.lock().error.take().is_some() {
+                tracing::info!("the ledger takes writes again");
+            }
         }
         for item in self.queue.drain(..) {
             item.done.tell(Ok(()));
         }
+    }
+
+    fn try_change(&mut self, change: Change) -> bool {
+        self.database.apply(&[&change.into()], Durability::Synced).is_ok()
     }
 
     /// One of the changes can't be made; the others can. Where one has to wait, those after it wait too: an older record must not

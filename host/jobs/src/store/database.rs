@@ -14,6 +14,9 @@ use super::{
     rebuild, schema, sealed,
 };
 
+/// What a store that has failed must take before it is said to be well.
+const PROBE_BYTES: u32 = 256 << 10;
+
 /// Why a change was not made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
@@ -266,8 +269,11 @@ pub(super) fn make(connection: &Connection, change: &Change, seq: &mut u64) -> r
         }
         Change::Probe => {
             connection
-                .prepare_cached("INSERT OR REPLACE INTO meta VALUES ('probe', ?)")?
-                .execute([seq.to_string()])?;
+                .prepare_cached("INSERT OR REPLACE INTO meta VALUES ('probe', zeroblob(?))")?
+                .execute([PROBE_BYTES])?;
+        }
+        Change::Probed => {
+            connection.prepare_cached("DELETE FROM meta WHERE name = 'probe'")?.execute([])?;
         }
         Change::Served(seconds) => {
             connection
