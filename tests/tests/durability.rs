@@ -124,6 +124,39 @@ fn a_job_submitted_again_with_its_key_is_the_same_job() {
     assert!(status == 422 && answer["error"].as_str().unwrap().contains("1 to 128"), "{answer}");
 }
 
+/// By another name, by a link, and after somebody has removed the lock's file: the first one's jobs stay its own.
+#[cfg(unix)]
+#[test]
+fn a_second_server_does_not_get_at_the_ledger_by_another_name() {
+    use std::{fs, os::unix::fs::symlink, process::Command};
+    let server = Server::start(&[], &["echo"]);
+    let mut client = server.connect();
+    let job = client.submit(json!({"jobType": "echo", "x": 1}));
+    client.finish(&job);
+    let data = server.dir.path().join("reverie-data");
+    let ledger = data.join("ledger.db");
+    symlink(&ledger, data.join("link.db")).unwrap();
+    symlink(data.join("gone"), data.join("nowhere.db")).unwrap();
+    fs::hard_link(&ledger, data.join("other.db")).unwrap();
+    let refused = |name: &str, why: &str| {
+        let second = Command::new(reverie_tests::binary())
+            .current_dir(server.dir.path())
+            .args(["serve", "--port", "0", "--set"])
+            .arg(format!("jobs.ledger={}", data.join(name).display()))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&second.stderr).into_owned();
+        assert!(!second.status.success() && said.contains(why), "{name}: {said}");
+    };
+    refused("link.db", "in use by another server");
+    refused("other.db", "in use by another server");
+    refused("nowhere.db", "link to a file that is not there");
+    refused("storage", "no file");
+    fs::remove_file(data.join("ledger.db.lock")).unwrap();
+    refused("ledger.db", "in use by another server");
+    assert_eq!(client.ended(&job)["status"], "done");
+}
+
 #[test]
 fn a_deleted_job_is_gone_with_its_outputs() {
     let mut server = Server::start(&[], &["echo"]);

@@ -1,6 +1,9 @@
 //! Which jobs that have ended are kept, and which outputs go with those that are not.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, HashMap},
+};
 
 use crate::{Config, Object};
 
@@ -79,7 +82,9 @@ impl Retention {
         if let Some((n, _)) = self.ended.iter().find(|(_, (at, _))| *at < oldest) {
             return Some(*n);
         }
-        let largest = || self.by_owner.values().max_by_key(|jobs| jobs.len());
+        // Among owners with as many, whose oldest is the oldest of all.
+        let largest =
+            || self.by_owner.values().max_by_key(|jobs| (jobs.len(), Reverse(jobs.first().copied())));
         if let Some(jobs) = self.by_owner.values().find(|jobs| jobs.len() > config.keep_finished) {
             return jobs.first().copied();
         }

@@ -220,6 +220,8 @@ impl Config {
             ("jobs.background_concurrency", self.jobs.background_concurrency),
             ("jobs.max_attempts", self.jobs.max_attempts as usize),
             ("jobs.max_interruptions", self.jobs.max_interruptions as usize),
+            ("jobs.keep_finished", self.jobs.keep_finished),
+            ("jobs.keep_finished_total", self.jobs.keep_finished_total),
             ("uploads.max_file_bytes", self.uploads.max_file_bytes),
             ("uploads.max_total_bytes", self.uploads.max_total_bytes),
             ("storage.max_put_bytes", self.storage.max_put_bytes),
@@ -270,8 +272,8 @@ impl Config {
         if !ui_dir.as_os_str().is_empty() && !ui_dir.join("index.html").is_file() {
             return Err(format!("server.ui_dir: there is no index.html in '{}'", ui_dir.display()));
         }
-        if !(0.0..=1e6).contains(&self.jobs.keep_finished_hours) {
-            return Err("jobs.keep_finished_hours: must be from 0 to 1e6".into());
+        if !(0.01..=1e6).contains(&self.jobs.keep_finished_hours) {
+            return Err("jobs.keep_finished_hours: must be from 0.01 to 1e6".into());
         }
         if self.hub.outbound_queue < 8 {
             return Err(format!("hub.outbound_queue = {}: must be at least 8", self.hub.outbound_queue));

@@ -1,6 +1,13 @@
 //! The store that a server has for itself: a SQLite file, and a thread that alone works on it.
 
-use std::{path::Path, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
@@ -21,20 +28,33 @@ pub struct Sqlite {
     commands: Option<mpsc::UnboundedSender<Command>>,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+    /// Locks on the file itself, beside the one on its name: it may have several names. Dropped after the thread has closed it.
+    _itself: Vec<File>,
 }
 
 impl Sqlite {
     /// Opens a file, or, with an empty path, a store that ends with the process.
     ///
     /// # Errors
-    /// Those of [`Database::open`].
+    /// Those of [`Database::open`]; that it is no file.
     pub fn open(path: &Path, disk: Arc<dyn Disk>) -> Result<(Self, Loaded), String> {
-        let (database, loaded) = match path.as_os_str().is_empty() {
-            true => (Database::in_memory()?, Loaded::default()),
-            false => Database::open(path, disk)?,
+        let mut itself = Vec::new();
+        let (database, loaded) = if path.as_os_str().is_empty() {
+            (Database::in_memory()?, Loaded::default())
+        } else {
+            let path = real(path)?;
+            itself.extend(lock_itself(&path)?);
+            let before = disk.identity(&path);
+            let opened = Database::open(&path, disk.clone())?;
+            // Another one, if it had to be made.
+            if disk.identity(&path).ok() != before.ok() {
+                itself.extend(lock_itself(&path)?);
+            }
+            opened
         };
         let (mut store, mut committer, mut receiver) = Self::without_thread(database);
         store.shared.health.lock().notes = loaded.notes.clone();
+        store._itself = itself;
         let work = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
             let runtime = runtime.expect("a runtime that only waits");
@@ -53,7 +73,7 @@ impl Sqlite {
         let shared = Arc::new(Shared::default());
         let (commands, receiver) = mpsc::unbounded_channel();
         let committer = Committer::new(database, shared.clone());
-        (Self { commands: Some(commands), shared, thread: None }, committer, receiver)
+        (Self { commands: Some(commands), shared, thread: None, _itself: Vec::new() }, committer, receiver)
     }
 
     fn send(&self, command: Command) {
@@ -61,6 +81,32 @@ impl Sqlite {
             // Fails when the thread has ended, as its answers then do.
             let _ = commands.send(command);
         }
+    }
+}
+
+/// The file that a path leads to, whatever links are on the way: what lies beside it belongs to it, and not to one of its names.
+fn real(path: &Path) -> Result<PathBuf, String> {
+    let refuse = |why: &str| Err(format!("jobs.ledger '{}': {why}", path.display()));
+    match fs::metadata(path) {
+        // A device or a folder is not to be moved aside.
+        Ok(found) if !found.is_file() => refuse("it is there, and no file"),
+        Ok(_) => fs::canonicalize(path).or_else(|error| refuse(&error.to_string())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(path).is_ok() => {
+            refuse("it is a link to a file that is not there")
+        }
+        Err(_) => Ok(path.to_owned()),
+    }
+}
+
+/// Locks a file that is there. One that can't be opened or locked is left to what opens it next.
+fn lock_itself(path: &Path) -> Result<Option<File>, String> {
+    let Ok(file) = File::open(path) else { return Ok(None) };
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => Err(format!(
+            "jobs.ledger '{}' is in use by another server, under this name or another",
+            path.display()
+        )),
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(Some(file)),
     }
 }
 
