@@ -21,6 +21,12 @@ use super::{
     swap::{self, NEW, PART, beside, folder_of, log_of},
 };
 
+/// Which process has locked a place, as far as its lock says it.
+pub fn holder(path: &Path, disk: &dyn Disk) -> String {
+    let said = disk.read(&beside(path, ".lock")).ok().and_then(|text| String::from_utf8(text).ok());
+    said.map_or_else(String::new, |process| format!(" (process {})", process.trim()))
+}
+
 /// See [`Database::open`].
 pub fn open(path: &Path, disk: Arc<dyn Disk>) -> Result<(Database, Loaded), String> {
     let shown = path.display();
@@ -38,8 +44,7 @@ pub fn open(path: &Path, disk: Arc<dyn Disk>) -> Result<(Database, Loaded), Stri
     let lock = match disk.lock(&beside(path, ".lock")) {
         Ok(Some(lock)) => Some(lock),
         Ok(None) => {
-            let holder = disk.read(&beside(path, ".lock")).ok().and_then(|text| String::from_utf8(text).ok());
-            let holder = holder.map_or_else(String::new, |text| format!(" (process {})", text.trim()));
+            let holder = holder(path, &*disk);
             return Err(format!("jobs.ledger '{shown}' is in use by another server{holder}"));
         }
         Err(error) => {

@@ -16,6 +16,8 @@ use super::{
     Answer, Change, Content, Disk, Durability, Everything, Health, Loaded, Record, Store,
     commit::{Command, Commands, Committer, Shared},
     database::{Database, Write},
+    disk::Machine,
+    rebuild,
 };
 
 /// Commands that go into one transaction, at most.
@@ -102,10 +104,12 @@ fn real(path: &Path) -> Result<PathBuf, String> {
 fn lock_itself(path: &Path) -> Result<Option<File>, String> {
     let Ok(file) = File::open(path) else { return Ok(None) };
     match file.try_lock() {
-        Err(TryLockError::WouldBlock) => Err(format!(
-            "jobs.ledger '{}' is in use by another server, under this name or another",
-            path.display()
-        )),
+        Err(TryLockError::WouldBlock) => {
+            let (shown, holder) = (path.display(), rebuild::holder(path, &Machine));
+            Err(format!(
+                "jobs.ledger '{shown}' is in use by another server{holder}, under this name or another"
+            ))
+        }
         Ok(()) | Err(TryLockError::Error(_)) => Ok(Some(file)),
     }
 }
