@@ -21,6 +21,11 @@ def missing(device):
     return None if (device.index or 0) < count else f"PyTorch finds {count} GPUs, none of them {device}"
 
 
+def numbered(device):
+    """A GPU with its number, without which PyTorch does not make it the current one."""
+    return torch.device(device.type, device.index or 0) if device.type == "cuda" else device
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=pathlib.Path)
@@ -28,7 +33,7 @@ def main():
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu, cuda or cuda:N")
     parser.add_argument("--compile", metavar="MODE", help="torch.compile's; without it, eager")
     args = parser.parse_args()
-    device = args.device
+    device = numbered(args.device)
     if reason := missing(device):
         return skip(reason)
     on_gpu = device.type == "cuda"

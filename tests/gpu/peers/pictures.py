@@ -6,7 +6,7 @@ REVERIE is the benchmark `sd15` of host/models, WEIGHTS has the folders `sd15` a
 Markdown goes to TABLES/pictures.md as it becomes known. All contenders load, compile and warm up at once,
 while other work may still go on; nothing is timed before FILE exists, or so many seconds have passed. Each
 then makes batches in turns with the others of its model and batch. Whoever has not warmed up by then is left
-out, and said to be. `tests/bench/diffusion/sd15.py` says what the figures are.
+out, and said to be; one that has ended by itself makes this end with 1. `tests/bench/diffusion/sd15.py` says what the figures are.
 """
 
 import argparse
@@ -41,7 +41,7 @@ class Entry:
         self.name, self.job = name, job
         self.file = folder / f"{'-'.join(map(str, job))}-{name.replace(' ', '-').replace(',', '')}"
         self.contender = Contender(name, command, str(os.cpu_count()), env, pause_s=PAUSE_S)
-        self.ready, self.failed = False, None
+        self.ready, self.failed, self.crashed = False, None, False
         self.began = time.monotonic()
         self.thread = threading.Thread(target=self.warm_up, daemon=True)
         self.thread.start()
@@ -56,6 +56,7 @@ class Entry:
             self.ready = True
         except (Skipped, Ended, ValueError) as reason:
             # It may have been killed as too slow.
+            self.crashed = self.failed is None and not isinstance(reason, Skipped)
             self.failed = self.failed or str(reason)
 
 
@@ -63,6 +64,7 @@ class Pictures:
     def __init__(self, args, folder):
         self.args, self.folder = args, folder
         self.out = open(args.tables / "pictures.md", "w")
+        self.crashed = []
 
     def say(self, text):
         print(text, flush=True)
@@ -100,6 +102,8 @@ class Pictures:
         for entry in entries:
             if not entry.ready:
                 self.say(f"- {entry.name}: left out: {entry.failed or LATE_REASON}")
+            if entry.crashed:
+                self.crashed.append(f"{entry.name} ({model} {size}, batch {batch})")
         entries = [entry for entry in entries if entry.ready]
         for entry in entries:
             self.say(f"- {entry.name}: {entry.contender.about['name']}; ready after {entry.took_s:.0f} s")
@@ -172,6 +176,8 @@ def main():
         pictures = Pictures(args, pathlib.Path(folder))
         early, late = (SMALL, []) if args.small else (EARLY, LATE)
         pictures.run(early, late)
+        if pictures.crashed:
+            sys.exit(f"ended by themselves: {', '.join(pictures.crashed)}")
 
 
 main()
