@@ -7,6 +7,9 @@ use std::{
 
 use crate::{Config, Object};
 
+/// Seconds for which a job that has ended is kept whatever the numbers say.
+const GRACE_S: f64 = 60.0;
+
 /// Jobs that have ended, and the outputs of all.
 #[derive(Default)]
 pub struct Retention {
@@ -82,18 +85,22 @@ impl Retention {
         if let Some((n, _)) = self.ended.iter().find(|(_, (at, _))| *at < oldest) {
             return Some(*n);
         }
-        // Among owners with as many, whose oldest is the oldest of all.
-        let largest =
-            || self.by_owner.values().max_by_key(|jobs| (jobs.len(), Reverse(jobs.first().copied())));
-        if let Some(jobs) = self.by_owner.values().find(|jobs| jobs.len() > config.keep_finished) {
-            return jobs.first().copied();
+        // Whoever waits for a job gets what it made, also where little is kept.
+        let settled = |n: &u64| self.ended[n].0 <= now - GRACE_S;
+        let oldest_of = |jobs: &BTreeSet<u64>| jobs.first().copied().filter(settled);
+        let over = |jobs: &&BTreeSet<u64>| jobs.len() > config.keep_finished;
+        if let Some(n) = self.by_owner.values().filter(over).find_map(oldest_of) {
+            return Some(n);
         }
         if self.ended.len() > config.keep_finished_total {
-            return largest().and_then(|jobs| jobs.first().copied());
+            let candidates =
+                self.by_owner.values().filter_map(|jobs| Some((jobs.len(), Reverse(oldest_of(jobs)?))));
+            // Among owners with as many, whose oldest is the oldest of all.
+            return candidates.max().map(|(_, Reverse(n))| n);
         }
         let limit = config.keep_outputs_mb.saturating_mul(1 << 20);
         if config.keep_outputs_mb > 0 && self.bytes > limit {
-            return self.ended.keys().find(|n| self.bytes_of(**n) > 0).copied();
+            return self.ended.keys().find(|n| settled(n) && self.bytes_of(**n) > 0).copied();
         }
         None
     }

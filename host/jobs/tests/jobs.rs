@@ -167,12 +167,16 @@ async fn retention_is_per_owner_and_of_all() {
     let folder = quick_folder();
     let path = folder.path().join("jobs.db");
     let config = Config { keep_finished: 3, keep_finished_total: 5, ..config() };
-    let jobs = start(&path, config.clone(), Arc::new(Turned::default()), &[]);
+    let clock = Arc::new(Turned::default());
+    let jobs = start(&path, config.clone(), clock.clone(), &[]);
     let quiet = run(&jobs, "quiet").await;
     let mut loud = Vec::new();
     for _ in 0..10 {
         loud.push(run(&jobs, "loud").await);
     }
+    assert_eq!(ids(&jobs), [&[quiet][..], &loud].concat(), "those who wait for them get them");
+    clock.set(0.0, 61.0);
+    jobs.tick();
     assert_eq!(ids(&jobs), [&[quiet][..], &loud[7..]].concat());
     let third = [run(&jobs, "third").await, run(&jobs, "third").await];
     // Six are too many: the one who has most gives.
@@ -219,7 +223,8 @@ async fn outputs_go_with_their_jobs_and_by_their_bytes() {
     let folder = quick_folder();
     let path = folder.path().join("jobs.db");
     let config = Config { keep_outputs_mb: 1, ..config() };
-    let jobs = start(&path, config.clone(), Arc::new(Turned::default()), &[]);
+    let clock = Arc::new(Turned::default());
+    let jobs = start(&path, config.clone(), clock.clone(), &[]);
     let mut all = Vec::new();
     for output in ["one", "two", "three"] {
         let id = submit(&jobs, "a").await;
@@ -228,6 +233,9 @@ async fn outputs_go_with_their_jobs_and_by_their_bytes() {
         jobs.finish(id, done()).await;
         all.push(id);
     }
+    assert_eq!(ids(&jobs), all, "those who wait for them get them");
+    clock.set(0.0, 61.0);
+    jobs.tick();
     assert_eq!(ids(&jobs), all[1..], "three half megabytes are too many");
     jobs.delete(all[1]).await.expect("deleted");
     assert_eq!(jobs.get(all[1]).expect_err("gone").kind, ErrorKind::NotFound);

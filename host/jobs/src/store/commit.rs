@@ -68,6 +68,18 @@ impl Committer {
         Self { database, shared, queue: Vec::new() }
     }
 
+    /// Sees whether the store can be written, before anybody relies on it.
+    pub fn begin(&mut self) {
+        match self.database.apply(&[&Change::Probe.into()], Durability::Synced) {
+            Ok(()) => {
+                self.try_change(Change::Probed);
+            }
+            Err(Failure::Failing(error) | Failure::Refused(error)) => self.fail(&error),
+            // The next look makes it anew.
+            Err(Failure::Lost(_)) => {}
+        }
+    }
+
     /// Whether there is something to be tried again.
     pub fn is_behind(&self) -> bool {
         !self.queue.is_empty() || self.shared.health.lock().error.is_some()

@@ -57,6 +57,7 @@ impl Sqlite {
         let (mut store, mut committer, mut receiver) = Self::without_thread(database);
         store.shared.health.lock().notes = loaded.notes.clone();
         store._itself = itself;
+        committer.begin();
         let work = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
             let runtime = runtime.expect("a runtime that only waits");
