@@ -34,6 +34,8 @@ pub struct Job {
     /// In which life it was acknowledged first.
     pub acknowledged: u64,
     pub ended: Option<End>,
+    /// Its own connection told it so; the examiner's may be ahead of it.
+    pub heard_end: bool,
     /// In which life it was seen running last.
     pub running: Option<u64>,
     pub attempt: u64,
@@ -71,6 +73,7 @@ impl Model {
             id: None,
             acknowledged: 0,
             ended: None,
+            heard_end: false,
             running: None,
             attempt: 1,
             cancel_sent: false,
@@ -104,6 +107,8 @@ impl Model {
     /// Takes note of a message of the server in one of its lives.
     pub fn hear(&mut self, life: u64, message: &Value) {
         let id = message["jobId"].as_str().unwrap_or_default().to_owned();
+        let tells_end = matches!(message["type"].as_str(), Some("job:complete" | "job:error"))
+            || message["type"] == "job:cancel:ack" && message["status"] == "canceled";
         match message["type"].as_str().unwrap_or_default() {
             "job:ack" => self.acknowledged(life, message["id"].as_u64(), &id),
             "job:progress" => self.active(life, &id, message["status"].as_str().unwrap_or_default(), None),
@@ -129,6 +134,9 @@ impl Model {
                 }
             }
             _ => {}
+        }
+        if let Some(job) = self.job(&id) {
+            job.heard_end |= tells_end;
         }
     }
 
@@ -167,7 +175,7 @@ impl Model {
     fn active(&mut self, life: u64, id: &str, status: &str, attempt: Option<u64>) {
         let Some(job) = self.job(id) else { return };
         let mut fault = None;
-        if let Some(end) = job.ended.as_ref().filter(|_| attempt.is_none()) {
+        if let Some(end) = job.ended.as_ref().filter(|_| attempt.is_none() && job.heard_end) {
             // On the same connection nothing of a job comes after its end.
             fault = (status == "queued" || status == "running")
                 .then(|| format!("job {id} was told as {} and goes on as {status}", end.status));
