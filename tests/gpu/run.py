@@ -51,7 +51,7 @@ def forget(half, status):
         status.write_text("".join(json.dumps(line) + "\n" for line in kept))
 
 
-def run(half, kit, out, work, earlier, seconds):
+def run(half, kit, out, work, earlier, seconds, only):
     dumps, logs = work / f"dumps-{half}", work / f"logs-{half}"
     dumps.mkdir()
     kit.dumps = dumps
@@ -59,7 +59,7 @@ def run(half, kit, out, work, earlier, seconds):
     env = {**DUMP, "CUDA_COREDUMP_FILE": str(dumps / "core_%p"), "REVERIE_DUMP": str(dumps)}
     forget(half, out / "status.jsonl")
     ping = kit.asked("ping", "ping", expected=1, limit=15)
-    schedule = Schedule(half, logs, out / "status.jsonl", seconds - PACKING_S, env=env, ping=ping)
+    schedule = Schedule(half, logs, out / "status.jsonl", seconds - PACKING_S, env=env, ping=ping, only=only)
     try:
         if half == "A":
             half_a(kit, schedule)
@@ -91,6 +91,7 @@ def main():
     parser.add_argument(
         "--earlier", type=pathlib.Path, help="status.jsonl of half A, where that is not among the results"
     )
+    parser.add_argument("--only", nargs="+", metavar="STAGE", help="these stages of the half, and no others")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="for a half")
     args = parser.parse_args()
     if args.seconds < LEAST_SECONDS:
@@ -114,7 +115,7 @@ def main():
         kit = Kit(root, work, tables, None, pathlib.Path(emulated).resolve() if emulated else None)
         for half in halves:
             earlier = results.statuses(args.earlier or out / "status.jsonl")
-            run(half, kit, out, work, earlier, args.seconds)
+            run(half, kit, out, work, earlier, args.seconds, args.only)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     print("\n" + (out / "results.md").read_text())

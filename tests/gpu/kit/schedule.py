@@ -68,12 +68,13 @@ class Running:
 
 
 class Schedule:
-    """`seconds` are for all stages together; `ping` is a stage that ends well while the device works."""
+    """`seconds` are for all stages together; `ping` is a stage that ends well while the device works; `only` names
+    the stages to run, if not all."""
 
-    def __init__(self, half, folder, status, seconds, env=None, ping=None):
+    def __init__(self, half, folder, status, seconds, env=None, ping=None, only=None):
         self.half, self.folder, self.status = half, folder, status
         self.deadline = time.monotonic() + seconds
-        self.env, self.ping = env or {}, ping
+        self.env, self.ping, self.only = env or {}, ping, only
         self.done = []
         self.answers = True
         folder.mkdir(parents=True, exist_ok=True)
@@ -83,7 +84,10 @@ class Schedule:
 
     def run(self, *stages, width=1):
         """Runs stages, so many of them at a time, and then asks for a sign of life."""
-        waiting, running, began = list(stages), [], False
+        waiting = [stage for stage in stages if not self.only or stage.name in self.only]
+        running, began = [], False
+        if not waiting:
+            return
         if not self.answers:
             self.answers = self.ask("before " + stages[0].name)
         try:

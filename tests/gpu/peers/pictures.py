@@ -3,10 +3,10 @@
     python3 pictures.py REVERIE WEIGHTS TABLES [--gate FILE] [--gate-s 110] [--small] [--device cuda]
 
 REVERIE is the benchmark `sd15` of host/models, WEIGHTS has the folders `sd15` and `sdxl` of weights.py;
-Markdown goes to TABLES/pictures.md as it becomes known. All contenders load, compile and warm up at once,
-while other work may still go on; nothing is timed before FILE exists, or so many seconds have passed. Each
-then makes batches in turns with the others of its model and batch. Whoever has not warmed up by then is left
-out, and said to be; one that has ended by itself makes this end with 1. `tests/bench/diffusion/sd15.py` says what the figures are.
+Markdown goes to TABLES/pictures.md as it becomes known. All contenders of single pictures load, compile and
+warm up at once, while other work may still go on; nothing is timed before FILE exists, or so many seconds have
+passed. Each then makes pictures in turns with the others of its model and batch. Whoever has not warmed up by
+then is left out, and said to be; one that has ended by itself makes this end with 1. Batches come after them. `tests/bench/diffusion/sd15.py` says what the figures are.
 """
 
 import argparse
@@ -26,9 +26,11 @@ HERE = pathlib.Path(__file__).resolve().parent
 WARM_UP = 3
 PAUSE_S = 0.02
 LATE_REASON = "not ready in time"
-# How long those that need no compiler may take to be ready.
+# How long those that need no compiler may take to be ready, and those that do, from the beginning.
 READY_S = 40
-# Model, side, batch, rounds. The late ones take most of a device's memory, and begin when others are gone.
+COMPILED_S = 150
+# Model, side, batch, rounds. Each of the late ones takes most of a device's memory: it begins when others are gone, without
+# wgmma and without what has to be compiled.
 EARLY = [("sd15", 512, 1, 7), ("sdxl", 1024, 1, 5)]
 LATE = [("sd15", 512, 8, 5), ("sdxl", 1024, 8, 2)]
 SMALL = [("sd15", 64, 1, 1), ("sdxl", 64, 1, 1)]
@@ -70,19 +72,21 @@ class Pictures:
         print(text, flush=True)
         print(text, file=self.out, flush=True)
 
-    def start(self, jobs, compiled):
-        """Contenders of these jobs that PyTorch has to compile, or the others."""
+    def start(self, jobs, kinds):
+        """Contenders of these jobs, of these kinds."""
         args, entries = self.args, []
         for job in jobs:
             weights = args.weights / job[0]
             reverie = [args.reverie, "--serve", "--device", args.device]
             peer = [sys.executable, HERE / "peer_diffusers.py", weights, "--device", args.device]
-            if compiled:
-                commands = {"diffusers, compiled": [*peer, "--compile", args.compile]}
-            else:
-                commands = {"Reverie": reverie, "Reverie, wgmma": [*reverie, "--wgmma"], "diffusers": peer}
+            commands = {
+                "Reverie": reverie,
+                "Reverie, wgmma": [*reverie, "--wgmma"],
+                "diffusers": peer,
+                "diffusers, compiled": [*peer, "--compile", args.compile],
+            }
             env = {"REVERIE_FULL_SIZE": str(weights)}
-            entries += [Entry(name, command, job, self.folder, env) for name, command in commands.items()]
+            entries += [Entry(name, commands[name], job, self.folder, env) for name in kinds]
         return entries
 
     def wait_for(self, entries, seconds):
@@ -128,35 +132,31 @@ class Pictures:
             entry.contender.close()
 
     def run(self, early, late):
-        compiled = self.start(early + late[:1], True)
-        entries = self.start(early, False)
+        began = time.monotonic()
+        compiled = self.start(early, ["diffusers, compiled"])
+        entries = self.start(early, ["Reverie", "Reverie, wgmma", "diffusers"])
         self.wait_for_gate()
         self.wait_for(entries, READY_S)
+        self.wait_for(compiled, began + COMPILED_S - time.monotonic())
         # They may take processors and the device from what is timed.
         for entry in entries + compiled:
-            if not entry.ready and entry.job in early:
+            if not entry.ready:
                 entry.failed = entry.failed or LATE_REASON
                 entry.contender.kill()
         for job in early:
-            try:
-                self.measure(job, entries + compiled)
-            except Ended as reason:
-                self.say(f"- ended: {reason}")
-        if not late:
-            return
-        compiled += self.start(late[1:], True)
-        entries = self.start(late, False)
-        self.wait_for(entries, READY_S)
+            self.try_to_measure(job, entries + compiled)
         for job in late:
-            if job != late[0]:
-                # It has had no time before.
-                self.wait_for([entry for entry in compiled if entry.job == job], READY_S)
-            try:
-                self.measure(job, entries + compiled)
-            except Ended as reason:
-                self.say(f"- ended: {reason}")
-        for entry in entries + compiled:
-            entry.contender.kill()
+            entries = self.start([job], ["Reverie", "diffusers"])
+            self.wait_for(entries, READY_S)
+            self.try_to_measure(job, entries)
+            for entry in entries:
+                entry.contender.kill()
+
+    def try_to_measure(self, job, entries):
+        try:
+            self.measure(job, entries)
+        except Ended as reason:
+            self.say(f"- ended: {reason}")
 
 
 def main():
