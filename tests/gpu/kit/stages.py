@@ -146,7 +146,7 @@ def half_b(kit, schedule, earlier):
     pictures = [kit.root / "bin" / "sd15", weights, tables, *gated]
     schedule.run(
         kit.script("sanitize", "sanitize.py", suite, gate, expected=30, limit=110, missing=without),
-        kit.script("pictures", "pictures.py", *pictures, expected=60, limit=230, missing=kit.no_torch),
+        kit.script("pictures", "pictures.py", *pictures, expected=60, limit=250, missing=kit.no_torch),
         width=2,
     )
     env = {"REVERIE_FULL_SIZE": str(weights / "sd15")}
