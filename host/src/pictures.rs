@@ -1,11 +1,13 @@
 //! Decoding and encoding pictures, with their limits.
 
-use std::io::Cursor;
+use std::{io::Cursor, sync::Arc};
 
 use image::{
     DynamicImage, ImageDecoder, ImageEncoder, ImageReader, Limits, Rgb, RgbImage,
     codecs::{jpeg::JpegEncoder, png::PngEncoder, webp::WebPEncoder},
 };
+
+use reverie_memory::{Budget, Kept, Use};
 
 use crate::error::{Error, ErrorKind};
 
@@ -14,8 +16,11 @@ pub use image::imageops::FilterType as Filter;
 /// What is read, for messages.
 const ACCEPTED: &str = "PNG, JPEG, WebP, GIF, BMP or TIFF";
 
-/// Bytes that a decoder may allocate for each pixel allowed: 16-bit RGBA and a copy of it.
-const DECODER_BYTES_PER_PIXEL: u64 = 16;
+/// Bytes that colour profile and texts of a PNG may take, unpacked.
+const HEADER_BYTES: usize = 4 << 20;
+
+/// Bytes that a decoder or an encoder may need beside files and pictures.
+const TABLES: usize = 1 << 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -58,9 +63,7 @@ pub struct Encoding {
 pub fn dimensions(content: &[u8]) -> Result<(u32, u32), Error> {
     use image::metadata::Orientation::*;
     let none = || Error::invalid(format!("the file is not a picture; accepted are {ACCEPTED}"));
-    let reader = ImageReader::new(Cursor::new(content)).with_guessed_format().expect("reading from memory");
-    reader.format().ok_or_else(none)?;
-    let mut decoder = reader.into_decoder().map_err(|_| none())?;
+    let mut decoder = reader(content).ok_or_else(none)?.into_decoder().map_err(|_| none())?;
     let (width, height) = decoder.dimensions();
     Ok(match decoder.orientation() {
         Ok(Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH) => (height, width),
@@ -68,40 +71,63 @@ pub fn dimensions(content: &[u8]) -> Result<(u32, u32), Error> {
     })
 }
 
-/// Decodes a picture and turns it as its EXIF orientation says. Colour type and depth are kept; palettes become RGB(A).
+/// A reader of the format that the first bytes show.
+fn reader(content: &[u8]) -> Option<ImageReader<Cursor<&[u8]>>> {
+    let reader = ImageReader::new(Cursor::new(content)).with_guessed_format().expect("reading from memory");
+    let mut reader = reader.format().is_some().then_some(reader)?;
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(HEADER_BYTES as u64);
+    reader.limits(limits);
+    Some(reader)
+}
+
+/// Decodes a picture and turns it as its EXIF orientation says. Colour type and depth are kept; palettes become RGB(A). The
+/// memory is asked for before the decoder allocates, and the decoder refuses a picture that wants more, by colour profile or text.
 ///
 /// # Errors
-/// `InvalidInput` when it is no picture or a broken one, `TooLarge` when its header states more than `max_pixels`: then
-/// nothing of that size was allocated.
-pub fn decode(content: &[u8], max_pixels: u64) -> Result<DynamicImage, Error> {
+/// `InvalidInput` when it is no picture or a broken one, `TooLarge` when its header states more than `max_pixels`, or more than
+/// the budget has in all: then nothing of that size was allocated. `Unavailable` when the memory is in use.
+pub fn decode(content: &[u8], max_pixels: u64, memory: &Arc<Budget>) -> Result<Kept<DynamicImage>, Error> {
     let broken = |e: image::ImageError| match e {
-        image::ImageError::Limits(_) => too_large("the picture", max_pixels),
+        image::ImageError::Limits(_) => Error::new(
+            ErrorKind::TooLarge,
+            "the picture wants more memory than its size explains: its colour profile or texts are too long",
+        ),
         e => Error::invalid(format!(
             "the file is not a picture that can be read ({e}); accepted are {ACCEPTED}"
         )),
     };
-    let reader = ImageReader::new(Cursor::new(content)).with_guessed_format().expect("reading from memory");
-    if reader.format().is_none() {
-        return Err(Error::invalid(format!("the file is not a picture; accepted are {ACCEPTED}")));
-    }
+    let none = || Error::invalid(format!("the file is not a picture; accepted are {ACCEPTED}"));
+    let reader = reader(content).ok_or_else(none)?;
+    let mut held = memory.hold(Use::Pictures, HEADER_BYTES + content.len())?;
     let mut decoder = reader.into_decoder().map_err(broken)?;
     let (width, height) = decoder.dimensions();
     check_size(width, height, max_pixels)?;
+    let pixels = usize::try_from(decoder.total_bytes()).unwrap_or(usize::MAX);
+    // Once more when it is turned, or put together from parts.
+    let room = pixels.saturating_mul(2).saturating_add(content.len() + HEADER_BYTES + TABLES);
+    held.resize(room)?;
     let mut limits = Limits::default();
-    limits.max_alloc = Some(max_pixels.saturating_mul(DECODER_BYTES_PER_PIXEL));
+    limits.max_alloc = Some(room as u64);
     decoder.set_limits(limits).map_err(broken)?;
     // A broken EXIF block does not make the picture unreadable.
     let orientation = decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
     let mut picture = DynamicImage::from_decoder(decoder).map_err(broken)?;
     picture.apply_orientation(orientation);
-    Ok(picture)
+    held.shrink(room - picture.as_bytes().len().min(room));
+    Ok(held.with(picture))
 }
 
 /// Encodes a picture. JPEG has neither alpha (laid over white) nor 16 bits, WebP no 16 bits.
 ///
 /// # Errors
-/// `InvalidInput` when the format can't hold a picture of this size (JPEG: 65535 pixels a side, WebP: 16383).
-pub fn encode(picture: &DynamicImage, encoding: Encoding) -> Result<Vec<u8>, Error> {
+/// `InvalidInput` when the format can't hold a picture of this size (JPEG: 65535 pixels a side, WebP: 16383), `TooLarge` or
+/// `Unavailable` when the memory for it is not free.
+pub fn encode(
+    picture: &DynamicImage,
+    encoding: Encoding,
+    memory: &Arc<Budget>,
+) -> Result<Kept<Vec<u8>>, Error> {
     let mut content = Vec::new();
     let (width, height) = (picture.width(), picture.height());
     let (limit, name) = match encoding.format {
@@ -114,6 +140,8 @@ pub fn encode(picture: &DynamicImage, encoding: Encoding) -> Result<Vec<u8>, Err
             "a {width}x{height} picture does not fit {name} ({limit} pixels a side at most); use out_format png"
         )));
     }
+    // A copy in the encoder's own colour type, and a file that is hardly longer than the pixels.
+    let mut held = memory.hold(Use::Pictures, picture.as_bytes().len().saturating_mul(2) + TABLES)?;
     let written = match encoding.format {
         Format::Png => {
             // Floats are no PNG; every other type is kept.
@@ -146,7 +174,9 @@ pub fn encode(picture: &DynamicImage, encoding: Encoding) -> Result<Vec<u8>, Err
         }
     };
     written.map_err(|e| Error::internal(format!("the picture could not be encoded: {e}")))?;
-    Ok(content)
+    content.shrink_to_fit();
+    held.shrink(held.bytes().saturating_sub(content.len()));
+    Ok(held.with(content))
 }
 
 /// Puts text chunks behind the header of a PNG, in their order, where AUTOMATIC1111's web UI and the tools around it look for
@@ -184,6 +214,12 @@ fn text_chunk(keyword: &str, text: &str) -> Vec<u8> {
     };
     let length = (content.len() - 4) as u32;
     [&length.to_be_bytes(), &content[..], &crc32fast::hash(&content).to_be_bytes()].concat()
+}
+
+/// Bytes of a picture of this one's colour type, at another size.
+pub fn bytes(picture: &DynamicImage, width: u32, height: u32) -> usize {
+    let pixels = width as usize * height as usize;
+    pixels.saturating_mul(usize::from(picture.color().bytes_per_pixel()))
 }
 
 /// # Errors
@@ -236,7 +272,8 @@ mod tests {
     #[test]
     fn a_png_carries_texts_in_their_order() {
         let picture = DynamicImage::new_rgb8(2, 2);
-        let mut png = encode(&picture, Encoding { format: Format::Png, quality: 1 }).unwrap();
+        let encoding = Encoding { format: Format::Png, quality: 1 };
+        let (mut png, _) = encode(&picture, encoding, &Budget::unlimited()).unwrap().apart();
         let given = [("parameters", "K\u{e4}se"), ("lcm", "\u{732b} \0"), ("a b", "")];
         add_texts(&mut png, &given.map(|(keyword, text)| (keyword.into(), text.into()))).unwrap();
         let text = |name: &str, keyword: &str, rest: &[u8]| (name.into(), keyword.into(), rest.to_vec());

@@ -10,6 +10,7 @@ use std::{
 use futures_util::FutureExt;
 use reverie_crash::{blame, vital};
 use reverie_kernels::gpu::cuda::Warming;
+use reverie_memory::Budget;
 use tokio::net::TcpListener;
 use tracing::Instrument;
 
@@ -133,6 +134,7 @@ impl Server {
 pub async fn registry(config: Config) -> Result<Arc<Registry>, String> {
     let config = Arc::new(config);
     let metrics = Arc::new(Metrics::new());
+    let memory = Budget::new(config.server.memory());
     let hub = Hub::new(config.hub.clone(), metrics.clone());
     let jobs = open_jobs(&config.jobs).await?;
     let (publisher, counters) = (hub.clone(), metrics.clone());
@@ -146,10 +148,11 @@ pub async fn registry(config: Config) -> Result<Arc<Registry>, String> {
         tracing::warn!("execution.models_dir: {warning}");
     }
     let upscalers = Arc::new(upscalers);
-    let diffusion = Diffusion::new(&config, backend.clone(), upscalers.clone());
+    let diffusion = Diffusion::new(&config, backend.clone(), upscalers.clone(), memory.clone());
     let diffusion = Arc::new(diffusion.map_err(|error| format!("configuration: {error}"))?);
     let engine = Arc::new(Engine::new(&config.plugin_runtime)?);
     let services = Arc::new(Services {
+        memory: memory.clone(),
         hub,
         jobs,
         uploads: Uploads::new(config.uploads.clone()),

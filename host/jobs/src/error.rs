@@ -133,3 +133,10 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+impl From<reverie_memory::Refused> for Error {
+    fn from(refused: reverie_memory::Refused) -> Self {
+        let kind = if refused.never_fits() { ErrorKind::TooLarge } else { ErrorKind::Unavailable };
+        Self::new(kind, refused.to_string())
+    }
+}

@@ -3,6 +3,7 @@
 use std::{io::Write as _, path::PathBuf};
 
 use clap::Args;
+use reverie_memory::Budget;
 
 use crate::{
     config::Config,
@@ -57,7 +58,8 @@ pub fn upscale(config: &Config, options: &Options) -> Result<(), String> {
     let format = Format::parse(&extension)
         .ok_or_else(|| format!("{}: accepted endings are .png, .jpg, .jpeg and .webp", output.display()))?;
     let content = std::fs::read(input).map_err(|e| format!("{}: {e}", input.display()))?;
-    let picture = pictures::decode(&content, config.images.max_input_pixels)
+    let memory = Budget::unlimited();
+    let picture = pictures::decode(&content, config.images.max_input_pixels, &memory)
         .map_err(|e| format!("{}: {e}", input.display()))?;
     let execution = &config.execution;
     let models_dir = Some(execution.models_dir.as_path()).filter(|dir| !dir.as_os_str().is_empty());
@@ -75,10 +77,10 @@ pub fn upscale(config: &Config, options: &Options) -> Result<(), String> {
         upscalers.output_size(from_width, from_height, &request).map_err(|e| e.to_string())?;
     pictures::check_size(width, height, config.images.max_output_pixels).map_err(|e| e.to_string())?;
     let began = std::time::Instant::now();
-    let made = upscalers.upscale(picture, &request, &ProgressLine).map_err(|e| e.to_string())?;
-    let encoded =
-        pictures::encode(&made, Encoding { format, quality: options.quality }).map_err(|e| e.to_string())?;
-    std::fs::write(output, encoded).map_err(|e| format!("{}: {e}", output.display()))?;
+    let made = upscalers.upscale(picture.apart().0, &request, &ProgressLine).map_err(|e| e.to_string())?;
+    let encoding = Encoding { format, quality: options.quality };
+    let encoded = pictures::encode(&made, encoding, &memory).map_err(|e| e.to_string())?;
+    std::fs::write(output, &*encoded).map_err(|e| format!("{}: {e}", output.display()))?;
     let took = began.elapsed().as_secs_f32();
     println!("{}: {from_width}x{from_height} -> {width}x{height} in {took:.2} s", output.display());
     Ok(())

@@ -42,6 +42,13 @@ pub struct Config {
     pub sources: Sources,
 }
 
+/// With less, a picture of some size could not be worked on.
+const MIN_MEMORY_MB: usize = 64;
+
+/// The part of the memory that there is which `server.memory_mb = 0` stands for, and what it is where that is not known.
+const MEMORY_SHARE: usize = 4;
+const DEFAULT_MEMORY_MB: usize = 1024;
+
 /// More are a slip of the keyboard.
 const MAX_THREADS: usize = 1024;
 
@@ -55,6 +62,7 @@ pub struct Server {
     pub shutdown_grace_s: u64,
     pub max_wait_s: f64,
     pub ui_dir: PathBuf,
+    pub memory_mb: usize,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -199,6 +207,19 @@ pub enum LogFormat {
     Json,
 }
 
+impl Server {
+    /// Bytes of the budget that `memory_mb` is.
+    pub fn memory(&self) -> usize {
+        match self.memory_mb {
+            0 => {
+                let share = reverie_memory::available().map(|bytes| bytes / MEMORY_SHARE);
+                share.unwrap_or(DEFAULT_MEMORY_MB << 20).max(MIN_MEMORY_MB << 20)
+            }
+            mb => mb.saturating_mul(1 << 20),
+        }
+    }
+}
+
 impl Config {
     /// The same with secrets masked, for printing.
     pub fn redacted(&self) -> Config {
@@ -267,6 +288,10 @@ impl Config {
             if !(0.0..=86400.0).contains(&value) {
                 return Err(format!("{key}: must be seconds from 0 to 86400"));
             }
+        }
+        if (1..MIN_MEMORY_MB).contains(&self.server.memory_mb) {
+            let memory_mb = self.server.memory_mb;
+            return Err(format!("server.memory_mb = {memory_mb}: must be 0, or at least {MIN_MEMORY_MB}"));
         }
         let ui_dir = &self.server.ui_dir;
         if !ui_dir.as_os_str().is_empty() && !ui_dir.join("index.html").is_file() {

@@ -23,6 +23,7 @@ use std::{
 use image::{DynamicImage, RgbImage, imageops::FilterType};
 use parking_lot::{Mutex, RwLock};
 use reverie_kernels::{Backend, gpu::cuda::Warming, nvml};
+use reverie_memory::{Budget, Kept, Use};
 use reverie_models::{noise::Blend, prompt::Prompt};
 
 use crate::{
@@ -61,13 +62,13 @@ pub struct Request {
     pub clip_skip: Option<u32>,
     pub strength: f32,
     pub loras: Vec<(String, f32)>,
-    pub image: Option<Arc<DynamicImage>>,
-    pub mask: Option<Arc<DynamicImage>>,
+    pub image: Option<Arc<Kept<DynamicImage>>>,
+    pub mask: Option<Arc<Kept<DynamicImage>>>,
 }
 
 /// A picture and what it was made with.
 pub struct Generated {
-    pub picture: RgbImage,
+    pub picture: Kept<RgbImage>,
     pub mode: String,
     pub model: String,
     pub scheduler: &'static str,
@@ -90,6 +91,7 @@ pub struct Timings {
 /// Models, modes and the device they run on.
 pub struct Diffusion {
     backend: Arc<AnyBackend>,
+    memory: Arc<Budget>,
     upscalers: Arc<Upscalers>,
     library: Library,
     modes: RwLock<Modes>,
@@ -104,7 +106,12 @@ pub struct Diffusion {
 impl Diffusion {
     /// # Errors
     /// A mode's network that is not there, by name.
-    pub fn new(config: &Config, backend: Arc<AnyBackend>, upscalers: Arc<Upscalers>) -> Result<Self, String> {
+    pub fn new(
+        config: &Config,
+        backend: Arc<AnyBackend>,
+        upscalers: Arc<Upscalers>,
+        memory: Arc<Budget>,
+    ) -> Result<Self, String> {
         let embedded = config.diffusion.embedded.then(|| Embedded::new(&config.diffusion.embedded_dir));
         let modes = Modes::read(config, embedded.as_ref());
         check_upscalers(&modes, &upscalers).map_err(|error| error.message)?;
@@ -116,6 +123,7 @@ impl Diffusion {
         }
         Ok(Self {
             backend,
+            memory,
             upscalers,
             library: Library::new(config.diffusion.memory_mb << 20),
             modes: RwLock::new(modes),
@@ -261,6 +269,7 @@ impl Diffusion {
         let loaded = Instant::now();
 
         let size = self.size(&mode, &request, &model)?;
+        let held = self.memory.hold(Use::Pictures, bytes(size, &request))?;
         let generation = self.generation((&mode_name, &mode), &request, &model)?;
         let (steps, guidance_scale) = (generation.num_inference_steps, generation.guidance_scale);
         let negative_prompt = generation.negative_prompt.clone();
@@ -291,6 +300,8 @@ impl Diffusion {
                 size::framed(inner, size)
             }
         };
+        let mut picture = held.with(picture);
+        picture.held.shrink(picture.held.bytes().saturating_sub(picture.as_raw().len()));
         let ms = |from: Instant, to: Instant| (to - from).as_secs_f64() * 1e3;
         Ok(Generated {
             picture,
@@ -362,4 +373,12 @@ fn check_upscalers(modes: &Modes, upscalers: &Upscalers) -> Result<(), Error> {
             .map_err(|error| Error::invalid(format!("modes.{name}.{}", error.message)))?;
     }
     Ok(())
+}
+
+/// Bytes of pictures that a request takes beside those it brings: what is made and what that is framed in, and what the model is
+/// given of each one.
+fn bytes((width, height): (u32, u32), request: &Request) -> usize {
+    let given = usize::from(request.image.is_some()) + usize::from(request.mask.is_some());
+    let rgb = 3 * width as usize * height as usize;
+    rgb * (2 + 2 * given)
 }

@@ -1,7 +1,5 @@
 //! How large a picture is: what was asked for, and what the model makes it at.
 
-use std::sync::Arc;
-
 use image::{DynamicImage, RgbImage};
 use reverie_kernels::Backend;
 use reverie_models::pipeline::Pipeline;
@@ -22,7 +20,7 @@ pub fn asked<B: Backend>(
     pipeline: &Pipeline<B>,
 ) -> Result<(u32, u32), Error> {
     let factor = pipeline.factor() as u32;
-    let of_image = |picture: &Arc<DynamicImage>| {
+    let of_image = |picture: &DynamicImage| {
         let side = |pixels: u32| (pixels / factor).max(1) * factor;
         (side(picture.width()), side(picture.height()))
     };

@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use reverie_memory::Budget;
 use reverie_models::{Lora, ModelKind, clip::CLIPFiles};
 
 use super::{Area, device::Room, disk};
@@ -29,7 +30,7 @@ pub fn check(config: &Config, room: Option<Room>, area: &mut Area<'_>) {
     let backend = backend::cpu(1);
     let dir = Some(config.execution.models_dir.as_path()).filter(|dir| !dir.as_os_str().is_empty());
     let (networks, _) = Upscalers::new(backend.clone(), dir, config.execution.tile);
-    match Diffusion::new(config, backend, networks.into()) {
+    match Diffusion::new(config, backend, networks.into(), Budget::unlimited()) {
         Ok(diffusion) => {
             modes(config, &diffusion, room, area);
             others(&config.diffusion.dir, &diffusion, area);

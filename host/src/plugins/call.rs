@@ -11,7 +11,7 @@ use super::{
     Plugin, Services,
     bindings::{Plugin as World, reverie::handler::types as wit},
     engine::Engine,
-    instance::{self, Budget, CallState, CpuTimeExceeded, Origin},
+    instance::{self, Allowance, CallState, CpuTimeExceeded, Origin},
 };
 use crate::{
     error::{Error, ErrorKind},
@@ -46,7 +46,7 @@ pub async fn run<T: Send>(
     engine: &Engine,
     services: Arc<Services>,
     origin: Origin,
-    budget: Budget,
+    allowance: Allowance,
     argument: T,
     body: Body<T>,
 ) -> (Result<Option<Completion>, Error>, Option<Spent>) {
@@ -55,12 +55,12 @@ pub async fn run<T: Send>(
         _ => None,
     };
     let mut origin = Some(origin);
-    let (store, handler, slot) = match (plugin.warm.take(&mut origin, budget.cpu_ms), origin) {
+    let (store, handler, slot) = match (plugin.warm.take(&mut origin, allowance.cpu_ms), origin) {
         (Some(ready), _) => (ready.store, Some(ready.handler), ready.slot),
         (None, Some(origin)) => {
             let slot = engine.instances.clone().acquire_owned().await.expect("never closed");
             let name = plugin.name.clone();
-            let store = instance::store(engine, services, name, origin, &plugin.limits, budget.cpu_ms);
+            let store = instance::store(engine, services, name, origin, &plugin.limits, allowance.cpu_ms);
             (store, None, slot)
         }
         (None, None) => unreachable!("only an instance takes the origin"),
@@ -81,21 +81,21 @@ pub async fn run<T: Send>(
         // A call that ends at once arms no timer.
         biased;
         answer = called => answer,
-        () = overdue(budget.wall_ms) => {
-            let limit = budget.wall_ms;
+        () = overdue(allowance.wall_ms) => {
+            let limit = allowance.wall_ms;
             let error = fault(plugin, ErrorKind::Timeout, &format!("took longer than {limit} ms and was stopped"));
             return (Err(error), None);
         }
         () = ignored_cancel(job.as_deref(), plugin.limits.cancel_grace_ms) => return (Err(Error::cancelled()), None),
     };
     let mut store = store.into_inner();
-    let result = completed(plugin, budget, store.data_mut(), answer);
+    let result = completed(plugin, allowance, store.data_mut(), answer);
     (result, Some(Spent { _store: store, _slot: slot }))
 }
 
 fn completed(
     plugin: &Plugin,
-    budget: Budget,
+    allowance: Allowance,
     state: &mut CallState,
     answer: Answer,
 ) -> Result<Option<Completion>, Error> {
@@ -108,7 +108,7 @@ fn completed(
                 return Err(fault(
                     plugin,
                     ErrorKind::Timeout,
-                    &format!("used more than {} ms of CPU time and was stopped", budget.cpu_ms),
+                    &format!("used more than {} ms of CPU time and was stopped", allowance.cpu_ms),
                 ));
             } else if let Some(refused) = refused {
                 refused

@@ -111,7 +111,7 @@ impl ResourceLimiter for Limiter {
 
 /// The time a call has: of guest CPU, and on the clock.
 #[derive(Debug, Clone, Copy)]
-pub struct Budget {
+pub struct Allowance {
     pub cpu_ms: u64,
     /// 0: no limit.
     pub wall_ms: u64,

@@ -16,7 +16,7 @@ use wasmtime::component::{Component, types::ComponentItem};
 use super::{
     CAPABILITIES, Engine, Entry, Plugin, Schema, Services, WAITING_PER_CALL,
     bindings::{PluginPre, exports::reverie::handler::handler as wit},
-    instance::{self, Budget, CallState, Origin, Warm},
+    instance::{self, Allowance, CallState, Origin, Warm},
 };
 
 const PACKAGE: &str = "reverie:handler/";
@@ -28,7 +28,7 @@ const EXPORT: &str = "reverie:handler/handler@0.2.3";
 const OUTGOING_HTTP: &str = "wasi:http/outgoing-handler@";
 
 /// What reading a manifest may take.
-const MANIFEST_BUDGET: Budget = Budget { cpu_ms: 500, wall_ms: 2000 };
+const MANIFEST_ALLOWANCE: Allowance = Allowance { cpu_ms: 500, wall_ms: 2000 };
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
@@ -136,8 +136,14 @@ async fn read_manifest(
     pre: &PluginPre<CallState>,
 ) -> Result<wit::Manifest, String> {
     let limits = services.config.plugin_runtime.limits.clone();
-    let mut store =
-        instance::store(engine, services.clone(), "".into(), Origin::Loader, &limits, MANIFEST_BUDGET.cpu_ms);
+    let mut store = instance::store(
+        engine,
+        services.clone(),
+        "".into(),
+        Origin::Loader,
+        &limits,
+        MANIFEST_ALLOWANCE.cpu_ms,
+    );
     let pre = pre.clone();
     let slot = engine.instances.clone().acquire_owned().await.expect("never closed");
     let reading = engine.runtime().spawn(async move {
@@ -146,13 +152,13 @@ async fn read_manifest(
         handler.reverie_handler_handler().call_describe(&mut store).await
     });
     let abort = reading.abort_handle();
-    match tokio::time::timeout(Duration::from_millis(MANIFEST_BUDGET.wall_ms), reading).await {
+    match tokio::time::timeout(Duration::from_millis(MANIFEST_ALLOWANCE.wall_ms), reading).await {
         Ok(Ok(Ok(manifest))) => Ok(manifest),
         Ok(Ok(Err(error))) => Err(format!("its manifest can't be read: {}", error.root_cause())),
         Ok(Err(_)) => Err("its manifest can't be read: the call failed".into()),
         Err(_) => {
             abort.abort();
-            Err(format!("its manifest can't be read: it took longer than {} ms", MANIFEST_BUDGET.wall_ms))
+            Err(format!("its manifest can't be read: it took longer than {} ms", MANIFEST_ALLOWANCE.wall_ms))
         }
     }
 }

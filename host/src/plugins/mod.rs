@@ -22,6 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use reverie_memory::Budget;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
@@ -41,7 +42,7 @@ use crate::{
 };
 use bindings::{PluginPre, exports::reverie::handler::handler as wit};
 use call::{Body, Completion};
-use instance::{Budget, CallState, Origin, Warm};
+use instance::{Allowance, CallState, Origin, Warm};
 
 use described::Described;
 pub use engine::Engine;
@@ -73,6 +74,8 @@ pub const CAPABILITIES: &[&str] = &[
 /// Everything of the host that plugins reach through their imports.
 pub struct Services {
     pub config: Arc<Config>,
+    /// What all that clients and plugins ask for is taken from.
+    pub memory: Arc<Budget>,
     pub hub: Arc<Hub>,
     pub jobs: Arc<Jobs>,
     pub uploads: Arc<Uploads>,
@@ -231,7 +234,8 @@ impl Plugin {
         };
         let began = Instant::now();
         let _running = self.running.clone().acquire_owned().await.expect("never closed");
-        let budget = Budget { cpu_ms: self.limits.message_cpu_ms, wall_ms: self.limits.message_timeout_ms };
+        let allowance =
+            Allowance { cpu_ms: self.limits.message_cpu_ms, wall_ms: self.limits.message_timeout_ms };
         let origin = Origin::Message { client, id };
         let body: Body<wit::Message> = |handler, store, message| {
             Box::pin(
@@ -239,7 +243,7 @@ impl Plugin {
             )
         };
         let (result, spent) =
-            call::run(&self, &engine, services.clone(), origin, budget, message, body).await;
+            call::run(&self, &engine, services.clone(), origin, allowance, message, body).await;
         services
             .metrics
             .plugin_call_seconds
@@ -261,7 +265,7 @@ impl Plugin {
         services: Arc<Services>,
         job: Arc<JobHandle>,
     ) -> Outcome {
-        let budget = Budget { cpu_ms: self.limits.job_cpu_ms, wall_ms: self.limits.job_timeout_ms };
+        let allowance = Allowance { cpu_ms: self.limits.job_cpu_ms, wall_ms: self.limits.job_timeout_ms };
         job.version.store(self.id, Ordering::Relaxed);
         let request = wit::JobRequest {
             job_id: job.id.to_string(),
@@ -274,7 +278,7 @@ impl Plugin {
             Box::pin(async move { handler.reverie_handler_handler().call_run_job(store, &request).await })
         };
         let (result, spent) =
-            call::run(&self, &engine, services.clone(), Origin::Job(job.clone()), budget, request, body)
+            call::run(&self, &engine, services.clone(), Origin::Job(job.clone()), allowance, request, body)
                 .await;
         drop(spent);
         self.count(&services, "job", result.is_ok());

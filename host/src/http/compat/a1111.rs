@@ -324,7 +324,7 @@ async fn params(
         if let Some(mask) = body::text(asked, "mask")? {
             let mut mask = body::decoded("mask", mask)?;
             if flag(asked, "inpainting_mask_invert")? {
-                mask = inverted(mask, registry.services.config.images.max_input_pixels).await?;
+                mask = inverted(mask, registry).await?;
             }
             params.insert("mask".into(), body::upload(uploads, &mask)?.into());
         }
@@ -351,11 +351,15 @@ fn flag(asked: &Map<String, Value>, field: &str) -> Result<bool, Error> {
 }
 
 /// A mask with black and white exchanged, as a PNG.
-async fn inverted(mask: Vec<u8>, limit: u64) -> Result<Vec<u8>, Error> {
+async fn inverted(mask: Vec<u8>, registry: &Registry) -> Result<Vec<u8>, Error> {
+    let memory = registry.services.memory.clone();
+    let limit = registry.services.config.images.max_input_pixels;
     let made = tokio::task::spawn_blocking(move || {
-        let mut mask = pictures::decode(&mask, limit)?.to_luma8();
-        image::imageops::invert(&mut mask);
-        pictures::encode(&DynamicImage::ImageLuma8(mask), Encoding { format: Format::Png, quality: 100 })
+        let mut mask = pictures::decode(&mask, limit, &memory)?.map(|mask| mask.to_luma8());
+        image::imageops::invert(&mut *mask);
+        let mask = mask.map(DynamicImage::ImageLuma8);
+        let encoding = Encoding { format: Format::Png, quality: 100 };
+        pictures::encode(&mask, encoding, &memory).map(|png| png.apart().0)
     });
     made.await.map_err(|_| Error::internal("the mask could not be read (a fault of the server)"))?
 }

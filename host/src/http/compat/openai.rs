@@ -6,6 +6,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::{Buf, Bytes};
 use futures_util::StreamExt;
 use image::{DynamicImage, GrayImage};
+use reverie_memory::{Budget, Use};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -334,10 +335,11 @@ async fn edits(mut form: FormData, host: Option<&str>, registry: &Arc<Registry>)
     let image = image.ok_or_else(|| Error::invalid("image: the field is missing"))?;
     let uploads = &registry.services.uploads;
     let limit = registry.services.config.images.max_input_pixels;
+    let memory = registry.services.memory.clone();
     let mask = {
         let image = image.clone();
-        let made =
-            tokio::task::spawn_blocking(move || edited(mask.as_deref().unwrap_or(&image), limit)).await;
+        let edited = move || edited(mask.as_deref().unwrap_or(&image), limit, &memory);
+        let made = tokio::task::spawn_blocking(edited).await;
         made.map_err(|_| Error::internal("the mask could not be read (a fault of the server)"))??
     };
     let mut params = Map::new();
@@ -350,11 +352,12 @@ async fn edits(mut form: FormData, host: Option<&str>, registry: &Arc<Registry>)
 
 /// OpenAI's masks are transparent where the picture is made anew: as a PNG that is white there. None where nothing is
 /// transparent.
-fn edited(content: &[u8], limit: u64) -> Result<Option<Vec<u8>>, Error> {
-    let picture = pictures::decode(content, limit)?;
+fn edited(content: &[u8], limit: u64, memory: &Arc<Budget>) -> Result<Option<Vec<u8>>, Error> {
+    let picture = pictures::decode(content, limit, memory)?;
     if !picture.color().has_alpha() {
         return Ok(None);
     }
+    let _both = memory.hold(Use::Pictures, 5 * picture.width() as usize * picture.height() as usize)?;
     let alpha = picture.to_rgba8();
     let mask = GrayImage::from_fn(alpha.width(), alpha.height(), |x, y| {
         image::Luma([255 - alpha.get_pixel(x, y).0[3]])
@@ -362,8 +365,8 @@ fn edited(content: &[u8], limit: u64) -> Result<Option<Vec<u8>>, Error> {
     if mask.iter().all(|&value| value == 0) {
         return Ok(None);
     }
-    pictures::encode(&DynamicImage::ImageLuma8(mask), Encoding { format: Format::Png, quality: 100 })
-        .map(Some)
+    let encoding = Encoding { format: Format::Png, quality: 100 };
+    pictures::encode(&DynamicImage::ImageLuma8(mask), encoding, memory).map(|png| Some(png.apart().0))
 }
 
 /// A part of at most `room` bytes.

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use image::{DynamicImage, RgbImage, imageops};
+use reverie_memory::{Budget, Kept};
 use reverie_models::noise::Blend;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -108,7 +109,7 @@ impl wit::Host for CallState {
             Ok(Err(error)) => return Ok(Err(error.into())),
             Err(_) => return Ok(Err(Error::internal("the model failed (a fault of the server)").into())),
         };
-        let picture = self.table.push(Picture(Arc::new(DynamicImage::ImageRgb8(made.picture))))?;
+        let picture = self.table.push(Picture(Arc::new(made.picture.map(DynamicImage::ImageRgb8))))?;
         Ok(Ok(wit::Generated {
             picture,
             mode: made.mode,
@@ -128,7 +129,7 @@ impl wit::Host for CallState {
 }
 
 impl CallState {
-    fn given(&self, picture: Option<Resource<Picture>>) -> wasmtime::Result<Option<Arc<DynamicImage>>> {
+    fn given(&self, picture: Option<Resource<Picture>>) -> wasmtime::Result<Option<Arc<Kept<DynamicImage>>>> {
         picture.map(|picture| Ok(self.table.get(&picture)?.0.clone())).transpose()
     }
 }
@@ -137,6 +138,7 @@ impl CallState {
 struct Steps {
     turn: Turn,
     hub: Arc<Hub>,
+    memory: Arc<Budget>,
     from: f32,
     span: f32,
     previews: wit::Previews,
@@ -149,6 +151,7 @@ impl Steps {
         let steps = Self {
             turn,
             hub: call.services.hub.clone(),
+            memory: call.services.memory.clone(),
             from: request.progress_from,
             span: request.progress_to - request.progress_from,
             previews: request.previews,
@@ -197,7 +200,9 @@ impl Control for Steps {
         let Some(job) = &self.turn.job else { return };
         let (width, height) = (picture.width() * PREVIEW_SCALE, picture.height() * PREVIEW_SCALE);
         let large = imageops::resize(&picture, width, height, imageops::FilterType::Triangle);
-        let Ok(jpeg) = pictures::encode(&DynamicImage::ImageRgb8(large), PREVIEW) else { return };
+        let Ok(jpeg) = pictures::encode(&DynamicImage::ImageRgb8(large), PREVIEW, &self.memory) else {
+            return;
+        };
         let mut message = json!({
             "type": "job:preview",
             "jobId": job.id,
@@ -214,7 +219,7 @@ impl Control for Steps {
                 Frame::binary_preview(job.id, [&length, header.as_bytes(), &jpeg].concat())
             }
             _ => {
-                message["data"] = BASE64_STANDARD.encode(jpeg).into();
+                message["data"] = BASE64_STANDARD.encode(&*jpeg).into();
                 Frame::preview(job.id, message.to_string())
             }
         };

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use image::DynamicImage;
+use reverie_memory::{Kept, Use};
 use wasmtime::component::Resource;
 
 use super::{
@@ -18,7 +19,7 @@ use crate::{
 };
 
 /// A decoded picture that the host holds for a guest.
-pub struct Picture(pub Arc<DynamicImage>);
+pub struct Picture(pub Arc<Kept<DynamicImage>>);
 
 type Answer<T> = wasmtime::Result<Result<T, types::Error>>;
 
@@ -37,7 +38,7 @@ impl CallState {
         }
     }
 
-    fn picture(&mut self, made: Result<DynamicImage, Error>) -> Answer<Resource<Picture>> {
+    fn picture(&mut self, made: Result<Kept<DynamicImage>, Error>) -> Answer<Resource<Picture>> {
         match made {
             Ok(picture) => Ok(Ok(self.table.push(Picture(Arc::new(picture)))?)),
             Err(error) => Ok(Err(error.into())),
@@ -49,7 +50,8 @@ impl wit::Host for CallState {
     async fn decode(&mut self, blob: Resource<Blob>) -> Answer<Resource<Picture>> {
         let content = self.table.get(&blob)?.content.clone();
         let limit = self.services.config.images.max_input_pixels;
-        let decoded = self.on_picture(move || pictures::decode(&content, limit)).await;
+        let memory = self.services.memory.clone();
+        let decoded = self.on_picture(move || pictures::decode(&content, limit, &memory)).await;
         self.picture(decoded)
     }
 }
@@ -59,13 +61,16 @@ impl wit::HostImage for CallState {
         let made = pictures::check_size(width, height, self.services.config.images.max_output_pixels);
         let made = made.and_then(|()| {
             let given = pixels.len();
+            let held = self.services.memory.hold(Use::Pictures, given)?;
             let picture = image::RgbaImage::from_raw(width, height, pixels);
             // `from_raw` accepts a longer buffer.
-            picture.filter(|_| given as u64 == u64::from(width) * u64::from(height) * 4).ok_or_else(|| {
+            let fits = given as u64 == u64::from(width) * u64::from(height) * 4;
+            let picture = picture.filter(|_| fits).ok_or_else(|| {
                 Error::invalid(format!("{given} bytes are not the pixels of a {width}x{height} RGBA picture"))
-            })
+            })?;
+            Ok(held.with(DynamicImage::ImageRgba8(picture)))
         });
-        self.picture(made.map(DynamicImage::ImageRgba8))
+        self.picture(made)
     }
 
     fn width(&mut self, picture: Resource<Picture>) -> wasmtime::Result<u32> {
@@ -114,17 +119,22 @@ impl wit::HostImage for CallState {
             wit::Format::Jpeg => Format::Jpeg,
             wit::Format::Webp => Format::Webp,
         };
+        let memory = self.services.memory.clone();
         let encoded = self.on_picture(move || {
-            let mut content = pictures::encode(&picture, Encoding { format, quality })?;
+            let mut content = pictures::encode(&picture, Encoding { format, quality }, &memory)?;
             if format == Format::Png {
+                content
+                    .held
+                    .grow(texts.iter().map(|(keyword, text)| keyword.len() + text.len() + 64).sum())?;
                 pictures::add_texts(&mut content, &texts)?;
             }
-            Ok(content)
+            let (content, held) = content.apart();
+            Ok(held.with_bytes(content))
         });
         let encoded = encoded.await;
         match encoded {
             Ok(content) => {
-                let blob = Blob { content: content.into(), media_type: format.media_type().into() };
+                let blob = Blob { content, media_type: format.media_type().into() };
                 Ok(Ok(self.table.push(blob)?))
             }
             Err(error) => Ok(Err(error.into())),
@@ -146,9 +156,12 @@ impl wit::HostImage for CallState {
             wit::Filter::Bicubic => Filter::CatmullRom,
             wit::Filter::Lanczos3 => Filter::Lanczos3,
         };
+        let memory = self.services.memory.clone();
         let resized = self.on_picture(move || {
             pictures::check_size(width, height, limit)?;
-            Ok(picture.resize_exact(width, height, filter))
+            let bytes = pictures::bytes(&picture, width, height);
+            let held = memory.hold(Use::Pictures, bytes)?;
+            Ok(held.with(picture.resize_exact(width, height, filter)))
         });
         let resized = resized.await;
         self.picture(resized)

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use reverie_memory::Use;
 use wasmtime::component::Resource;
 
 use super::{
@@ -53,8 +54,14 @@ impl wit::Host for CallState {
                 services.upscalers.output_size(picture.width(), picture.height(), &request)?;
             pictures::check_size(width, height, services.config.images.max_output_pixels)?;
             let control = OnDevice { ticket: services.device.ticket(), lease: Default::default(), steps };
-            let picture = Arc::try_unwrap(picture).unwrap_or_else(|shared| (*shared).clone());
-            services.upscalers.upscale(picture, &request, &control).map_err(Error::from)
+            let copied = picture.as_bytes().len();
+            // Beside the picture: a copy to work on, and what comes of it, with what the last pass starts from.
+            let mut held =
+                services.memory.hold(Use::Pictures, copied + 2 * pictures::bytes(&picture, width, height))?;
+            let made = services.upscalers.upscale((**picture).clone(), &request, &control)?;
+            drop(picture);
+            held.shrink(held.bytes().saturating_sub(made.as_bytes().len()));
+            Ok::<_, Error>(held.with(made))
         });
         match done.await {
             Ok(Ok(made)) => Ok(Ok(self.table.push(Picture(Arc::new(made)))?)),
