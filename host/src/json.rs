@@ -17,6 +17,19 @@ pub fn parse(text: &[u8]) -> serde_json::Result<(Value, bool)> {
     }
 }
 
+/// Bytes that the value of a text may take, at most about: its texts, places for its values, and for objects and lists what they
+/// begin with.
+pub fn weight(text: &[u8]) -> usize {
+    let of = |byte: &u8| match byte {
+        // A leaf of a B-tree, with places for eleven names and values.
+        b'{' => 704,
+        // A list begins with four places. A value has two, as it may just have grown, or one with a name of its own.
+        b'[' | b',' => 128,
+        _ => 0,
+    };
+    text.len() + text.iter().map(of).sum::<usize>()
+}
+
 /// The text with each lone half replaced; none where there are none.
 fn mended(text: &[u8]) -> Option<Vec<u8>> {
     let mut out = text.to_vec();

@@ -136,7 +136,7 @@ pub async fn registry(config: Config) -> Result<Arc<Registry>, String> {
     let metrics = Arc::new(Metrics::new());
     let memory = Budget::new(config.server.memory());
     let hub = Hub::new(config.hub.clone(), metrics.clone());
-    let jobs = open_jobs(&config.jobs).await?;
+    let jobs = open_jobs(&config.jobs, memory.clone()).await?;
     let (publisher, counters) = (hub.clone(), metrics.clone());
     jobs.on_event(move |event| publish(&publisher, &counters, event));
     let execution = &config.execution;
@@ -155,7 +155,7 @@ pub async fn registry(config: Config) -> Result<Arc<Registry>, String> {
         memory: memory.clone(),
         hub,
         jobs,
-        uploads: Uploads::new(config.uploads.clone()),
+        uploads: Uploads::new(config.uploads.clone(), memory.clone()),
         storage: Storage::open(&config.storage)?,
         storage_ok: AtomicBool::new(true),
         upscalers,
@@ -173,14 +173,14 @@ pub async fn registry(config: Config) -> Result<Arc<Registry>, String> {
 }
 
 /// To be called before the engine is made, which passes on the signals that are not its own.
-async fn open_jobs(config: &jobs::Config) -> Result<Arc<Jobs>, String> {
+async fn open_jobs(config: &jobs::Config, memory: Arc<Budget>) -> Result<Arc<Jobs>, String> {
     let (store, loaded) = Sqlite::open(&config.ledger, Arc::new(store::Machine))?;
     for note in &loaded.notes {
         tracing::error!(ledger = %config.ledger.display(), "the ledger: {note}");
     }
     let crashes = Crashes::beside(&config.ledger);
     let clock = Arc::new(jobs::Machine::default());
-    let jobs = Jobs::open(config.clone(), Box::new(store), loaded, clock, &crashes.at_fault());
+    let jobs = Jobs::open(config.clone(), Box::new(store), loaded, clock, &crashes.at_fault(), memory);
     crashes.forget(&jobs).await;
     Ok(jobs)
 }

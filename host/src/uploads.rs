@@ -9,6 +9,7 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use reverie_crash::vital;
+use reverie_memory::{Budget, Buffer, Use};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -18,6 +19,8 @@ use crate::{
     error::{Error, ErrorKind},
     jobs::{Given, Input},
 };
+
+const MAX_MEDIA_TYPE: usize = 255;
 
 /// Bytes that a kept text takes beside its content and key, about.
 const TEXT_OVERHEAD: usize = 128;
@@ -35,6 +38,7 @@ pub struct Upload {
 /// The uploads of all clients. The bytes in memory, arriving ones included, never exceed `uploads.max_total_bytes`.
 pub struct Uploads {
     config: config::Uploads,
+    memory: Arc<Budget>,
     state: Mutex<State>,
 }
 
@@ -54,9 +58,9 @@ pub struct Text {
 
 impl Uploads {
     /// Starts the sweep, which ends when the returned value is dropped. Needs a tokio runtime.
-    pub fn new(config: config::Uploads) -> Arc<Self> {
+    pub fn new(config: config::Uploads, memory: Arc<Budget>) -> Arc<Self> {
         let sweep = seconds(config.sweep_s);
-        let uploads = Arc::new(Self { config, state: Mutex::default() });
+        let uploads = Arc::new(Self { config, memory, state: Mutex::default() });
         let weak: Weak<Self> = Arc::downgrade(&uploads);
         let work = async move {
             loop {
@@ -69,9 +73,15 @@ impl Uploads {
         uploads
     }
 
+    /// What their memory is taken from.
+    pub fn memory(&self) -> &Arc<Budget> {
+        &self.memory
+    }
+
     /// Begins to take in one file.
     pub fn begin(self: &Arc<Self>) -> Incoming {
-        Incoming { uploads: self.clone(), content: Vec::new(), sha256: Sha256::new(), reserved: 0 }
+        let content = Buffer::new(self.memory.nothing(Use::Uploads));
+        Incoming { uploads: self.clone(), content, sha256: Sha256::new(), reserved: 0 }
     }
 
     /// Keeps a text under a key, in place of what was there.
@@ -194,7 +204,7 @@ pub fn missing(file_ref: &str) -> Error {
 /// A file that is arriving. Dropping it unfinished gives its memory back.
 pub struct Incoming {
     uploads: Arc<Uploads>,
-    content: Vec<u8>,
+    content: Buffer,
     sha256: Sha256,
     reserved: usize,
 }
@@ -204,7 +214,7 @@ impl Incoming {
     ///
     /// # Errors
     /// `TooLarge` over `uploads.max_file_bytes`, `Unavailable` when all uploads together are over
-    /// `uploads.max_total_bytes`.
+    /// `uploads.max_total_bytes`, or there is no memory for it.
     pub fn push(&mut self, chunk: &[u8]) -> Result<(), Error> {
         let config = &self.uploads.config;
         if self.content.len() + chunk.len() > config.max_file_bytes {
@@ -220,7 +230,7 @@ impl Incoming {
         state.bytes += chunk.len();
         self.reserved += chunk.len();
         drop(state);
-        self.content.extend_from_slice(chunk);
+        self.content.push(chunk)?;
         self.sha256.update(chunk);
         Ok(())
     }
@@ -228,15 +238,21 @@ impl Incoming {
     /// Keeps the file and returns its id, 32 hexadecimal digits.
     ///
     /// # Errors
-    /// `BadRequest` when it is empty.
+    /// `BadRequest` when it is empty, or its type too long.
     pub fn finish(mut self, media_type: Option<&str>) -> Result<String, Error> {
         if self.content.is_empty() {
             return Err(Error::new(ErrorKind::BadRequest, "the uploaded file is empty"));
         }
+        let media_type = media_type.unwrap_or("application/octet-stream");
+        if media_type.len() > MAX_MEDIA_TYPE {
+            let error = format!("the file's Content-Type is over {MAX_MEDIA_TYPE} bytes");
+            return Err(Error::new(ErrorKind::BadRequest, error));
+        }
         let id = Uuid::new_v4();
+        let nothing = Buffer::new(self.uploads.memory.nothing(Use::Uploads));
         let upload = Upload {
-            content: std::mem::take(&mut self.content).into(),
-            media_type: media_type.unwrap_or("application/octet-stream").to_owned(),
+            content: std::mem::replace(&mut self.content, nothing).into_bytes(),
+            media_type: media_type.to_owned(),
             sha256: std::mem::take(&mut self.sha256).finalize().iter().map(|b| format!("{b:02x}")).collect(),
         };
         self.reserved = 0;
@@ -256,7 +272,8 @@ mod tests {
     use super::*;
 
     fn uploads(ttl_s: f64) -> Arc<Uploads> {
-        Uploads::new(config::Uploads { max_file_bytes: 10, max_total_bytes: 15, ttl_s, sweep_s: 0.05 })
+        let config = config::Uploads { max_file_bytes: 10, max_total_bytes: 15, ttl_s, sweep_s: 0.05 };
+        Uploads::new(config, Budget::unlimited())
     }
 
     #[tokio::test]
@@ -279,7 +296,7 @@ mod tests {
     #[tokio::test]
     async fn texts_are_replaced_and_expire() {
         let config = config::Uploads { max_file_bytes: 10, max_total_bytes: 400, ttl_s: 0.1, sweep_s: 0.05 };
-        let uploads = Uploads::new(config);
+        let uploads = Uploads::new(config, Budget::unlimited());
         for content in ["a text", "another"] {
             uploads.keep_text("key", Bytes::from_static(content.as_bytes())).unwrap();
             assert_eq!(uploads.text("key").unwrap().content, content);
@@ -304,6 +321,29 @@ mod tests {
         assert_eq!(uploads.begin().finish(None).unwrap_err().kind, ErrorKind::BadRequest);
         drop(second);
         assert_eq!(uploads.figures(), (0, 0));
+        assert_eq!(uploads.memory().used(), 0);
+    }
+
+    #[tokio::test]
+    async fn the_budget_has_uploads_until_nobody_reads_them() {
+        let budget = Budget::new(4096);
+        let config =
+            config::Uploads { max_file_bytes: 5000, max_total_bytes: 9000, ttl_s: 60.0, sweep_s: 60.0 };
+        let uploads = Uploads::new(config, budget.clone());
+        let mut incoming = uploads.begin();
+        incoming.push(&[1; 2000]).unwrap();
+        let file_ref = incoming.finish(None).unwrap();
+        assert_eq!(budget.used_for(Use::Uploads), 2000);
+        let error = uploads.begin().push(&[1; 2000]).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Unavailable);
+        assert!(error.message.contains("server.memory_mb"), "{}", error.message);
+        assert_eq!(uploads.begin().push(&[1; 4000]).unwrap_err().kind, ErrorKind::TooLarge);
+        assert_eq!(uploads.figures(), (1, 2000));
+        let read = uploads.resolve(&file_ref).unwrap();
+        uploads.forget(&file_ref);
+        assert_eq!(budget.used(), 2000);
+        drop(read);
+        assert_eq!(budget.used(), 0);
     }
 
     #[tokio::test]

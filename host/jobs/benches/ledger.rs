@@ -23,6 +23,7 @@ use reverie_jobs::{
     Config, Jobs, Machine, Outcome, Spec,
     store::{self, Loaded, Sqlite, Store},
 };
+use reverie_memory::Budget;
 use serde_json::{Map, json};
 
 /// Turns of each store, of which the median counts.
@@ -111,7 +112,14 @@ async fn measure(kind: Kind, folder: &Path, clients: usize, lasts: Duration) -> 
             (Box::new(Lines::create(&folder.join("ledger.jsonl"), sync_ends)), Loaded::default())
         }
     };
-    let jobs = Jobs::open(config(), store, loaded, Arc::new(Machine::default()), &HashSet::new());
+    let jobs = Jobs::open(
+        config(),
+        store,
+        loaded,
+        Arc::new(Machine::default()),
+        &HashSet::new(),
+        Budget::unlimited(),
+    );
     let workers: Vec<_> = (0..8).map(|_| tokio::spawn(work(jobs.clone()))).collect();
     let sweeper = tokio::spawn(jobs.clone().sweep(|_| async { Ok(()) }));
     let began = Instant::now();
@@ -167,6 +175,8 @@ fn config() -> Config {
     Config {
         default_type: "echo".into(),
         queue_limit: 64,
+        max_params_bytes: 1 << 16,
+        max_params_values: 1000,
         concurrency: 8,
         background_limit: 16,
         background_concurrency: 4,
@@ -175,6 +185,7 @@ fn config() -> Config {
         keep_finished: 1000,
         keep_finished_total: 20000,
         keep_finished_hours: 24.0,
+        keep_records_mb: 0,
         keep_outputs_mb: 0,
         ledger: PathBuf::new(),
     }

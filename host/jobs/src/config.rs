@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     pub default_type: String,
     pub queue_limit: usize,
+    pub max_params_bytes: usize,
+    pub max_params_values: usize,
     pub concurrency: usize,
     pub background_limit: usize,
     pub background_concurrency: usize,
@@ -19,5 +21,6 @@ pub struct Config {
     pub keep_finished_total: usize,
     pub keep_finished_hours: f64,
     pub keep_outputs_mb: u64,
+    pub keep_records_mb: usize,
     pub ledger: PathBuf,
 }

@@ -16,6 +16,7 @@ mod retention;
 mod state;
 pub mod store;
 mod sweep;
+mod weight;
 
 use std::time::Duration;
 

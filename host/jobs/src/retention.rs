@@ -13,21 +13,31 @@ const GRACE_S: f64 = 60.0;
 /// Jobs that have ended, and the outputs of all.
 #[derive(Default)]
 pub struct Retention {
-    /// When a job ended, by the store's clock, and whose it was.
-    ended: BTreeMap<u64, (f64, String)>,
+    ended: BTreeMap<u64, Ended>,
     /// The jobs of each owner; those without one share a name that no client has.
     by_owner: BTreeMap<String, BTreeSet<u64>>,
     objects: HashMap<u64, Vec<Object>>,
     /// Bytes of the outputs of jobs that have ended.
     bytes: u64,
+    /// Bytes that these jobs take in memory.
+    weight: usize,
+}
+
+struct Ended {
+    /// By the store's clock.
+    at: f64,
+    owner: String,
+    weight: usize,
 }
 
 impl Retention {
-    pub fn ended(&mut self, n: u64, owner: Option<&str>, at: f64) {
+    pub fn ended(&mut self, n: u64, owner: Option<&str>, at: f64, weight: usize) {
         let owner = owner.unwrap_or_default().to_owned();
         self.by_owner.entry(owner.clone()).or_default().insert(n);
-        if self.ended.insert(n, (at, owner)).is_none() {
-            self.bytes += self.bytes_of(n);
+        self.weight += weight;
+        match self.ended.insert(n, Ended { at, owner, weight }) {
+            None => self.bytes += self.bytes_of(n),
+            Some(before) => self.weight -= before.weight,
         }
     }
 
@@ -57,9 +67,9 @@ impl Retention {
     /// Takes a job that has ended out, with its outputs.
     pub fn remove(&mut self, n: u64) -> Vec<Object> {
         let objects = self.take_objects(n, |_| true);
-        if let Some((_, owner)) = self.ended.remove(&n)
-            && let Some(jobs) = self.by_owner.get_mut(&owner)
-        {
+        if let Some(Ended { owner, weight, .. }) = self.ended.remove(&n) {
+            self.weight -= weight;
+            let jobs = self.by_owner.get_mut(&owner).expect("of an owner");
             jobs.remove(&n);
             if jobs.is_empty() {
                 self.by_owner.remove(&owner);
@@ -68,8 +78,8 @@ impl Retention {
         objects
     }
 
-    /// Takes out the jobs that are over what the configuration keeps: of each owner and of all, by age, and by the bytes of
-    /// their outputs; and returns them with these.
+    /// Takes out the jobs that are over what the configuration keeps: of each owner and of all, by age, by the memory they take, and
+    /// by the bytes of their outputs; and returns them with these.
     pub fn excess(&mut self, config: &Config, now: f64) -> (Vec<u64>, Vec<Object>) {
         let mut jobs = Vec::new();
         let mut objects = Vec::new();
@@ -82,11 +92,11 @@ impl Retention {
 
     fn next_excess(&self, config: &Config, now: f64) -> Option<u64> {
         let oldest = now - config.keep_finished_hours * 3600.0;
-        if let Some((n, _)) = self.ended.iter().find(|(_, (at, _))| *at < oldest) {
+        if let Some((n, _)) = self.ended.iter().find(|(_, ended)| ended.at < oldest) {
             return Some(*n);
         }
         // Whoever waits for a job gets what it made, also where little is kept.
-        let settled = |n: &u64| self.ended[n].0 <= now - GRACE_S;
+        let settled = |n: &u64| self.ended[n].at <= now - GRACE_S;
         let oldest_of = |jobs: &BTreeSet<u64>| jobs.first().copied().filter(settled);
         let over = |jobs: &&BTreeSet<u64>| jobs.len() > config.keep_finished;
         if let Some(n) = self.by_owner.values().filter(over).find_map(oldest_of) {
@@ -97,6 +107,9 @@ impl Retention {
                 self.by_owner.values().filter_map(|jobs| Some((jobs.len(), Reverse(oldest_of(jobs)?))));
             // Among owners with as many, whose oldest is the oldest of all.
             return candidates.max().map(|(_, Reverse(n))| n);
+        }
+        if config.keep_records_mb > 0 && self.weight > config.keep_records_mb.saturating_mul(1 << 20) {
+            return self.ended.keys().find(|n| settled(n)).copied();
         }
         let limit = config.keep_outputs_mb.saturating_mul(1 << 20);
         if config.keep_outputs_mb > 0 && self.bytes > limit {

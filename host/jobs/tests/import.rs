@@ -9,6 +9,7 @@ use reverie_jobs::{
     Jobs, Record, Status,
     store::{Machine, Sqlite},
 };
+use reverie_memory::Budget;
 use serde_json::json;
 use uuid::Uuid;
 
@@ -142,7 +143,7 @@ async fn outputs_of_imported_jobs_go_with_them() {
     found.sort_unstable();
     assert_eq!(found, [("both.png", 2, 1), ("one.png", 1, 3), ("two.png", 2, 1)]);
     let clock = Arc::new(reverie_jobs::Machine::default());
-    let jobs = Jobs::open(config(), Box::new(store), loaded, clock, &HashSet::new());
+    let jobs = Jobs::open(config(), Box::new(store), loaded, clock, &HashSet::new(), Budget::unlimited());
     jobs.delete(Uuid::from_u128(1)).await.expect("deleted");
     let mut deleted = Vec::new();
     jobs.sweep_once(&mut |key: String| {

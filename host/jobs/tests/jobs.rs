@@ -19,6 +19,7 @@ use reverie_jobs::{
     error::ErrorKind,
     store::{Machine, Sqlite},
 };
+use reverie_memory::Budget;
 use serde_json::{Map, json};
 use uuid::Uuid;
 
@@ -43,10 +44,24 @@ impl Clock for Turned {
 }
 
 fn start(path: &Path, config: Config, clock: Arc<dyn Clock>, at_fault: &[Uuid]) -> Arc<Jobs> {
+    open(path, config, clock, at_fault, Budget::unlimited())
+}
+
+fn start_with(path: &Path, config: Config, clock: Arc<dyn Clock>, memory: Arc<Budget>) -> Arc<Jobs> {
+    open(path, config, clock, &[], memory)
+}
+
+fn open(
+    path: &Path,
+    config: Config,
+    clock: Arc<dyn Clock>,
+    at_fault: &[Uuid],
+    memory: Arc<Budget>,
+) -> Arc<Jobs> {
     let (store, loaded) = Sqlite::open(path, Arc::new(Machine)).expect("opens");
     assert!(loaded.notes.is_empty(), "{:?}", loaded.notes);
     let at_fault: HashSet<Uuid> = at_fault.iter().copied().collect();
-    Jobs::open(config, Box::new(store), loaded, clock, &at_fault)
+    Jobs::open(config, Box::new(store), loaded, clock, &at_fault, memory)
 }
 
 fn spec(owner: &str, key: Option<&str>, prompt: &str) -> Spec {
@@ -216,6 +231,78 @@ async fn age_is_counted_by_the_clock_of_the_store() {
     clock.set(2e9, 4.1 * 3600.0);
     jobs.tick();
     assert!(ids(&jobs).is_empty());
+}
+
+#[tokio::test]
+async fn what_jobs_were_asked_with_is_bounded() {
+    let folder = quick_folder();
+    let path = folder.path().join("jobs.db");
+    let clock = Arc::new(Turned::default());
+    let budget = Budget::new(1 << 20);
+    let config = Config { keep_records_mb: 1, queue_limit: 100, ..config() };
+    let jobs = start_with(&path, config.clone(), clock.clone(), budget.clone());
+    let submit = async |prompt: &str, values: usize| {
+        let mut spec = spec("a", None, prompt);
+        spec.params.insert("list".into(), vec![0; values].into());
+        jobs.submit(spec, Vec::new(), |_| ()).await
+    };
+    let error = submit(&"x".repeat(1 << 16), 0).await.expect_err("long");
+    assert!(error.kind == ErrorKind::TooLarge && error.message.contains("jobs.max_params_bytes"), "{error}");
+    let error = submit("", 1000).await.expect_err("many");
+    assert!(error.kind == ErrorKind::TooLarge && error.message.contains("jobs.max_params_values"), "{error}");
+    assert_eq!(budget.used(), 0);
+    // New work has three quarters of it.
+    let prompt = "x".repeat(60_000);
+    let mut accepted = Vec::new();
+    let error = loop {
+        match submit(&prompt, 0).await {
+            Ok(submitted) => accepted.push(submitted.id),
+            Err(error) => break error,
+        }
+    };
+    assert!(error.kind == ErrorKind::Unavailable && error.message.contains("server.memory_mb"), "{error}");
+    assert!((10..14).contains(&accepted.len()), "{}", accepted.len());
+    for _ in &accepted {
+        let handle = take(&jobs).await;
+        jobs.finish(handle.id, done()).await;
+    }
+    // Those that have ended make room by and by.
+    clock.set(0.0, 61.0);
+    jobs.tick();
+    assert_eq!(ids(&jobs), accepted, "less than a megabyte");
+    let used = budget.used();
+    jobs.delete(accepted.remove(0)).await.expect("ended");
+    assert!(budget.used() < used);
+    submit(&prompt, 0).await.expect("room for one more");
+    jobs.close().await;
+    let used = budget.used();
+    drop(jobs);
+    assert_eq!(budget.used(), 0);
+
+    // What is there already is taken up whatever is free.
+    let small = Budget::new(1000);
+    let jobs = start_with(&path, config, clock, small.clone());
+    assert_eq!((ids(&jobs).len(), small.used()), (accepted.len() + 1, used));
+}
+
+#[tokio::test]
+async fn ended_jobs_go_by_the_memory_they_take() {
+    let folder = quick_folder();
+    let clock = Arc::new(Turned::default());
+    let config = Config { keep_records_mb: 1, ..config() };
+    let jobs = start(&folder.path().join("jobs.db"), config, clock.clone(), &[]);
+    let mut all = Vec::new();
+    for _ in 0..4 {
+        let id = submit(&jobs, "a").await;
+        take(&jobs).await;
+        let meta = Map::from_iter([("text".to_owned(), json!("x".repeat(300_000)))]);
+        jobs.finish(id, Outcome::Done { outputs: Vec::new(), meta }).await;
+        all.push(id);
+    }
+    assert_eq!(ids(&jobs), all);
+    clock.set(0.0, 61.0);
+    jobs.tick();
+    assert_eq!(ids(&jobs), all[1..]);
 }
 
 #[tokio::test]

@@ -61,6 +61,17 @@ impl Held {
         }
     }
 
+    /// Holds this many bytes from now on, whatever is free: of what is there already.
+    pub fn resize_anyway(&mut self, bytes: usize) {
+        match bytes.checked_sub(self.bytes) {
+            Some(more) => {
+                self.budget.add(self.of, more);
+                self.bytes = bytes;
+            }
+            None => self.shrink(self.bytes - bytes),
+        }
+    }
+
     /// These bytes, which hold the memory as long as any part of any copy of them is there.
     pub fn with_bytes(self, content: Vec<u8>) -> Bytes {
         if content.is_empty() {

@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+mod buffer;
 mod held;
 mod machine;
 
@@ -15,6 +16,7 @@ use std::{
     },
 };
 
+pub use buffer::Buffer;
 pub use held::{Held, Kept};
 pub use machine::available;
 

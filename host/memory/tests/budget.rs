@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use reverie_memory::{Budget, Held, Use};
+use reverie_memory::{Budget, Buffer, Held, Use};
 
 /// What is free for new work and for what has begun, of a budget of this size.
 const LIMIT: usize = 1000;
@@ -140,4 +140,28 @@ fn many_threads_never_hold_more_than_there_is() {
         }
     });
     assert_eq!(budget.used(), 0);
+}
+
+#[test]
+fn a_buffer_asks_before_it_grows() {
+    const MB: usize = 1 << 20;
+    let budget = Budget::new(4 * MB);
+    let mut buffer = Buffer::new(budget.nothing(Use::Bodies));
+    let mut pushed = 0;
+    // It would double to more than there is, and takes what is left.
+    while buffer.push(&[7; 1000]).is_ok() {
+        pushed += 1000;
+        assert!((pushed..=3 * MB).contains(&budget.used()), "{} held for {pushed}", budget.used());
+    }
+    assert_eq!(buffer.len(), pushed);
+    assert!(pushed > 3 * MB - 1000);
+    drop(buffer);
+    assert_eq!(budget.used(), 0);
+
+    let mut buffer = Buffer::new(budget.nothing(Use::Bodies));
+    buffer.push(&[1; 1500]).unwrap();
+    buffer.push(&[2; 100]).unwrap();
+    assert!(budget.used() > 1600);
+    let content = buffer.into_bytes();
+    assert_eq!((content.len(), content[1499], content[1500], budget.used()), (1600, 1, 2, 1600));
 }

@@ -237,6 +237,8 @@ impl Config {
             ("hub.max_message_bytes", self.hub.max_message_bytes),
             ("hub.max_inflight", self.hub.max_inflight),
             ("jobs.queue_limit", self.jobs.queue_limit),
+            ("jobs.max_params_bytes", self.jobs.max_params_bytes),
+            ("jobs.max_params_values", self.jobs.max_params_values),
             ("jobs.concurrency", self.jobs.concurrency),
             ("jobs.background_concurrency", self.jobs.background_concurrency),
             ("jobs.max_attempts", self.jobs.max_attempts as usize),

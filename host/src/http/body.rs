@@ -1,8 +1,9 @@
 //! JSON bodies, and pictures inside of them.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::Buf;
 use futures_util::{Stream, StreamExt};
+use reverie_memory::{Budget, Buffer, Kept, Use};
 use serde_json::{Map, Value};
 use std::{pin::pin, sync::Arc};
 use warp::{Filter, Rejection};
@@ -11,6 +12,7 @@ use super::error::reject;
 use crate::{
     error::{Error, ErrorKind},
     json,
+    plugins::Registry,
     uploads::Uploads,
 };
 
@@ -18,14 +20,26 @@ use crate::{
 pub const WITH_PICTURES: u64 = 96 << 20;
 pub const PLAIN: u64 = 1 << 20;
 
-/// A body of at most `limit` bytes, with or without a `Content-Length`.
-pub fn bytes(limit: u64) -> impl Filter<Extract = (Bytes,), Error = Rejection> + Clone {
+/// A JSON body of at most `limit` bytes, with or without a `Content-Length`. It holds memory also for what is read from it.
+pub fn json(
+    limit: u64,
+    registry: &Arc<Registry>,
+) -> impl Filter<Extract = (Kept<Vec<u8>>,), Error = Rejection> + Clone + use<> {
+    let memory = registry.services.memory.clone();
     warp::header::optional::<u64>("content-length").and(warp::body::stream()).and_then(
-        move |length: Option<u64>, body| async move {
-            if length.is_some_and(|length| length > limit) {
-                return Err(reject(too_large(limit)));
+        move |length: Option<u64>, body| {
+            let memory = memory.clone();
+            async move {
+                if length.is_some_and(|length| length > limit) {
+                    return Err(reject(too_large(limit)));
+                }
+                let read = collect(body, limit, &memory).await.map(Buffer::into_kept).and_then(|mut body| {
+                    let parsed = json::weight(&body);
+                    body.held.grow(parsed)?;
+                    Ok(body)
+                });
+                read.map_err(reject)
             }
-            collect(body, limit).await.map_err(reject)
         },
     )
 }
@@ -33,21 +47,36 @@ pub fn bytes(limit: u64) -> impl Filter<Extract = (Bytes,), Error = Rejection> +
 /// Reads a body of at most `limit` bytes.
 ///
 /// # Errors
-/// `TooLarge`, `BadRequest` where it breaks off.
+/// `TooLarge`, `BadRequest` where it breaks off, `Unavailable` when there is no memory for it.
 pub async fn collect<B: Buf>(
     body: impl Stream<Item = Result<B, warp::Error>>,
     limit: u64,
-) -> Result<Bytes, Error> {
-    let mut content = BytesMut::new();
+    memory: &Arc<Budget>,
+) -> Result<Buffer, Error> {
+    let mut content = Buffer::new(memory.nothing(Use::Bodies));
     let mut body = pin!(body);
     while let Some(chunk) = body.next().await {
         let chunk = chunk.map_err(|_| Error::new(ErrorKind::BadRequest, "the body broke off"))?;
         if (content.len() + chunk.remaining()) as u64 > limit {
             return Err(too_large(limit));
         }
-        content.put(chunk);
+        push(&mut content, chunk)?;
     }
-    Ok(content.freeze())
+    Ok(content)
+}
+
+/// Adds what has arrived.
+///
+/// # Errors
+/// `TooLarge` or `Unavailable` when there is no memory for it.
+pub fn push(content: &mut Buffer, mut chunk: impl Buf) -> Result<(), Error> {
+    while chunk.has_remaining() {
+        let piece = chunk.chunk();
+        content.push(piece)?;
+        let length = piece.len();
+        chunk.advance(length);
+    }
+    Ok(())
 }
 
 fn too_large(limit: u64) -> Error {
@@ -99,17 +128,20 @@ pub fn integer(value: &Value) -> Option<u64> {
 /// # Errors
 /// `InvalidInput`, `TooLarge`, or `Unavailable` when the memory for uploads is full.
 pub fn picture(uploads: &Arc<Uploads>, name: &str, text: &str) -> Result<String, Error> {
-    upload(uploads, &decoded(name, text)?)
+    let content = decoded(name, text, uploads.memory())?;
+    upload(uploads, &content)
 }
 
 /// The bytes of a picture in base64, as [`picture`] takes it.
 ///
 /// # Errors
-/// `InvalidInput`.
-pub fn decoded(name: &str, text: &str) -> Result<Vec<u8>, Error> {
-    let encoded = text.split_once("base64,").map_or(text, |(_, encoded)| encoded);
-    let content = BASE64_STANDARD.decode(encoded.trim());
-    content.map_err(|e| Error::invalid(format!("{name}: not a picture in base64: {e}")))
+/// `InvalidInput`, or `Unavailable` when there is no memory for it.
+pub fn decoded(name: &str, text: &str, memory: &Arc<Budget>) -> Result<Kept<Vec<u8>>, Error> {
+    let encoded = text.split_once("base64,").map_or(text, |(_, encoded)| encoded).trim();
+    let held = memory.hold(Use::Bodies, base64::decoded_len_estimate(encoded.len()))?;
+    let content = BASE64_STANDARD.decode(encoded);
+    let content = content.map_err(|e| Error::invalid(format!("{name}: not a picture in base64: {e}")))?;
+    Ok(held.with(content))
 }
 
 /// Makes an upload of bytes.

@@ -17,6 +17,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use reverie_memory::Budget;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -37,6 +38,7 @@ type Hook = Box<dyn Fn(&Event) + Send + Sync>;
 /// The jobs of a server, and the queue.
 pub struct Jobs {
     pub(crate) config: Config,
+    memory: Arc<Budget>,
     pub(crate) state: Mutex<State>,
     work: Notify,
     /// Told when a key that was reserved is given back.

@@ -10,6 +10,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use reverie_memory::Budget;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -32,13 +33,14 @@ impl Jobs {
         loaded: Loaded,
         clock: Arc<dyn Clock>,
         at_fault: &HashSet<Uuid>,
+        memory: Arc<Budget>,
     ) -> Arc<Self> {
         let mut state = State::default();
         let Kept { records, objects, doomed, served } = loaded.kept;
         let mut given_up = Vec::new();
         for record in records {
             let id = record.job.id;
-            match state.restore(record, at_fault.contains(&id), &config) {
+            match state.restore(record, at_fault.contains(&id), &config, &memory) {
                 Restored::AsItWas => {}
                 Restored::Again => {
                     let record = state.record(id).expect("just restored");
@@ -60,6 +62,7 @@ impl Jobs {
             store.recover_with(Box::new(move || weak.upgrade().map(|jobs| jobs.kept()).unwrap_or_default()));
             Self {
                 config,
+                memory,
                 state: Mutex::new(state),
                 work: Notify::new(),
                 keys: Notify::new(),

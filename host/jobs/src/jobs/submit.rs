@@ -3,16 +3,21 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use reverie_memory::{Held, Use};
 use uuid::Uuid;
 
 use super::{Jobs, unwritten};
 use crate::{
     Content, Input, JobHandle, MAX_KEY, Snapshot, Spec,
-    error::Error,
+    error::{Error, ErrorKind},
     reservation::{Place, Reservation},
     state::State,
     store::{Change, Durability},
+    weight,
 };
+
+/// Bytes that a job takes beside its parameters, about.
+const JOB: usize = 2048;
 
 /// A file that comes with a job.
 #[derive(Debug, Clone)]
@@ -34,14 +39,15 @@ impl Jobs {
     /// can start. One that its owner has submitted before, with the same key, is not accepted again.
     ///
     /// # Errors
-    /// `Busy` when the queue is full, `Conflict` when the job's name is taken, or its key by another job, `Unavailable` when it
-    /// can't be stored.
+    /// `TooLarge` or `InvalidInput` for more parameters than are accepted, `Busy` when the queue is full, `Conflict` when the job's
+    /// name is taken, or its key by another job, `Unavailable` when it can't be stored or there is no memory for it.
     pub async fn submit(
         &self,
         spec: Spec,
         given: Vec<Given>,
         accepted: impl FnOnce(Uuid),
     ) -> Result<Submitted, Error> {
+        let held = self.hold(&spec)?;
         let (reservation, n) = loop {
             let notified = self.keys.notified();
             tokio::pin!(notified);
@@ -60,7 +66,7 @@ impl Jobs {
         let now = self.clock.unix();
         let (inputs, contents) = taken_apart(given);
         let mut fresh = State::default();
-        fresh.enqueue(n, handle.clone(), inputs.clone(), now);
+        fresh.enqueue(n, handle.clone(), inputs.clone(), now, self.memory.nothing(Use::Jobs));
         let record = fresh.record(handle.id).expect("just queued");
         let stored = {
             let mut state = self.state.lock();
@@ -76,13 +82,34 @@ impl Jobs {
         }
         accepted(handle.id);
         let mut state = self.state.lock();
-        state.enqueue(n, handle.clone(), inputs, now);
+        state.enqueue(n, handle.clone(), inputs, now, held);
         // Given back in the same breath, so that no accepted job is ever outside both counts.
         reservation.give_back(&mut state);
         self.keys.notify_waiters();
         self.publish_queue(&state);
         self.work.notify_waiters();
         Ok(Submitted { id: handle.id, again: false })
+    }
+
+    /// Memory for what a job is asked with.
+    fn hold(&self, spec: &Spec) -> Result<Held, Error> {
+        let most = self.config.max_params_values;
+        let values = weight::values(&spec.params);
+        if values > most {
+            let error = format!(
+                "the job's parameters have {values} values; accepted are up to {most} (jobs.max_params_values)"
+            );
+            return Err(Error::new(ErrorKind::TooLarge, error));
+        }
+        let most = self.config.max_params_bytes;
+        let bytes = serde_json::to_vec(&spec.params).map_or(usize::MAX, |text| text.len());
+        if bytes > most {
+            let error = format!(
+                "the job's parameters are {bytes} bytes as JSON; accepted are up to {most} (jobs.max_params_bytes)"
+            );
+            return Err(Error::new(ErrorKind::TooLarge, error));
+        }
+        Ok(self.memory.hold(Use::Jobs, JOB + weight::of(&spec.params))?)
     }
 
     pub(crate) fn key_given_back(&self) {

@@ -55,8 +55,10 @@ impl State {
         entry.snapshot = ending.record.job.clone();
         entry.ended_at = ending.record.ended_at;
         (entry.ending, entry.inputs) = (None, Vec::new());
+        entry.held.resize_anyway(entry.weight());
         self.active.remove(&ending.n);
-        self.retention.ended(ending.n, entry.snapshot.owner.as_deref(), entry.ended_at.unwrap_or(0.0));
+        let owner = entry.snapshot.owner.as_deref();
+        self.retention.ended(ending.n, owner, entry.ended_at.unwrap_or(0.0), entry.held.bytes());
     }
 
     /// Drops jobs that have ended.

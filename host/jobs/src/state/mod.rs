@@ -15,7 +15,9 @@ use uuid::Uuid;
 pub use end::Ending;
 pub use restart::Restored;
 
-use crate::{Input, JobHandle, MayStart, Record, Snapshot, Status, retention::Retention};
+use reverie_memory::Held;
+
+use crate::{Input, JobHandle, MayStart, Record, Snapshot, Spec, Status, retention::Retention, weight};
 
 #[derive(Default)]
 pub struct State {
@@ -49,6 +51,8 @@ struct Entry {
     faults: u32,
     interruptions: u32,
     ended_at: Option<f64>,
+    /// Memory for what was asked and what came of it.
+    held: Held,
 }
 
 impl State {
@@ -58,7 +62,7 @@ impl State {
         self.next
     }
 
-    pub fn enqueue(&mut self, n: u64, handle: Arc<JobHandle>, inputs: Vec<Input>, now: f64) {
+    pub fn enqueue(&mut self, n: u64, handle: Arc<JobHandle>, inputs: Vec<Input>, now: f64, held: Held) {
         let snapshot = Snapshot::queued(&handle, now);
         let entry = Entry {
             handle,
@@ -69,6 +73,7 @@ impl State {
             faults: 0,
             interruptions: 0,
             ended_at: None,
+            held,
         };
         self.insert(n, entry);
     }
@@ -83,7 +88,8 @@ impl State {
             self.active.insert(n);
         } else {
             entry.handle.finish();
-            self.retention.ended(n, entry.snapshot.owner.as_deref(), entry.ended_at.unwrap_or(0.0));
+            let owner = entry.snapshot.owner.as_deref();
+            self.retention.ended(n, owner, entry.ended_at.unwrap_or(0.0), entry.held.bytes());
         }
         self.entries.insert(n, entry);
     }
@@ -284,6 +290,11 @@ impl State {
 }
 
 impl Entry {
+    /// Bytes of what was asked and of what came of it.
+    fn weight(&self) -> usize {
+        weight_of(&self.handle.spec, &self.snapshot)
+    }
+
     fn is_running(&self) -> bool {
         self.snapshot.status == Status::Running && self.ending.is_none()
     }
@@ -300,4 +311,12 @@ impl Entry {
             ended_at: self.ended_at,
         }
     }
+}
+
+/// Bytes of a job in memory, at most about.
+pub fn weight_of(spec: &Spec, snapshot: &Snapshot) -> usize {
+    /// Of what each job has.
+    const ENTRY: usize = 2048;
+    let error = snapshot.error.as_ref().map_or(0, String::len);
+    ENTRY + weight::of(&spec.params) + weight::of(&snapshot.detail) + weight::of(&snapshot.meta) + error
 }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Entry, State};
+use reverie_memory::{Budget, Use};
+
+use super::{Entry, State, weight_of};
 use crate::{Config, JobHandle, Record, Status};
 
 /// What became of a job of an earlier process.
@@ -16,7 +18,13 @@ pub enum Restored {
 
 impl State {
     /// Takes up a job of an earlier process; `at_fault` says whether it is known to have ended that.
-    pub fn restore(&mut self, record: Record, at_fault: bool, config: &Config) -> Restored {
+    pub fn restore(
+        &mut self,
+        record: Record,
+        at_fault: bool,
+        config: &Config,
+        memory: &Arc<Budget>,
+    ) -> Restored {
         let Record { n, spec, mut job, told, inputs, mut faults, mut interruptions, ended_at } = record;
         let ran = job.status == Status::Running;
         if ran {
@@ -42,9 +50,18 @@ impl State {
         handle.set_priority(job.priority);
         let inputs = if job.status.is_active() { inputs } else { Vec::new() };
         self.next = self.next.max(n);
-        let started = None;
-        let entry =
-            Entry { handle, snapshot: job, started, ending: None, inputs, faults, interruptions, ended_at };
+        let held = memory.hold_anyway(Use::Jobs, weight_of(&handle.spec, &job));
+        let entry = Entry {
+            handle,
+            snapshot: job,
+            started: None,
+            ending: None,
+            inputs,
+            faults,
+            interruptions,
+            ended_at,
+            held,
+        };
         self.insert(n, entry);
         restored
     }

@@ -59,6 +59,8 @@ pub fn config() -> Config {
     Config {
         default_type: "image".into(),
         queue_limit: 100,
+        max_params_bytes: 1 << 16,
+        max_params_values: 1000,
         concurrency: 1,
         background_limit: 1,
         background_concurrency: 1,
@@ -67,6 +69,7 @@ pub fn config() -> Config {
         keep_finished: 100,
         keep_finished_total: 1000,
         keep_finished_hours: 24.0,
+        keep_records_mb: 0,
         keep_outputs_mb: 0,
         ledger: "jobs.db".into(),
     }

@@ -7,6 +7,7 @@ use reverie_jobs::{
     Event, Jobs, Status,
     store::{Command, Committer, Database, Kept, Loaded, Sqlite},
 };
+use reverie_memory::Budget;
 use tokio::sync::mpsc::UnboundedReceiver;
 use uuid::Uuid;
 
@@ -30,7 +31,14 @@ impl Process {
     pub fn new(world: &Shared, database: Database, loaded: Loaded) -> Self {
         let at_fault = at_fault(world, &loaded.kept);
         let (store, committer, receiver) = Sqlite::without_thread(database);
-        let jobs = Jobs::open(world.config.clone(), Box::new(store), loaded, world.clock.clone(), &at_fault);
+        let jobs = Jobs::open(
+            world.config.clone(),
+            Box::new(store),
+            loaded,
+            world.clock.clone(),
+            &at_fault,
+            Budget::unlimited(),
+        );
         let events = Arc::new(Mutex::new(Vec::new()));
         let heard = events.clone();
         jobs.on_event(move |event| heard.lock().push(event.clone()));

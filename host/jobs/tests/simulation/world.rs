@@ -43,6 +43,8 @@ impl World {
         let config = Config {
             default_type: "generate".into(),
             queue_limit: chance.pick(&[3, 64]),
+            max_params_bytes: 1 << 16,
+            max_params_values: 1000,
             concurrency: 2,
             background_limit: 4,
             background_concurrency: 1,
@@ -51,6 +53,7 @@ impl World {
             keep_finished: if few { 2 } else { 1000 },
             keep_finished_total: if few { 3 } else { 10_000 },
             keep_finished_hours: hours,
+            keep_records_mb: 0,
             keep_outputs_mb: 0,
             ledger: crate::history::LEDGER.into(),
         };

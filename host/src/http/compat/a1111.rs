@@ -5,8 +5,8 @@ mod read;
 use std::sync::Arc;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use bytes::Bytes;
 use image::DynamicImage;
+use reverie_memory::Kept;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -66,9 +66,9 @@ fn routes(registry: &Arc<Registry>) -> Route {
         .and(warp::path::param::<String>())
         .and(warp::path::end())
         .and(warp::post())
-        .and(body::bytes(body::WITH_PICTURES))
+        .and(body::json(body::WITH_PICTURES, registry))
         .and(with(registry))
-        .then(|what: String, body: Bytes, registry: Arc<Registry>| async move {
+        .then(|what: String, body: Kept<Vec<u8>>, registry: Arc<Registry>| async move {
             or_error(write(&what, &body, &registry).await)
         });
     get.or(post).unify().boxed()
@@ -322,7 +322,7 @@ async fn params(
         let uploads = &registry.services.uploads;
         params.insert("image".into(), body::picture(uploads, "init_images", first)?.into());
         if let Some(mask) = body::text(asked, "mask")? {
-            let mut mask = body::decoded("mask", mask)?;
+            let mut mask = body::decoded("mask", mask, uploads.memory())?;
             if flag(asked, "inpainting_mask_invert")? {
                 mask = inverted(mask, registry).await?;
             }
@@ -351,7 +351,7 @@ fn flag(asked: &Map<String, Value>, field: &str) -> Result<bool, Error> {
 }
 
 /// A mask with black and white exchanged, as a PNG.
-async fn inverted(mask: Vec<u8>, registry: &Registry) -> Result<Vec<u8>, Error> {
+async fn inverted(mask: Kept<Vec<u8>>, registry: &Registry) -> Result<Kept<Vec<u8>>, Error> {
     let memory = registry.services.memory.clone();
     let limit = registry.services.config.images.max_input_pixels;
     let made = tokio::task::spawn_blocking(move || {
@@ -359,7 +359,7 @@ async fn inverted(mask: Vec<u8>, registry: &Registry) -> Result<Vec<u8>, Error> 
         image::imageops::invert(&mut *mask);
         let mask = mask.map(DynamicImage::ImageLuma8);
         let encoding = Encoding { format: Format::Png, quality: 100 };
-        pictures::encode(&mask, encoding, &memory).map(|png| png.apart().0)
+        pictures::encode(&mask, encoding, &memory)
     });
     made.await.map_err(|_| Error::internal("the mask could not be read (a fault of the server)"))?
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use bytes::Bytes;
+use reverie_memory::Kept;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -50,13 +50,13 @@ fn routes(registry: &Arc<Registry>) -> Route {
     let post = action
         .and(warp::post())
         .and(warp::query::<HashMap<String, String>>())
-        .and(body::bytes(body::PLAIN))
+        .and(body::json(body::PLAIN, registry))
         .and(with(registry))
         .then(
             |python: bool,
              action: String,
              query: HashMap<String, String>,
-             body: Bytes,
+             body: Kept<Vec<u8>>,
              registry: Arc<Registry>| async move {
                 let sent = async {
                     let mut fields = body::object(&body)?;

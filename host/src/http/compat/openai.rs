@@ -6,7 +6,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::{Buf, Bytes};
 use futures_util::StreamExt;
 use image::{DynamicImage, GrayImage};
-use reverie_memory::{Budget, Use};
+use reverie_memory::{Budget, Buffer, Kept, Use};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -76,10 +76,10 @@ fn routes(registry: &Arc<Registry>) -> Route {
     let host = warp::header::optional::<String>("host");
     let generations = warp::path!("v1" / "images" / "generations")
         .and(warp::post())
-        .and(body::bytes(body::PLAIN))
+        .and(body::json(body::PLAIN, registry))
         .and(host)
         .and(with(registry))
-        .then(|body: Bytes, host: Option<String>, registry: Arc<Registry>| async move {
+        .then(|body: Kept<Vec<u8>>, host: Option<String>, registry: Arc<Registry>| async move {
             or_error(
                 generations(&body, host.as_deref(), &registry).await.map(|made| warp::reply::json(&made)),
             )
@@ -306,13 +306,14 @@ fn mode(asked: &Map<String, Value>, registry: &Registry) -> Result<Value, Error>
 }
 
 async fn edits(mut form: FormData, host: Option<&str>, registry: &Arc<Registry>) -> Result<Made, Error> {
+    let uploads = &registry.services.uploads;
     let (mut asked, mut image, mut mask) = (Map::new(), None, None);
     let mut room = MAX_FORM;
     while let Some(part) = form.next().await {
         let part =
             part.map_err(|_| Error::new(ErrorKind::BadRequest, "the multipart form is broken or broke off"))?;
         let name = part.name().to_owned();
-        let content = read(part, room).await?;
+        let content = read(part, room, uploads.memory()).await?;
         // A part without content takes room too, or there could be any number of them.
         room = room.saturating_sub(content.len() + name.len() + 64);
         match name.as_str() {
@@ -322,7 +323,7 @@ async fn edits(mut form: FormData, host: Option<&str>, registry: &Arc<Registry>)
             "image" | "image[]" => image = Some(content),
             "mask" => mask = Some(content),
             _ => {
-                let text = String::from_utf8(content).map_err(|_| {
+                let text = String::from_utf8(content.to_vec()).map_err(|_| {
                     Error::new(ErrorKind::BadRequest, format!("the form field '{name}' is not UTF-8"))
                 })?;
                 let number: Option<Value> = serde_json::from_str(&text)
@@ -333,7 +334,6 @@ async fn edits(mut form: FormData, host: Option<&str>, registry: &Arc<Registry>)
         }
     }
     let image = image.ok_or_else(|| Error::invalid("image: the field is missing"))?;
-    let uploads = &registry.services.uploads;
     let limit = registry.services.config.images.max_input_pixels;
     let memory = registry.services.memory.clone();
     let mask = {
@@ -352,7 +352,7 @@ async fn edits(mut form: FormData, host: Option<&str>, registry: &Arc<Registry>)
 
 /// OpenAI's masks are transparent where the picture is made anew: as a PNG that is white there. None where nothing is
 /// transparent.
-fn edited(content: &[u8], limit: u64, memory: &Arc<Budget>) -> Result<Option<Vec<u8>>, Error> {
+fn edited(content: &[u8], limit: u64, memory: &Arc<Budget>) -> Result<Option<Kept<Vec<u8>>>, Error> {
     let picture = pictures::decode(content, limit, memory)?;
     if !picture.color().has_alpha() {
         return Ok(None);
@@ -366,22 +366,21 @@ fn edited(content: &[u8], limit: u64, memory: &Arc<Budget>) -> Result<Option<Vec
         return Ok(None);
     }
     let encoding = Encoding { format: Format::Png, quality: 100 };
-    pictures::encode(&DynamicImage::ImageLuma8(mask), encoding, memory).map(|png| Some(png.apart().0))
+    pictures::encode(&DynamicImage::ImageLuma8(mask), encoding, memory).map(Some)
 }
 
 /// A part of at most `room` bytes.
-async fn read(mut part: Part, room: usize) -> Result<Vec<u8>, Error> {
+async fn read(mut part: Part, room: usize, memory: &Arc<Budget>) -> Result<Bytes, Error> {
     if room == 0 {
         return Err(Error::new(ErrorKind::TooLarge, format!("the form is over {MAX_FORM} bytes")));
     }
-    let mut content = Vec::new();
+    let mut content = Buffer::new(memory.nothing(Use::Bodies));
     while let Some(chunk) = part.data().await {
-        let mut chunk =
-            chunk.map_err(|_| Error::new(ErrorKind::BadRequest, "the multipart form broke off"))?;
+        let chunk = chunk.map_err(|_| Error::new(ErrorKind::BadRequest, "the multipart form broke off"))?;
         if content.len() + chunk.remaining() > room {
             return Err(Error::new(ErrorKind::TooLarge, format!("the form is over {MAX_FORM} bytes")));
         }
-        content.extend_from_slice(&chunk.copy_to_bytes(chunk.remaining()));
+        body::push(&mut content, chunk)?;
     }
-    Ok(content)
+    Ok(content.into_bytes())
 }

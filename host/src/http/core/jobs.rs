@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use reverie_memory::Kept;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 use warp::{
@@ -29,13 +30,13 @@ pub fn routes(registry: &Arc<Registry>) -> Route {
         .and(warp::query::<Query>())
         .and(warp::header::optional::<String>("prefer"))
         .and(warp::header::optional::<String>("idempotency-key"))
-        .and(body::bytes(body::PLAIN))
+        .and(body::json(body::PLAIN, registry))
         .and(with(registry))
         .then(
             |query: Query,
              prefer: Option<String>,
              key: Option<String>,
-             body: Bytes,
+             body: Kept<Vec<u8>>,
              registry: Arc<Registry>| async move {
                 or_error(create(&query, prefer.as_deref(), key, &body, &registry).await)
             },

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use reverie_memory::Kept;
 use serde_json::{Map, Value};
 use warp::Filter;
 
@@ -20,9 +20,9 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b':').remove(b'-').remove(b'
 pub fn routes(registry: &Arc<Registry>) -> Route {
     warp::path!("v1" / "messages" / String)
         .and(warp::post())
-        .and(body::bytes(body::PLAIN))
+        .and(body::json(body::PLAIN, registry))
         .and(with(registry))
-        .then(|kind: String, body: Bytes, registry: Arc<Registry>| async move {
+        .then(|kind: String, body: Kept<Vec<u8>>, registry: Arc<Registry>| async move {
             let kind = percent_decode_str(&kind).decode_utf8_lossy();
             let asked = async { ask(&registry, &kind, body::object(&body)?).await };
             or_error(asked.await.map(|reply| warp::reply::json(&reply)))

@@ -139,7 +139,8 @@ async fn put<B: Buf>(
     let key = decoded(key)?;
     public(&key)?;
     let services = &registry.services;
-    let content = body::collect(body, services.config.storage.max_put_bytes as u64).await?;
+    let limit = services.config.storage.max_put_bytes as u64;
+    let content = body::collect(body, limit, &services.memory).await?.into_bytes();
     match media_type.and_then(|media_type| payload(media_type, &content)) {
         Some(text) => {
             storage::check_key(&key)?;

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use bytes::Bytes;
+use reverie_memory::Kept;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -31,9 +31,9 @@ pub fn routes(registry: &Arc<Registry>) -> Route {
     let told = warp::path("api")
         .and(warp::path::tail())
         .and(warp::post())
-        .and(body::bytes(body::PLAIN))
+        .and(body::json(body::PLAIN, registry))
         .and(with(registry))
-        .then(|path: Tail, body: Bytes, registry: Arc<Registry>| async move {
+        .then(|path: Tail, body: Kept<Vec<u8>>, registry: Arc<Registry>| async move {
             or_error(write(path.as_str(), &body, registry).await.map(|answer| warp::reply::json(&answer)))
         });
     asked.or(told).unify().boxed()

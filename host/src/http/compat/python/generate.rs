@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use reverie_memory::Kept;
 use serde_json::{Map, Value};
 use warp::{
     Filter, Reply,
@@ -24,11 +24,11 @@ use crate::{
 pub fn routes(registry: &Arc<Registry>) -> Route {
     warp::path!("generate")
         .and(warp::post())
-        .and(body::bytes(body::PLAIN))
+        .and(body::json(body::PLAIN, registry))
         .and(with(registry))
-        .then(
-            |body: Bytes, registry: Arc<Registry>| async move { or_error(generate(&body, &registry).await) },
-        )
+        .then(|body: Kept<Vec<u8>>, registry: Arc<Registry>| async move {
+            or_error(generate(&body, &registry).await)
+        })
         .boxed()
 }
 
