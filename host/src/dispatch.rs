@@ -9,6 +9,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
+use reverie_memory::{Held, Use};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -26,6 +27,12 @@ use crate::{
 
 /// Fields of `job:submit` that are not the job's parameters.
 const ENVELOPE: &[&str] = &["type", "id", "jobType", "priority", "key"];
+
+/// Jobs in one `job:list:result`.
+const MAX_LISTED: usize = 1000;
+
+/// A message up to this size is read without asking for memory: what little it takes comes and goes.
+const SMALL: usize = 4096;
 
 /// What one connection has under way in plugins.
 pub struct Inflight {
@@ -66,6 +73,15 @@ pub async fn receive(registry: &Arc<Registry>, inflight: &Inflight, client: Arc<
     registry.services.metrics.ws_received.inc();
     let fail =
         |message: &str, id: Option<&Value>| client.reply(json!({"type": "error", "error": message}), id);
+    // For as long as it is worked on: its text, and what is read from it.
+    let held = match text.len() {
+        0..=SMALL => None,
+        _ => match registry.services.memory.hold(Use::Bodies, text.len() + json::weight(text.as_bytes())) {
+            Ok(held) => Some(held),
+            // Its id is not known.
+            Err(refused) => return client.reply(error_message(&refused.into()), None),
+        },
+    };
     let object: Object = match json::parse(text.as_bytes()) {
         Ok((Value::Object(object), false)) => object,
         Ok((Value::Object(object), true)) => {
@@ -85,16 +101,16 @@ pub async fn receive(registry: &Arc<Registry>, inflight: &Inflight, client: Arc<
     let answered = match kind.as_str() {
         "ping" => Ok(Some(json!({"type": "pong"}))),
         "pong" => Ok(None),
-        "job:submit" => return submit(registry, inflight, client, object, id.cloned()).await,
+        "job:submit" => return submit(registry, inflight, client, object, id.cloned(), held).await,
         "job:cancel" | "job:priority" | "job:delete" => {
             return change(registry, inflight, client, kind, object, id.cloned()).await;
         }
         "job:get" => get(registry, &client, &object).map(Some),
-        "job:list" => Ok(Some(list(registry, &client))),
+        "job:list" => list(registry, &client, &object).map(Some),
         "job:subscribe" => subscribe(registry, &client, &object, true).map(Some),
         "job:unsubscribe" => subscribe(registry, &client, &object, false).map(Some),
         "system:status" => Ok(Some(status::message(registry, &registry.health().await))),
-        _ => return to_plugin(registry, inflight, client, &kind, object, text, id.cloned()).await,
+        _ => return to_plugin(registry, inflight, client, &kind, object, (text, held), id.cloned()).await,
     };
     match answered {
         Ok(Some(reply)) => client.reply(reply, id),
@@ -118,12 +134,12 @@ async fn to_plugin(
     client: Arc<Client>,
     kind: &str,
     mut object: Object,
-    mut text: String,
+    (mut text, held): (String, Option<Held>),
     id: Option<Value>,
 ) {
     let Some((plugin, entry)) = registry.message(kind) else {
-        let error = format!("Unknown type: {kind}");
-        return client.reply(json!({"type": "error", "error": error}), id.as_ref());
+        let Error { message, .. } = Error::not_found(format!("Unknown type: {kind}"));
+        return client.reply(json!({"type": "error", "error": message}), id.as_ref());
     };
     match entry.schema.check(&mut object) {
         Ok(false) => {}
@@ -137,7 +153,7 @@ async fn to_plugin(
     let (engine, services) = (registry.engine.clone(), registry.services.clone());
     let (replying, called) = (client.clone(), plugin.clone());
     let mut call = Box::pin(async move {
-        let _permit = permit;
+        let _taken = (permit, held);
         let (result, spent) = called.handle_message(engine, services, client, id.clone(), message).await;
         if let Err(error) = result {
             replying.reply(error_message(&error), id.as_ref());
@@ -163,6 +179,7 @@ async fn submit(
     client: Arc<Client>,
     object: Object,
     id: Option<Value>,
+    held: Option<Held>,
 ) {
     let job_type = match job_type(registry, &object) {
         Ok(job_type) => job_type,
@@ -185,7 +202,7 @@ async fn submit(
     let registry = registry.clone();
     // A task of its own: a job that is being accepted is accepted, whatever becomes of the connection.
     tokio::spawn(async move {
-        let _permit = permit;
+        let _taken = (permit, held);
         let (acked, asked) = (client.clone(), id.clone());
         let ack = move |job: Uuid| acked.reply(json!({"type": "job:ack", "jobId": job}), asked.as_ref());
         match registry.services.submit(spec, ack).await {
@@ -404,7 +421,25 @@ fn get(registry: &Registry, client: &Client, object: &Object) -> Result<Value, E
     Ok(json!({"type": "job:get:result", "job": snapshot.describe()}))
 }
 
-fn list(registry: &Registry, client: &Client) -> Value {
+/// The client's newest jobs, or those before the job that `before` names.
+fn list(registry: &Registry, client: &Client, object: &Object) -> Result<Value, Error> {
+    let given = |field: &str| object.get(field).filter(|value| !value.is_null());
+    let limit = match given("limit") {
+        None => MAX_LISTED,
+        Some(limit) => {
+            let limit = limit.as_u64().filter(|limit| (1..=MAX_LISTED as u64).contains(limit));
+            let wrong = || Error::invalid(format!("limit: accepted are integers from 1 to {MAX_LISTED}"));
+            limit.ok_or_else(wrong)? as usize
+        }
+    };
+    let before = match given("before") {
+        None => None,
+        Some(Value::String(before)) => {
+            let unknown = |_| Error::not_found(format!("no job '{before}'"));
+            Some(Uuid::parse_str(before).map_err(unknown)?)
+        }
+        Some(_) => return Err(Error::invalid("before: must be the jobId of a job")),
+    };
     let everyones = registry.services.config.hub.broadcast_job_events;
     let owner = if everyones { None } else { Some(client.id.as_str()) };
     let described = |job: &Snapshot| {
@@ -412,8 +447,9 @@ fn list(registry: &Registry, client: &Client) -> Value {
         described["own"] = (job.owner.as_deref() == Some(client.id.as_str())).into();
         described
     };
-    let jobs: Vec<Value> = registry.services.jobs.list(owner).iter().map(described).collect();
-    json!({"type": "job:list:result", "jobs": jobs})
+    let (jobs, more) = registry.services.jobs.page(owner, before, limit)?;
+    let jobs: Vec<Value> = jobs.iter().map(described).collect();
+    Ok(json!({"type": "job:list:result", "jobs": jobs, "more": more}))
 }
 
 fn subscribe(registry: &Registry, client: &Client, object: &Object, follow: bool) -> Result<Value, Error> {

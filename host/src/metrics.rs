@@ -6,6 +6,7 @@ use prometheus::{
     Encoder, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
 };
 use reverie_kernels::nvml;
+use reverie_memory::{Budget, Use};
 
 use crate::jobs;
 
@@ -24,6 +25,8 @@ pub struct Metrics {
     pub plugin_call_seconds: HistogramVec,
     pub plugin_reloads: IntCounterVec,
     pub upload_bytes: IntGauge,
+    memory: IntGaugeVec,
+    memory_limit: IntGauge,
     gpu_memory_free: IntGaugeVec,
     gpu_memory: IntGaugeVec,
     gpu_utilization: IntGaugeVec,
@@ -97,6 +100,8 @@ impl Metrics {
                 &["plugin", "result"],
             ),
             upload_bytes: gauge("reverie_upload_bytes", "Bytes of uploads in memory."),
+            memory: gauges("reverie_memory_bytes", "What is held of server.memory_mb, by use.", "use"),
+            memory_limit: gauge("reverie_memory_limit_bytes", "server.memory_mb."),
             gpu_memory_free: gauges(
                 "reverie_gpu_memory_free_bytes",
                 "The GPU's memory that is free.",
@@ -127,6 +132,14 @@ impl Metrics {
         let (_, background) = jobs.background();
         for (label, count) in [("queued", queued), ("running", running), ("background", background)] {
             self.jobs.with_label_values(&[label]).set(count as i64);
+        }
+    }
+
+    /// Sets what is held of the budget.
+    pub fn memory_is(&self, memory: &Budget) {
+        self.memory_limit.set(memory.limit() as i64);
+        for of in Use::ALL {
+            self.memory.with_label_values(&[of.name()]).set(memory.used_for(of) as i64);
         }
     }
 

@@ -135,7 +135,7 @@ pub async fn registry(config: Config) -> Result<Arc<Registry>, String> {
     let config = Arc::new(config);
     let metrics = Arc::new(Metrics::new());
     let memory = Budget::new(config.server.memory());
-    let hub = Hub::new(config.hub.clone(), metrics.clone());
+    let hub = Hub::new(config.hub.clone(), memory.clone(), metrics.clone());
     let jobs = open_jobs(&config.jobs, memory.clone()).await?;
     let (publisher, counters) = (hub.clone(), metrics.clone());
     jobs.on_event(move |event| publish(&publisher, &counters, event));

@@ -94,9 +94,20 @@ pub struct Error {
     pub message: String,
 }
 
+/// Bytes of a message: what is quoted in it may be of any length.
+const MAX_MESSAGE: usize = 2000;
+
 impl Error {
+    /// One whose message is cut where it is too long, as by a text that it quotes.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        let mut message = message.into();
+        if message.len() > MAX_MESSAGE {
+            // Its beginning says what is wrong, its end often what is accepted.
+            let head = message.floor_char_boundary(MAX_MESSAGE / 2);
+            let tail = message.ceil_char_boundary(message.len() - MAX_MESSAGE / 2);
+            message.replace_range(head..tail, " [...] ");
+        }
+        Self { kind, message }
     }
 
     pub fn invalid(message: impl Into<String>) -> Self {
@@ -138,5 +149,19 @@ impl From<reverie_memory::Refused> for Error {
     fn from(refused: reverie_memory::Refused) -> Self {
         let kind = if refused.never_fits() { ErrorKind::TooLarge } else { ErrorKind::Unavailable };
         Self::new(kind, refused.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_messages_are_cut_in_the_middle() {
+        let Error { message, .. } = Error::invalid(format!("mode: '{}' is unknown", "\u{e9}".repeat(5000)));
+        assert!(message.len() <= MAX_MESSAGE + 7);
+        assert!(message.starts_with("mode: '\u{e9}") && message.ends_with("\u{e9}' is unknown"), "{message}");
+        let short = "x".repeat(MAX_MESSAGE);
+        assert_eq!(Error::internal(short.clone()).message, short);
     }
 }

@@ -234,6 +234,28 @@ async fn age_is_counted_by_the_clock_of_the_store() {
 }
 
 #[tokio::test]
+async fn jobs_are_listed_by_pages() {
+    let folder = quick_folder();
+    let jobs = start(&folder.path().join("jobs.db"), config(), Arc::new(Turned::default()), &[]);
+    let mut own = Vec::new();
+    for _ in 0..5 {
+        own.push(submit(&jobs, "a").await);
+        submit(&jobs, "b").await;
+    }
+    let page = |before, limit| {
+        let (jobs, more) = jobs.page(Some("a"), before, limit).expect("known");
+        (jobs.iter().map(|job| job.id).collect::<Vec<_>>(), more)
+    };
+    assert_eq!(page(None, 2), (own[3..].to_vec(), true));
+    assert_eq!(page(Some(own[3]), 2), (own[1..3].to_vec(), true));
+    assert_eq!(page(Some(own[1]), 2), (own[..1].to_vec(), false));
+    assert_eq!(page(None, 5), (own.clone(), false));
+    let (all, more) = jobs.page(None, None, 3).expect("known");
+    assert_eq!((all.len(), more, all[2].position), (3, true, Some(9)));
+    assert_eq!(jobs.page(None, Some(Uuid::new_v4()), 3).expect_err("unknown").kind, ErrorKind::NotFound);
+}
+
+#[tokio::test]
 async fn what_jobs_were_asked_with_is_bounded() {
     let folder = quick_folder();
     let path = folder.path().join("jobs.db");

@@ -12,11 +12,12 @@ use std::{
 };
 
 use parking_lot::{Mutex, RwLock};
+use reverie_memory::{Budget, Use};
 use serde_json::Value;
 use uuid::Uuid;
 
 pub use connection::serve;
-pub use outbox::{Content, Frame, Next, Outbox};
+pub use outbox::{Content, Frame, Limits, Next, Outbox};
 
 use crate::{
     config,
@@ -77,12 +78,13 @@ pub struct Hub {
     pub config: config::Hub,
     clients: RwLock<HashMap<u64, Arc<Client>>>,
     next: AtomicU64,
+    memory: Arc<Budget>,
     pub metrics: Arc<Metrics>,
 }
 
 impl Hub {
-    pub fn new(config: config::Hub, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { config, clients: RwLock::default(), next: AtomicU64::new(1), metrics })
+    pub fn new(config: config::Hub, memory: Arc<Budget>, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self { config, clients: RwLock::default(), next: AtomicU64::new(1), memory, metrics })
     }
 
     pub fn len(&self) -> usize {
@@ -160,10 +162,12 @@ impl Hub {
     }
 
     fn client(&self, connection: u64, id: Option<String>) -> Client {
+        let config::Hub { outbound_queue: frames, outbound_queue_bytes: bytes, .. } = self.config;
+        let held = self.memory.nothing(Use::Frames);
         Client {
             connection,
             id: id.unwrap_or_else(|| Uuid::new_v4().simple().to_string()),
-            outbox: Outbox::new(self.config.outbound_queue, self.metrics.clone()),
+            outbox: Outbox::new(Limits { frames, bytes }, held, self.metrics.clone()),
             followed: Mutex::default(),
         }
     }

@@ -10,6 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use reverie_memory::Held;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -40,7 +41,19 @@ pub enum Content {
     Binary(Bytes),
 }
 
+/// Bytes that a frame takes beside its content, about: here, and where the WebSocket's library has it.
+const FRAME: usize = 128;
+
 impl Frame {
+    /// Bytes that it takes in a queue. Where it waits in several, each counts it.
+    fn bytes(&self) -> usize {
+        FRAME
+            + match &self.content {
+                Content::Text(text) => text.len(),
+                Content::Binary(content) => content.len(),
+            }
+    }
+
     pub fn new(text: impl Into<Arc<str>>) -> Self {
         Self { content: Content::Text(text.into()), key: None }
     }
@@ -87,52 +100,105 @@ pub enum Next {
 pub struct Outbox {
     state: Mutex<State>,
     drained: Notify,
-    capacity: usize,
+    limits: Limits,
     metrics: Arc<Metrics>,
 }
 
-#[derive(Default)]
+/// What may wait for one client.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub frames: usize,
+    pub bytes: usize,
+}
+
 struct State {
     frames: VecDeque<Frame>,
+    /// Memory for those that wait, and for the one that is being sent.
+    held: Held,
+    sending: usize,
     closed: Option<(u16, String)>,
     /// The one who waits in `next`.
     writer: Option<Waker>,
     /// The writer looks by itself soon: it need not be woken.
-    held: bool,
+    held_back: bool,
 }
 
 impl State {
+    /// Bytes of the frames that wait.
+    fn waiting(&self) -> usize {
+        self.held.bytes() - self.sending
+    }
+
+    /// Whether all that waits is less than half of what may.
+    fn has_room(&self, limits: &Limits) -> bool {
+        self.frames.len() < limits.frames / 2 && self.waiting() < limits.bytes / 2
+    }
+
+    fn pop(&mut self) -> Option<Frame> {
+        self.sent();
+        let frame = self.frames.pop_front()?;
+        self.sending = frame.bytes();
+        Some(frame)
+    }
+
+    /// The frame that was taken last is on its way.
+    fn sent(&mut self) {
+        self.held.shrink(std::mem::take(&mut self.sending));
+    }
+
     fn wake(&mut self) {
-        if let Some(writer) = self.writer.take_if(|_| !self.held) {
+        if let Some(writer) = self.writer.take_if(|_| !self.held_back) {
             writer.wake();
         }
     }
 }
 
 impl Outbox {
-    pub fn new(capacity: usize, metrics: Arc<Metrics>) -> Self {
-        Self { state: Mutex::default(), drained: Notify::new(), capacity, metrics }
+    /// One whose frames are held by `held`.
+    pub fn new(limits: Limits, held: Held, metrics: Arc<Metrics>) -> Self {
+        let state =
+            State { frames: VecDeque::new(), held, sending: 0, closed: None, writer: None, held_back: false };
+        Self { state: Mutex::new(state), drained: Notify::new(), limits, metrics }
     }
 
     /// Queues a frame. When the queue is full of frames that nothing supersedes, the client is closed instead: it must not
-    /// go on with a gap that it can't see.
+    /// go on with a gap that it can't see. One that a later one would supersede is left out where there is no memory for it.
     pub fn push(&self, frame: Frame) {
         let mut state = self.state.lock();
         if state.closed.is_some() {
             return;
         }
-        let older = frame.key.and_then(|key| state.frames.iter_mut().find(|f| f.key == Some(key)));
-        if let Some(older) = older {
-            *older = frame;
+        let older = frame.key.and_then(|key| state.frames.iter().position(|f| f.key == Some(key)));
+        let before = older.map_or(0, |at| state.frames[at].bytes());
+        let waiting = state.waiting() - before + frame.bytes();
+        // Alone, a frame may be of any size that there is memory for.
+        let full = older.is_none() && state.frames.len() >= self.limits.frames
+            || waiting > self.limits.bytes && !state.frames.is_empty();
+        if full {
+            drop(state);
+            return self.give_up("client too slow: its outbound queue is full");
+        }
+        let held = state.held.bytes() - before + frame.bytes();
+        if let Err(refused) = state.held.resize(held) {
+            drop(state);
+            match frame.key {
+                Some(_) => self.metrics.ws_superseded.inc(),
+                None => self.give_up(&refused.to_string()),
+            }
+            return;
+        }
+        if let Some(at) = older {
+            state.frames[at] = frame;
             self.metrics.ws_superseded.inc();
-        } else if state.frames.len() < self.capacity {
+        } else {
             state.frames.push_back(frame);
             state.wake();
-        } else {
-            drop(state);
-            self.metrics.ws_slow_closed.inc();
-            self.close(close_code::TRY_AGAIN_LATER, "client too slow: its outbound queue is full");
         }
+    }
+
+    fn give_up(&self, reason: &str) {
+        self.metrics.ws_slow_closed.inc();
+        self.close(close_code::TRY_AGAIN_LATER, reason);
     }
 
     /// Ends the connection; what still waits is dropped, except on an orderly end of the server.
@@ -142,6 +208,8 @@ impl Outbox {
             state.closed = Some((code, reason.to_owned()));
             if code != close_code::GOING_AWAY {
                 state.frames.clear();
+                let waiting = state.waiting();
+                state.held.shrink(waiting);
             }
             state.wake();
             drop(state);
@@ -153,8 +221,8 @@ impl Outbox {
     pub async fn next(&self) -> Next {
         poll_fn(|context| {
             let mut state = self.state.lock();
-            if let Some(frame) = state.frames.pop_front() {
-                if state.frames.len() < self.capacity / 2 {
+            if let Some(frame) = state.pop() {
+                if state.has_room(&self.limits) {
                     self.drained.notify_one();
                 }
                 return Poll::Ready(Next::Send(frame));
@@ -170,14 +238,17 @@ impl Outbox {
 
     /// What waits first, if anything does.
     pub fn try_next(&self) -> Option<Frame> {
-        self.state.lock().frames.pop_front()
+        let mut state = self.state.lock();
+        let frame = state.pop();
+        state.sent();
+        frame
     }
 
     /// Runs `work` without waking the writer, whose task calls this and polls `next` itself before it gives way.
     pub fn hold<T>(&self, work: impl FnOnce() -> T) -> T {
-        self.state.lock().held = true;
+        self.state.lock().held_back = true;
         let done = work();
-        self.state.lock().held = false;
+        self.state.lock().held_back = false;
         done
     }
 
@@ -187,7 +258,7 @@ impl Outbox {
         loop {
             {
                 let state = self.state.lock();
-                if state.frames.len() < self.capacity / 2 || state.closed.is_some() {
+                if state.has_room(&self.limits) || state.closed.is_some() {
                     return;
                 }
             }
@@ -198,10 +269,16 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
+    use reverie_memory::{Budget, Use};
+
     use super::*;
 
-    fn outbox(capacity: usize) -> Outbox {
-        Outbox::new(capacity, Arc::new(Metrics::new()))
+    fn outbox(frames: usize) -> Outbox {
+        within(Limits { frames, bytes: 1 << 20 }, &Budget::unlimited())
+    }
+
+    fn within(limits: Limits, budget: &Arc<Budget>) -> Outbox {
+        Outbox::new(limits, budget.nothing(Use::Frames), Arc::new(Metrics::new()))
     }
 
     async fn texts(outbox: &Outbox) -> Vec<String> {
@@ -243,5 +320,42 @@ mod tests {
         assert!(outbox.state.lock().closed.is_none());
         outbox.push(Frame::new("one too many"));
         assert!(matches!(outbox.next().await, Next::Close(close_code::TRY_AGAIN_LATER, _)));
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_bounded_in_bytes() {
+        let (budget, job) = (Budget::new(1 << 20), Uuid::new_v4());
+        let text = |length: usize| "x".repeat(length);
+        let outbox = within(Limits { frames: 100, bytes: 10_000 }, &budget);
+        // Alone a frame may be larger; nothing else fits beside it.
+        outbox.push(Frame::progress(job, text(20_000)));
+        assert_eq!(budget.used(), 20_000 + FRAME);
+        outbox.push(Frame::progress(job, text(5000)));
+        assert_eq!(budget.used(), 5000 + FRAME);
+        outbox.push(Frame::new(text(4000)));
+        // What is being sent counts until the next is asked for, against the budget alone.
+        assert!(matches!(outbox.next().await, Next::Send(_)));
+        assert_eq!(budget.used(), 9000 + 2 * FRAME);
+        outbox.push(Frame::new(text(5000)));
+        assert!(matches!(outbox.next().await, Next::Send(_)));
+        assert_eq!(budget.used(), 9000 + 2 * FRAME);
+        outbox.push(Frame::new(text(6000)));
+        assert!(matches!(outbox.next().await, Next::Close(close_code::TRY_AGAIN_LATER, _)));
+        drop(outbox);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn without_memory_what_is_superseded_anyway_is_left_out() {
+        let (budget, job) = (Budget::new(10_000), Uuid::new_v4());
+        let most = Limits { frames: 100, bytes: 100_000 };
+        let (first, second) = (within(most, &budget), within(most, &budget));
+        first.push(Frame::new("x".repeat(7000)));
+        second.push(Frame::progress(job, "x".repeat(5000)));
+        assert!(second.try_next().is_none());
+        second.push(Frame::new("x".repeat(5000)));
+        let Next::Close(close_code::TRY_AGAIN_LATER, reason) = second.next().await else { panic!("goes on") };
+        assert!(reason.contains("server.memory_mb"), "{reason}");
+        assert!(matches!(first.next().await, Next::Send(_)));
     }
 }

@@ -28,6 +28,29 @@ impl Jobs {
         state.snapshots().filter(|s| owner.is_none() || s.owner.as_deref() == owner).collect()
     }
 
+    /// The newest jobs of those that were accepted before the job `before`, if given: at most `limit`, oldest first, of one owner if
+    /// given; and whether there are older ones.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown job.
+    pub fn page(
+        &self,
+        owner: Option<&str>,
+        before: Option<Uuid>,
+        limit: usize,
+    ) -> Result<(Vec<Snapshot>, bool), Error> {
+        let state = self.state.lock();
+        let end = match before {
+            Some(id) => state.n(id).ok_or_else(|| unknown(id))?,
+            None => u64::MAX,
+        };
+        let mut jobs = state.before(end, owner);
+        let mut page: Vec<Snapshot> = jobs.by_ref().take(limit).collect();
+        let more = jobs.next().is_some();
+        page.reverse();
+        Ok((page, more))
+    }
+
     /// The handle of a job that is queued or running.
     pub fn active(&self, id: Uuid) -> Option<Arc<JobHandle>> {
         let state = self.state.lock();

@@ -227,14 +227,26 @@ impl State {
     }
 
     pub fn snapshots(&self) -> impl Iterator<Item = Snapshot> + '_ {
-        let positions: HashMap<u64, usize> = [false, true]
-            .into_iter()
-            .flat_map(|background| self.queue(background).into_iter().enumerate().map(|(i, n)| (n, i)))
-            .collect();
-        self.entries.iter().map(move |(n, entry)| {
-            let position = positions.get(n).copied();
-            Snapshot { position, ..entry.snapshot.clone() }
-        })
+        let positions = self.positions();
+        self.entries.iter().map(move |(n, entry)| entry.placed(positions.get(n)))
+    }
+
+    /// Jobs that were accepted before the one of this number, newest first; of one owner if given.
+    pub fn before<'a>(
+        &'a self,
+        end: u64,
+        owner: Option<&'a str>,
+    ) -> impl Iterator<Item = Snapshot> + use<'a> {
+        let positions = self.positions();
+        let jobs = self.entries.range(..end).rev();
+        let jobs = jobs.filter(move |(_, job)| owner.is_none() || job.snapshot.owner.as_deref() == owner);
+        jobs.map(move |(n, entry)| entry.placed(positions.get(n)))
+    }
+
+    /// Places of the jobs that wait.
+    fn positions(&self) -> HashMap<u64, usize> {
+        let queues = [false, true].map(|background| self.queue(background));
+        queues.into_iter().flat_map(|queue| queue.into_iter().enumerate().map(|(i, n)| (n, i))).collect()
     }
 
     pub fn queue_snapshots(&self) -> impl Iterator<Item = Snapshot> + '_ {
@@ -297,6 +309,10 @@ impl Entry {
 
     fn is_running(&self) -> bool {
         self.snapshot.status == Status::Running && self.ending.is_none()
+    }
+
+    fn placed(&self, position: Option<&usize>) -> Snapshot {
+        Snapshot { position: position.copied(), ..self.snapshot.clone() }
     }
 
     fn record(&self, n: u64) -> Record {
