@@ -17,6 +17,7 @@ mod folders;
 mod full_disk;
 mod inside;
 mod line;
+mod memory;
 mod model;
 mod process;
 mod read_only;
