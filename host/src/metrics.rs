@@ -1,5 +1,7 @@
 //! Counters for `GET /metrics`, in Prometheus' text format.
 
+mod connections;
+
 use std::time::Duration;
 
 use prometheus::{
@@ -9,6 +11,7 @@ use reverie_kernels::nvml;
 use reverie_memory::{Budget, Use};
 
 use crate::jobs;
+pub use connections::Connections;
 
 /// Every figure the server keeps. Durations are in seconds.
 pub struct Metrics {
@@ -27,6 +30,7 @@ pub struct Metrics {
     pub upload_bytes: IntGauge,
     memory: IntGaugeVec,
     memory_limit: IntGauge,
+    pub connections: Connections,
     gpu_memory_free: IntGaugeVec,
     gpu_memory: IntGaugeVec,
     gpu_utilization: IntGaugeVec,
@@ -99,6 +103,7 @@ impl Metrics {
                 "Plugin loads and reloads.",
                 &["plugin", "result"],
             ),
+            connections: Connections::new(&registry),
             upload_bytes: gauge("reverie_upload_bytes", "Bytes of uploads in memory."),
             memory: gauges("reverie_memory_bytes", "What is held of server.memory_mb, by use.", "use"),
             memory_limit: gauge("reverie_memory_limit_bytes", "server.memory_mb."),

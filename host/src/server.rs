@@ -11,6 +11,7 @@ use futures_util::FutureExt;
 use reverie_crash::{blame, vital};
 use reverie_kernels::gpu::cuda::Warming;
 use reverie_memory::Budget;
+use reverie_net::Tls;
 use tokio::net::TcpListener;
 use tracing::Instrument;
 
@@ -41,10 +42,14 @@ const CONNECTION_GRACE: Duration = Duration::from_secs(5);
 /// Between two looks at the age of jobs.
 const TICK: Duration = Duration::from_secs(60);
 
+/// Between two looks at how many clients have left, and how many make it worth while to give their memory back.
+const GIVE_BACK_TICK: Duration = Duration::from_secs(5);
+const CROWD: usize = 100;
+
 /// A server that is bound and ready to run.
 pub struct Server {
     pub registry: Arc<Registry>,
-    listener: TcpListener,
+    listener: reverie_net::Server,
     _watcher: Option<plugins::Watcher>,
     _modes: diffusion::Watcher,
     _warming: Option<Warming>,
@@ -61,9 +66,14 @@ impl Server {
         let listener = TcpListener::bind(address).await.map_err(|e| {
             format!("cannot listen on {}:{}: {e} (set server.host and server.port)", address.0, address.1)
         })?;
-        // Connections inherit it. Without it the second of two small messages waits for the client's delayed ACK, 40 ms.
-        socket2::SockRef::from(&listener).set_tcp_nodelay(true).map_err(|e| format!("TCP_NODELAY: {e}"))?;
+        reverie_net::descriptors::raise();
+        let tls = match config.server.tls_files()? {
+            None => None,
+            Some((cert, key)) => Some(Tls::open(cert, key).map_err(|error| format!("server.tls: {error}"))?),
+        };
+        let listener = reverie_net::Server::new(listener, config.server.limits(), tls);
         let registry = registry(config).await?;
+        let _ = registry.services.connections.set(listener.connections());
         let config = &registry.services.config;
         let watcher = match config.plugin_runtime.hot_reload {
             true => Some(plugins::watch(&registry)?),
@@ -76,7 +86,7 @@ impl Server {
 
     /// The address that was bound, with the port the system chose for port 0.
     pub fn address(&self) -> SocketAddr {
-        self.listener.local_addr().expect("bound")
+        self.listener.address().expect("bound")
     }
 
     /// Serves until `stop` is ready. Then nothing new is accepted, running jobs get `server.shutdown_grace_s`, clients hear
@@ -94,12 +104,11 @@ impl Server {
             .collect();
         status::broadcast(&self.registry);
         let sweeper = tokio::spawn(vital::task("sweep of jobs", sweep(services.clone())));
+        let giver = tokio::spawn(vital::task("giving memory back", give_back(services.clone())));
 
         let stopped = stopping.clone();
-        let serving = warp::serve(http::routes(&self.registry))
-            .incoming(self.listener)
-            .graceful(async move { stopped.notified().await })
-            .run();
+        let service = http::service(&self.registry);
+        let serving = self.listener.serve(service, async move { stopped.notified().await });
         let mut serving = tokio::spawn(serving);
         tokio::select! {
             () = stop => {}
@@ -120,6 +129,7 @@ impl Server {
             worker.abort();
         }
         sweeper.abort();
+        giver.abort();
         services.hub.close_all("the server is stopping");
         let _ = tokio::time::timeout(CONNECTION_GRACE, serving).await;
         services.jobs.close().await;
@@ -164,6 +174,7 @@ pub async fn registry(config: Config) -> Result<Arc<Registry>, String> {
         device: Device::new(backend::lanes(&backend, execution)),
         metrics,
         registry: OnceLock::new(),
+        connections: OnceLock::new(),
         config,
     });
     let idle = Arc::downgrade(&services);
@@ -183,6 +194,20 @@ async fn open_jobs(config: &jobs::Config, memory: Arc<Budget>) -> Result<Arc<Job
     let jobs = Jobs::open(config.clone(), Box::new(store), loaded, clock, &crashes.at_fault(), memory);
     crashes.forget(&jobs).await;
     Ok(jobs)
+}
+
+/// Gives the memory of clients back to the system once a crowd of them has left.
+async fn give_back(services: Arc<Services>) {
+    let mut left = 0;
+    loop {
+        tokio::time::sleep(GIVE_BACK_TICK).await;
+        let (most, open) = services.connections.get().map(reverie_net::Connections::most).unwrap_or_default();
+        left += most - open;
+        if left >= CROWD {
+            left = 0;
+            let _ = tokio::task::spawn_blocking(reverie_heap::give_back).await;
+        }
+    }
 }
 
 /// Deletes the outputs of jobs that are gone, and lets jobs go by their age.

@@ -1,6 +1,8 @@
 //! The store of outputs: keys are paths of plain segments, and no key leads out of the store.
 
-use std::{sync::Arc, time::SystemTime};
+mod content;
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use object_store::{
@@ -12,6 +14,8 @@ use crate::{
     config,
     error::{Error, ErrorKind},
 };
+
+pub use content::Stored;
 
 /// The prefix of plugins' own state, which is not served over HTTP.
 pub const STATE_PREFIX: &str = "state/";
@@ -94,15 +98,14 @@ impl Storage {
         found.bytes().await.map_err(|e| failed("read", key, &e))
     }
 
-    /// The same, and when it was stored.
+    /// Opens what is stored under a key, to be read piece by piece.
     ///
     /// # Errors
     /// Those of [`Storage::get`].
-    pub async fn get_dated(&self, key: &str) -> Result<(Bytes, SystemTime), Error> {
+    pub async fn open_object(&self, key: &str) -> Result<Stored, Error> {
         let path = parse(key)?;
         let found = self.store.get(&path).await.map_err(|e| failed("read", key, &e))?;
-        let created = found.meta.last_modified.into();
-        Ok((found.bytes().await.map_err(|e| failed("read", key, &e))?, created))
+        Ok(Stored::new(found))
     }
 
     /// Deletes what is stored under a key, if anything is, and what a crash has left of it. It stays deleted after a loss of power.

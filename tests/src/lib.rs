@@ -123,6 +123,17 @@ impl Server {
         self.process.wait().expect("ends");
     }
 
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// What the process has in memory, in kB.
+    pub fn memory_kb(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("Linux");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a figure");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
     /// Sends a signal, such as `-SEGV`.
     pub fn signal(&self, signal: &str) {
         let pid = self.process.id().to_string();
@@ -309,7 +320,7 @@ fn spawn(dir: &Path, port: &str, settings: &[String], environment: &[(String, St
     let mut process = command.spawn().expect("the server was built");
     let mut line = String::new();
     BufReader::new(process.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
-    let address = line.trim().rsplit_once("http://").map(|(_, address)| address.to_owned());
+    let address = line.trim().rsplit_once("://").map(|(_, address)| address.to_owned());
     let log = || std::fs::read_to_string(dir.join("log")).unwrap_or_default();
     let address = address.unwrap_or_else(|| panic!("the server did not start: {line}\n{}", log()));
     (process, address)

@@ -20,7 +20,15 @@ fn health(server: &Server) -> (u16, Value) {
     assert!(!answer.text().contains(folder), "{}", answer.text());
     // What the connection takes is beside it.
     assert!(took < Duration::from_millis(1500), "{took:?}");
-    (answer.status, answer.json())
+    let mut body = answer.json();
+    // Beside what WebSocket clients are told.
+    let connections =
+        body.as_object_mut().and_then(|body| body.remove("connections")).expect("they are told");
+    assert!(
+        connections["open"].as_u64() >= Some(1) && connections["limit"].as_u64() >= Some(1),
+        "{connections}"
+    );
+    (answer.status, body)
 }
 
 /// The first answer for which `wanted` holds.

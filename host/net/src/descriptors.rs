@@ -36,6 +36,21 @@ pub fn for_connections(wanted: usize, reserved: usize) -> usize {
     share(wanted, reserved, allowed())
 }
 
+/// The same once [`raise`] has been called, which it is not for this.
+pub fn possible(wanted: usize, reserved: usize) -> usize {
+    share(wanted, reserved, maximum())
+}
+
+#[cfg(unix)]
+fn maximum() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum
+}
+
+#[cfg(not(unix))]
+fn maximum() -> Option<u64> {
+    None
+}
+
 fn share(wanted: usize, reserved: usize, allowed: Option<u64>) -> usize {
     let Some(allowed) = allowed.and_then(|allowed| usize::try_from(allowed).ok()) else { return wanted };
     wanted.min(allowed.saturating_sub(reserved).max(allowed / 2)).max(1)

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The most that is kept of what was read or is to be written, beside a request's headers.
-const BUFFER: usize = 64 * 1024;
+const BUFFER: usize = 256 * 1024;
 /// As many as hyper keeps on the stack.
 const HEADERS_WITHOUT_COST: usize = 100;
 

@@ -45,6 +45,11 @@ impl Connections {
     pub fn figures(&self) -> Figures {
         self.0.figures()
     }
+
+    /// The most that were open at once since this was last called, and how many are now.
+    pub fn most(&self) -> (usize, usize) {
+        self.0.most()
+    }
 }
 
 impl Server {

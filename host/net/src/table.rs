@@ -20,8 +20,8 @@ use crate::{
 
 /// The part of the connections that goes at once to make room: looking at all of them has its cost.
 const EVICTED_PART: usize = 64;
-/// What has waited for less is about to be used, or its answer is about to go out.
-const SHORTEST_WAIT: Duration = Duration::from_millis(50);
+/// The end of an answer may be about to go out before that: what has waited for less does not go.
+const SHORTEST_WAIT: Duration = Duration::from_millis(10);
 
 /// Why there is no place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +44,8 @@ struct State {
     connections: HashMap<u64, (IpAddr, Arc<Connection>)>,
     of_address: HashMap<IpAddr, usize>,
     next: u64,
+    /// The most there were since that was last asked.
+    most: usize,
     /// When nothing was found that could go, and for whom.
     nothing_to_evict: Option<(Instant, Option<IpAddr>)>,
 }
@@ -116,6 +118,7 @@ impl Table {
         let connection = Arc::new(Connection::new(phase));
         state.connections.insert(id, (address, connection.clone()));
         *state.of_address.entry(address).or_default() += 1;
+        state.most = state.most.max(state.connections.len());
         self.counters.accepted.fetch_add(1, Relaxed);
         Ok(Place { connection, table: self.clone(), id })
     }
@@ -135,7 +138,7 @@ impl Table {
         let mut waiting: Vec<_> = candidates
             .filter_map(|(id, (_, connection))| {
                 let (had_request, since) = connection.waits_for_request()?;
-                (since.elapsed() >= SHORTEST_WAIT).then_some((!had_request, since, *id))
+                (!had_request || since.elapsed() >= SHORTEST_WAIT).then_some((!had_request, since, *id))
             })
             .collect();
         if waiting.is_empty() {
@@ -153,6 +156,13 @@ impl Table {
                 self.counters.evicted.fetch_add(1, Relaxed);
             }
         }
+    }
+
+    /// The most connections at once since this was last called, and how many there are.
+    pub fn most(&self) -> (usize, usize) {
+        let mut state = self.state.lock();
+        let open = state.connections.len();
+        (std::mem::replace(&mut state.most, open), open)
     }
 
     /// Ends what has had its time.
@@ -227,6 +237,7 @@ mod tests {
         drop(places);
         assert_eq!((refused(&table, "192.0.2.1"), table.figures().open), (None, 0));
         assert!(table.state.lock().of_address.is_empty());
+        assert_eq!((table.most(), table.most()), ((2, 0), (0, 0)));
     }
 
     #[tokio::test]

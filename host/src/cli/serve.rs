@@ -12,7 +12,9 @@ pub async fn serve(config: Config) -> Result<(), String> {
 
 /// Says on stdout where the server is: the line that scripts wait for.
 pub fn ready(server: &Server) {
-    println!("Reverie listens on http://{}", server.address());
+    let config = &server.registry.services.config.server;
+    let scheme = if config.tls_files().is_ok_and(|files| files.is_some()) { "https" } else { "http" };
+    println!("Reverie listens on {scheme}://{}", server.address());
 }
 
 /// Ends on SIGTERM or Ctrl-C.

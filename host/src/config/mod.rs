@@ -2,6 +2,7 @@
 
 mod load;
 mod mode;
+mod network;
 mod plugin;
 mod salvage;
 
@@ -63,6 +64,25 @@ pub struct Server {
     pub max_wait_s: f64,
     pub ui_dir: PathBuf,
     pub memory_mb: usize,
+    pub max_connections: usize,
+    pub max_connections_per_address: usize,
+    pub reserved_descriptors: usize,
+    pub header_timeout_s: f64,
+    pub body_timeout_s: f64,
+    pub write_timeout_s: f64,
+    pub keep_alive_timeout_s: f64,
+    pub min_body_bytes_per_s: u64,
+    pub max_header_bytes: usize,
+    pub max_headers: usize,
+    pub tls: Tls,
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    pub handshake_timeout_s: f64,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -310,6 +330,7 @@ impl Config {
         if !(32..=4096).contains(&self.execution.tile) {
             return Err(format!("execution.tile = {}: must be from 32 to 4096", self.execution.tile));
         }
+        self.server.check_network()?;
         self.check_modes()?;
         self.check_plugins()
     }

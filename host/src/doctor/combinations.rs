@@ -59,6 +59,15 @@ fn server(config: &Config, area: &mut Area<'_>) {
 }
 
 fn limits(config: &Config, area: &mut Area<'_>) {
+    if config.hub.max_clients > config.server.max_connections {
+        area.warning(
+            format!(
+                "hub.max_clients = {} is more than server.max_connections = {}: that many clients never come in",
+                config.hub.max_clients, config.server.max_connections
+            ),
+            "set server.max_connections to more than hub.max_clients, which are connections too",
+        );
+    }
     let (hub, uploads) = (&config.hub, &config.uploads);
     if hub.idle_timeout_s <= hub.ping_interval_s {
         area.warning(
@@ -179,6 +188,7 @@ mod tests {
         for (set, level, part) in [
             (&["server.host=0.0.0.0"][..], Level::Warning, "auth_token"),
             (&["server.allowed_origins=[\"https://a/\"]"], Level::Warning, "'https://a/'"),
+            (&["server.max_connections=1000"], Level::Warning, "hub.max_clients = 1024"),
             (&["hub.idle_timeout_s=30"], Level::Warning, "hub.idle_timeout_s = 30"),
             (&["uploads.max_total_bytes=5"], Level::Warning, "uploads.max_file_bytes"),
             (&["images.max_output_pixels=5"], Level::Note, "diffusion.max_pixels"),

@@ -1,4 +1,4 @@
-//! Whether the server's address is free, and who has it otherwise.
+//! Whether the server's address is free, and who has it otherwise; how many connections there can be, and whether TLS can be served.
 
 use std::{io::ErrorKind, net::SocketAddr, time::Duration};
 
@@ -10,6 +10,12 @@ use crate::config::Server;
 const PATIENCE: Duration = Duration::from_secs(3);
 
 pub async fn check(server: &Server, area: &mut Area<'_>) {
+    address(server, area).await;
+    connections(server, area);
+    tls(server, area);
+}
+
+async fn address(server: &Server, area: &mut Area<'_>) {
     let (host, port) = (server.host.as_str(), server.port);
     let at = format!("{host}:{port}");
     let Err(error) = TcpListener::bind((host, port)).await else {
@@ -19,6 +25,10 @@ pub async fn check(server: &Server, area: &mut Area<'_>) {
         });
     };
     match error.kind() {
+        ErrorKind::AddrInUse if server.tls_files() != Ok(None) => area.note(
+            format!("{at} is in use; whether by a Reverie server is not asked over TLS"),
+            "nothing, where that is the server which is looked at; another one needs another port (--port, server.port)",
+        ),
         ErrorKind::AddrInUse if is_reverie(host, port).await => area.note(
             format!("{at} is in use by a Reverie server, which answers"),
             "nothing, where that is the server which is looked at; another one needs another port (--port, server.port)",
@@ -39,6 +49,35 @@ pub async fn check(server: &Server, area: &mut Area<'_>) {
             format!("the server can't listen on {at}: {error}"),
             "set server.host to an address or a name of this machine",
         ),
+    }
+}
+
+fn tls(server: &Server, area: &mut Area<'_>) {
+    let checked = server.tls_files().and_then(|files| match files {
+        Some((cert, key)) => {
+            let checked = reverie_net::tls::check(cert, key).map_err(|error| format!("server.tls: {error}"));
+            checked.map(|()| area.ok(format!("TLS: {}", cert.display())))
+        }
+        None => Ok(()),
+    });
+    if let Err(error) = checked {
+        area.error(
+            error,
+            "name a file with the chain of certificates and one with its key, both PEM, that this user may read",
+        );
+    }
+}
+
+/// How many connections the process can have.
+fn connections(server: &Server, area: &mut Area<'_>) {
+    let (wanted, reserved) = (server.max_connections, server.reserved_descriptors);
+    let most = reverie_net::descriptors::possible(wanted, reserved);
+    match most < wanted {
+        true => area.note(
+            format!("at most {most} connections instead of server.max_connections = {wanted}: the process may have too few open files"),
+            "raise the limit of open files (ulimit -Hn, LimitNOFILE= of a systemd unit), or set server.max_connections lower",
+        ),
+        false => area.ok(format!("up to {most} connections, and {reserved} other open files")),
     }
 }
 

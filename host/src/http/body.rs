@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use std::{pin::pin, sync::Arc};
 use warp::{Filter, Rejection};
 
-use super::error::reject;
+use super::error::{of_body, reject};
 use crate::{
     error::{Error, ErrorKind},
     json,
@@ -56,7 +56,7 @@ pub async fn collect<B: Buf>(
     let mut content = Buffer::new(memory.nothing(Use::Bodies));
     let mut body = pin!(body);
     while let Some(chunk) = body.next().await {
-        let chunk = chunk.map_err(|_| Error::new(ErrorKind::BadRequest, "the body broke off"))?;
+        let chunk = chunk.map_err(|error| of_body(&error, "the body broke off"))?;
         if (content.len() + chunk.remaining()) as u64 > limit {
             return Err(too_large(limit));
         }

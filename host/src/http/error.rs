@@ -28,6 +28,17 @@ pub fn reject(error: Error) -> Rejection {
     warp::reject::custom(Rejected(error))
 }
 
+/// What is said of a body that can't be read to its end, by a peer that is too slow or for another reason, which `otherwise` tells.
+pub fn of_body(error: &(dyn std::error::Error + 'static), otherwise: &str) -> Error {
+    match reverie_net::is_too_slow(error) {
+        true => Error::new(
+            ErrorKind::BadRequest,
+            "the body came too slowly (server.body_timeout_s, server.min_body_bytes_per_s)",
+        ),
+        false => Error::new(ErrorKind::BadRequest, otherwise),
+    }
+}
+
 /// The body of an error.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Error")]
@@ -88,8 +99,6 @@ pub async fn recover(rejection: Rejection) -> Result<Response, Infallible> {
         Error::new(ErrorKind::BadRequest, "a Content-Length header is required")
     } else if rejection.find::<warp::reject::UnsupportedMediaType>().is_some() {
         Error::new(ErrorKind::UnsupportedMediaType, "the request's content type is not accepted here")
-    } else if rejection.find::<warp::ws::MissingConnectionUpgrade>().is_some() {
-        Error::new(ErrorKind::BadRequest, "this is a WebSocket: the handshake's headers are missing")
     } else if let Some(missing) = rejection.find::<warp::reject::MissingHeader>() {
         Error::new(ErrorKind::BadRequest, format!("the header '{}' is missing", missing.name()))
     } else if let Some(invalid) = rejection.find::<warp::reject::InvalidHeader>() {

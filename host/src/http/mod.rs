@@ -4,12 +4,17 @@
 mod access;
 mod body;
 mod compat;
+mod conditional;
 mod core;
 mod describe;
 mod error;
+mod multipart;
+mod service;
+mod websocket;
 
 use std::sync::Arc;
 
+pub use service::service;
 use warp::{Filter, Reply, filters::BoxedFilter, reply::Response};
 
 use crate::plugins::Registry;
@@ -18,7 +23,7 @@ use crate::plugins::Registry;
 type Route = BoxedFilter<(Response,)>;
 
 /// Everything the server answers.
-pub fn routes(registry: &Arc<Registry>) -> Route {
+fn routes(registry: &Arc<Registry>) -> Route {
     let server = &registry.services.config.server;
     let guarded = core::routes(registry, compat::describe).or(compat::routes(registry)).unify();
     let guarded = access::token(&server.auth_token).and(guarded);

@@ -7,9 +7,21 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt, stream::SplitSink};
-use tokio::{sync::mpsc, time::timeout};
-use warp::ws::{Message, WebSocket};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::mpsc,
+    time::timeout,
+};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        Error, Message,
+        error::CapacityError,
+        protocol::{CloseFrame, frame::coding::CloseCode},
+    },
+};
 
 use super::{
     Client, Hub, Listener, close_code,
@@ -22,14 +34,15 @@ const CLOSE_LINGER: Duration = Duration::from_secs(5);
 
 /// Runs a connection to its end. `greet` is called once, then `receive` for every text message, in order; while it
 /// waits, nothing more is read from this client. `tidy` is polled when nothing is left to read or to send.
-pub async fn serve<F, Fut>(
+pub async fn serve<S, F, Fut>(
     hub: Arc<Hub>,
-    socket: WebSocket,
+    socket: WebSocketStream<S>,
     id: Option<String>,
     greet: impl FnOnce(&Client),
     receive: F,
     tidy: impl Future<Output = ()>,
 ) where
+    S: AsyncRead + AsyncWrite + Unpin,
     F: Fn(Arc<Client>, String) -> Fut,
     Fut: Future<Output = ()>,
 {
@@ -53,9 +66,8 @@ pub async fn serve<F, Fut>(
                 }
                 Ok(None) => return,
                 Ok(Some(Err(error))) => {
-                    // warp hides the cause's type; a message over the limit is the one protocol error that a well-meant
-                    // client can make, so it gets its close code.
-                    if format!("{error:?}").contains("MessageTooLong") {
+                    // The one protocol error that a well-meant client can make gets its close code.
+                    if matches!(error, Error::Capacity(CapacityError::MessageTooLong { .. })) {
                         let limit = hub.config.max_message_bytes;
                         client.outbox.close(close_code::TOO_BIG, &format!("message over {limit} bytes"));
                     }
@@ -63,19 +75,21 @@ pub async fn serve<F, Fut>(
                 }
                 Ok(Some(Ok(message))) => message,
             };
-            if message.is_close() {
-                return;
-            }
-            if message.is_ping() {
-                // tungstenite has queued the pong; a flush by the writer sends it.
-                let _ = pong_due.try_send(());
-            } else if let Ok(text) = message.to_str() {
-                let mut receiving = pin!(receive(client.clone(), text.to_owned()));
-                poll_fn(|context| client.outbox.hold(|| receiving.as_mut().poll(context))).await;
-            } else if message.is_binary() {
-                let error =
-                    "Binary messages are not accepted: send JSON as text, and files to POST /v1/upload";
-                client.reply(serde_json::json!({"type": "error", "error": error}), None);
+            match message {
+                Message::Close(_) => return,
+                // tungstenite has queued the pong, and a flush by the writer sends it. No more is read before the one before it
+                // is sent: a flood of pings does not fill the memory of who reads no answer.
+                Message::Ping(_) => drop(pong_due.send(()).await),
+                Message::Text(text) => {
+                    let mut receiving = pin!(receive(client.clone(), text.as_str().to_owned()));
+                    poll_fn(|context| client.outbox.hold(|| receiving.as_mut().poll(context))).await;
+                }
+                Message::Binary(_) => {
+                    let error =
+                        "Binary messages are not accepted: send JSON as text, and files to POST /v1/upload";
+                    client.reply(serde_json::json!({"type": "error", "error": error}), None);
+                }
+                Message::Pong(_) | Message::Frame(_) => {}
             }
         }
     };
@@ -95,10 +109,10 @@ pub async fn serve<F, Fut>(
     tracing::debug!(client = client.id, "disconnected");
 }
 
-async fn write(
+async fn write<S: AsyncRead + AsyncWrite + Unpin>(
     hub: Arc<Hub>,
     client: Arc<Client>,
-    mut sink: SplitSink<WebSocket, Message>,
+    mut sink: SplitSink<WebSocketStream<S>, Message>,
     mut pings: mpsc::Receiver<()>,
 ) {
     let grace = seconds(hub.config.slow_client_grace_s);
@@ -111,7 +125,7 @@ async fn write(
                 Next::Send(Frame { content: Content::Binary(content), .. }) => Message::binary(content),
                 Next::Close(code, reason) => return close(&mut sink, code, reason).await,
             },
-            _ = ping.tick() => Message::ping(&b""[..]),
+            _ = ping.tick() => Message::Ping(Bytes::new()),
             Some(()) = pings.recv() => {
                 let _ = timeout(grace, sink.flush()).await;
                 continue;
@@ -130,8 +144,13 @@ async fn write(
     }
 }
 
-async fn close(sink: &mut SplitSink<WebSocket, Message>, code: u16, reason: String) {
-    let message = if reason.is_empty() { Message::close() } else { Message::close_with(code, reason) };
+async fn close<S: AsyncRead + AsyncWrite + Unpin>(
+    sink: &mut SplitSink<WebSocketStream<S>, Message>,
+    code: u16,
+    reason: String,
+) {
+    let frame = CloseFrame { code: CloseCode::from(code), reason: reason.into() };
+    let message = Message::Close((!frame.reason.is_empty()).then_some(frame));
     let _ = timeout(CLOSE_LINGER, async {
         let _ = sink.send(message).await;
         let _ = sink.close().await;

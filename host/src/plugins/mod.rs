@@ -89,6 +89,8 @@ pub struct Services {
     pub metrics: Arc<Metrics>,
     /// Set once the registry stands, which needs these services itself.
     pub registry: OnceLock<std::sync::Weak<Registry>>,
+    /// Set once the server has bound its address.
+    pub connections: OnceLock<reverie_net::Connections>,
 }
 
 impl Services {

@@ -7,12 +7,13 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use uuid::Uuid;
-use warp::{Filter, Reply, multipart::FormData};
+use warp::{Filter, Reply};
 
 use super::{
     Content, File, Layer, Operation, Route,
     core::{jobs, messages::ask, uploads},
     error::or_error,
+    multipart::{FormData, form},
     of, with,
 };
 use crate::{
@@ -46,7 +47,7 @@ pub fn layer() -> Layer {
 fn routes(registry: &Arc<Registry>) -> Route {
     let jobs = warp::path!("v1" / "comfy" / "jobs");
     let job = warp::path!("v1" / "comfy" / "jobs" / String);
-    let submit = jobs.and(warp::post()).and(uploads::form()).and(with(registry)).then(
+    let submit = jobs.and(warp::post()).and(form()).and(with(registry)).then(
         |form: FormData, registry: Arc<Registry>| async move {
             or_error(submit(form, &registry).await.map_err(bad_request).map(|job| warp::reply::json(&job)))
         },

@@ -14,7 +14,7 @@ use warp::{Filter, path::FullPath, reply::Response};
 use super::{
     Route, body, core, describe,
     describe::{Content, File, Manifest, Operation, Section, of},
-    error, with,
+    error, multipart, with,
 };
 use crate::{error::Error, plugins::Registry};
 

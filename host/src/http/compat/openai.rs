@@ -3,28 +3,20 @@
 use std::sync::Arc;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use bytes::{Buf, Bytes};
-use futures_util::StreamExt;
+use bytes::Bytes;
 use image::{DynamicImage, GrayImage};
 use reverie_memory::{Budget, Buffer, Kept, Use};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::Serialize;
 use serde_json::{Map, Value};
-use warp::{
-    Filter, Reply,
-    http::StatusCode,
-    multipart::{FormData, Part},
-    reply::Response,
-};
+use warp::{Filter, Reply, http::StatusCode, reply::Response};
 
 use super::{
     Content, Errors, File, Layer, Operation, Route, body,
-    core::{
-        jobs::{self as run, Done},
-        uploads::form,
-    },
+    core::jobs::{self as run, Done},
     describe,
     error::or_error,
+    multipart::{FormData, Part, form},
     of,
     python::generate::text,
     with,
@@ -310,8 +302,7 @@ async fn edits(mut form: FormData, host: Option<&str>, registry: &Arc<Registry>)
     let (mut asked, mut image, mut mask) = (Map::new(), None, None);
     let mut room = MAX_FORM;
     while let Some(part) = form.next().await {
-        let part =
-            part.map_err(|_| Error::new(ErrorKind::BadRequest, "the multipart form is broken or broke off"))?;
+        let part = part?;
         let name = part.name().to_owned();
         let content = read(part, room, uploads.memory()).await?;
         // A part without content takes room too, or there could be any number of them.
@@ -376,8 +367,8 @@ async fn read(mut part: Part, room: usize, memory: &Arc<Budget>) -> Result<Bytes
     }
     let mut content = Buffer::new(memory.nothing(Use::Bodies));
     while let Some(chunk) = part.data().await {
-        let chunk = chunk.map_err(|_| Error::new(ErrorKind::BadRequest, "the multipart form broke off"))?;
-        if content.len() + chunk.remaining() > room {
+        let chunk = chunk?;
+        if content.len() + chunk.len() > room {
             return Err(Error::new(ErrorKind::TooLarge, format!("the form is over {MAX_FORM} bytes")));
         }
         body::push(&mut content, chunk)?;

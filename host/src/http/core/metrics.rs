@@ -16,6 +16,9 @@ pub fn routes(registry: &Arc<Registry>) -> Route {
             services.metrics.upload_bytes.set(services.uploads.figures().1 as i64);
             services.metrics.jobs_are(&services.jobs);
             services.metrics.memory_is(&services.memory);
+            if let Some(connections) = services.connections.get() {
+                services.metrics.connections.are(connections.figures());
+            }
             if let Some(gpu) = services.diffusion.gpu() {
                 services.metrics.gpu(services.diffusion.backend(), &gpu);
             }

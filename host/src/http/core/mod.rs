@@ -19,9 +19,9 @@ use std::sync::Arc;
 use warp::Filter;
 
 use super::{
-    Route, body, describe,
+    Route, body, conditional, describe,
     describe::{Content, File, Manifest, Operation, Place, Section, of},
-    error, with,
+    error, multipart, websocket, with,
 };
 use crate::plugins::Registry;
 

@@ -1,19 +1,33 @@
 //! `GET` and `PUT /storage/KEY`, `GET /storage/health`. Plugins' own state is not served.
 
-use std::{sync::Arc, time::UNIX_EPOCH};
+use std::{
+    convert::Infallible,
+    ops::Range,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{SystemTime, UNIX_EPOCH},
+};
 
-use bytes::Buf;
-use futures_util::Stream;
+use bytes::{Buf, Bytes};
+use futures_util::{Stream, stream};
+use parking_lot::Mutex;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 use warp::{
     Filter, Reply,
-    http::{Response, StatusCode, header},
+    http::{HeaderMap, Response, StatusCode, header},
     path::Tail,
 };
 
-use super::{Content, Operation, Route, body, error::or_error, of, with};
+use super::{
+    Content, Operation, Route, body,
+    conditional::{self, Asked},
+    error::{or_error, response as error_response},
+    of, with,
+};
 use crate::{
     error::{Error, ErrorKind},
     plugins::Registry,
@@ -22,9 +36,14 @@ use crate::{
 
 pub fn routes(registry: &Arc<Registry>) -> Route {
     let health = warp::path!("storage" / "health").and(warp::get()).and(with(registry)).then(check);
-    let get = warp::path("storage").and(warp::path::tail()).and(warp::get()).and(with(registry)).then(
-        |key: Tail, registry: Arc<Registry>| async move { or_error(get(key.as_str(), &registry).await) },
-    );
+    let get = warp::path("storage")
+        .and(warp::path::tail())
+        .and(warp::get())
+        .and(warp::header::headers_cloned())
+        .and(with(registry))
+        .then(|key: Tail, headers: HeaderMap, registry: Arc<Registry>| async move {
+            or_error(get(key.as_str(), &headers, &registry).await)
+        });
     let put = warp::path("storage")
         .and(warp::path::tail())
         .and(warp::put())
@@ -66,6 +85,11 @@ pub fn operations() -> Vec<Operation> {
     let key = |operation: Operation| {
         operation.path("key", of::<String>(), "Letters, digits and `._-:`, in segments divided by `/`.")
     };
+    let validators = [
+        ("ETag", "A strong validator of the content."),
+        ("Last-Modified", "When it was stored."),
+        ("Accept-Ranges", "`bytes`"),
+    ];
     let headers =
         [("X-Storage-Key", "The key."), ("X-Storage-Created-At", "When it was stored, in unix seconds.")];
     vec![
@@ -73,8 +97,16 @@ pub fn operations() -> Vec<Operation> {
             .answers_json::<Health>("It can.")
             .answers(503, "It can't.", Content::Json(of::<Health>())),
         key(Operation::get("/storage/{key}", "What is stored under a key"))
+            .details(
+                "Conditional requests (`If-None-Match`, `If-Modified-Since`, `If-Range`) and one range of bytes at a time are \
+                 answered as RFC 9110 has it.",
+            )
             .answers(200, "The content, of the media type that the key's ending tells.", Content::Media(&["*/*"]))
+            .answers(206, "The part of it that `Range` asks for.", Content::Media(&["*/*"]))
+            .answers_empty(304, "It is the one that the request's validator names.")
             .with(&headers)
+            .with(&validators)
+            .answers_empty(416, "None of the bytes that `Range` asks for are there.")
             .errors(&[ErrorKind::InvalidInput, ErrorKind::NotFound, ErrorKind::Internal, ErrorKind::Unavailable]),
         key(Operation::put("/storage/{key}", "Store the body under a key"))
             .details(
@@ -103,32 +135,119 @@ async fn check(registry: Arc<Registry>) -> warp::reply::Response {
     warp::reply::with_status(warp::reply::json(&body), status).into_response()
 }
 
-async fn get(key: &str, registry: &Registry) -> Result<impl Reply + use<>, Error> {
+async fn get(key: &str, asked: &HeaderMap, registry: &Registry) -> Result<warp::reply::Response, Error> {
     let key = decoded(key)?;
     public(&key)?;
     let services = &registry.services;
-    let (content, media_type, created) = match services.uploads.text(&key) {
-        Some(text) => (text.content, "text/plain; charset=utf-8", text.created),
-        None => {
-            // What can't be a key is the key of nothing.
-            let found = services.storage.get_dated(&key).await.map_err(|error| match error.kind {
-                ErrorKind::InvalidInput => Error::not_found(error.message),
-                _ => error,
-            });
-            let (content, created) = found?;
-            (content, storage::media_type(&key), created)
-        }
-    };
-    let created = created.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
-    let response = Response::builder()
-        .header(header::CONTENT_TYPE, media_type)
-        .header(header::CACHE_CONTROL, "no-store")
-        .header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
-        .header("X-Storage-Key", key)
-        .header("X-Storage-Created-At", format!("{created:.3}"));
-    Ok(response.body(content).expect("keys are plain ASCII"))
+    if let Some(text) = services.uploads.text(&key) {
+        let tag = tag(&text.content);
+        let found =
+            Found { key, media_type: "text/plain; charset=utf-8", created: text.created, tag: Some(tag) };
+        let content = text.content.clone();
+        let part = |range: Range<u64>| {
+            warp::reply::stream(stream::iter([Ok::<_, Infallible>(
+                content.slice(range.start as usize..range.end as usize),
+            )]))
+            .into_response()
+        };
+        return found.answer(asked, text.content.len() as u64, part);
+    }
+    // What can't be a key is the key of nothing.
+    let stored = services.storage.open_object(&key).await.map_err(|error| match error.kind {
+        ErrorKind::InvalidInput => Error::not_found(error.message),
+        _ => error,
+    })?;
+    let media_type = storage::media_type(&key);
+    let found = Found { key, media_type, created: stored.created, tag: stored.tag.clone() };
+    let size = stored.size;
+    found.answer(asked, size, move |range| streamed(stored, range))
 }
 
+/// The bytes of a range, read as the client takes them. An error ends the connection: the client must not take a part for all.
+fn streamed(stored: storage::Stored, range: Range<u64>) -> warp::reply::Response {
+    warp::reply::stream(Shared(Mutex::new(stored.stream(range)))).into_response()
+}
+
+/// A stream that may be referred to by more than one thread, as bodies must. It is only ever read by one.
+struct Shared<S>(Mutex<S>);
+
+impl<S: Stream + Unpin> Stream for Shared<S> {
+    type Item = S::Item;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        Pin::new(self.0.get_mut()).poll_next(context)
+    }
+}
+
+/// Of a text, which is short.
+fn tag(content: &Bytes) -> String {
+    let digest = Sha256::digest(content);
+    format!("\"{}\"", digest[..16].iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+}
+
+/// What is stored under a key, but for its content.
+struct Found {
+    key: String,
+    media_type: &'static str,
+    created: SystemTime,
+    tag: Option<String>,
+}
+
+impl Found {
+    /// What a request with these headers is answered with; `part` makes the answer with the bytes of a range.
+    fn answer(
+        self,
+        headers: &HeaderMap,
+        size: u64,
+        part: impl FnOnce(Range<u64>) -> warp::reply::Response,
+    ) -> Result<warp::reply::Response, Error> {
+        let asked = conditional::asked(headers, size, self.tag.as_deref(), self.created);
+        let (status, range) = match asked {
+            Asked::Whole => (StatusCode::OK, Some(0..size)),
+            Asked::Part(range) => (StatusCode::PARTIAL_CONTENT, Some(range)),
+            Asked::Nothing => (StatusCode::NOT_MODIFIED, None),
+            Asked::OutOfRange => (StatusCode::RANGE_NOT_SATISFIABLE, None),
+        };
+        let created = self.created.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+        let mut answer = Response::builder()
+            .status(status)
+            .header(header::CACHE_CONTROL, "no-store")
+            .header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
+            .header(header::ACCEPT_RANGES, "bytes")
+            .header(header::LAST_MODIFIED, conditional::date(self.created))
+            .header("X-Storage-Key", &self.key)
+            .header("X-Storage-Created-At", format!("{created:.3}"));
+        if let Some(tag) = &self.tag {
+            answer = answer.header(header::ETAG, tag);
+        }
+        match (&range, status) {
+            (Some(range), StatusCode::PARTIAL_CONTENT) => {
+                let range = format!("bytes {}-{}/{size}", range.start, range.end - 1);
+                answer = answer.header(header::CONTENT_RANGE, range);
+            }
+            (None, StatusCode::RANGE_NOT_SATISFIABLE) => {
+                let error =
+                    Error::invalid(format!("'{}' has {size} bytes: none of those asked for", self.key));
+                let mut answer = error_response(&error);
+                *answer.status_mut() = status;
+                let range = format!("bytes */{size}").parse().expect("a header's value");
+                answer.headers_mut().insert(header::CONTENT_RANGE, range);
+                return Ok(answer);
+            }
+            _ => {}
+        }
+        let body = match range {
+            None => warp::reply().into_response().into_body(),
+            Some(range) => {
+                answer = answer
+                    .header(header::CONTENT_TYPE, self.media_type)
+                    .header(header::CONTENT_LENGTH, range.end - range.start);
+                part(range).into_body()
+            }
+        };
+        answer.body(body).map_err(|error| Error::internal(format!("the answer's headers: {error}")))
+    }
+}
 /// Stores the body; of `{"payload": "text"}` as JSON, as clients of the Python server send it, the text, for as long as an upload.
 async fn put<B: Buf>(
     key: &str,

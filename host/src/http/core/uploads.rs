@@ -3,16 +3,16 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use bytes::Buf;
-use futures_util::StreamExt;
 use schemars::JsonSchema;
 use serde::Serialize;
-use warp::{
-    Filter, Rejection,
-    multipart::{FormData, Part},
-};
+use warp::Filter;
 
-use super::{Content, File, Operation, Route, error::or_error, of, with};
+use super::{
+    Content, File, Operation, Route,
+    error::or_error,
+    multipart::{FormData, Part, form},
+    of, with,
+};
 use crate::{
     error::{Error, ErrorKind},
     pictures,
@@ -89,11 +89,6 @@ async fn upload(form: FormData, registry: &Registry) -> Result<Uploaded, Error> 
     Ok(Uploaded { file_ref, bucket, width: Some(width), height: Some(height) })
 }
 
-/// A multipart form of any length: what counts is limited while it is read.
-pub fn form() -> impl Filter<Extract = (FormData,), Error = Rejection> + Clone {
-    warp::multipart::form().max_length(None)
-}
-
 /// What a form held.
 pub struct Form {
     /// The upload of the file field.
@@ -108,7 +103,7 @@ pub struct Form {
 pub async fn read(mut form: FormData, uploads: &Arc<Uploads>, files: &[&str]) -> Result<Form, Error> {
     let mut read = Form { file: None, fields: HashMap::new() };
     while let Some(part) = form.next().await {
-        let part = part.map_err(broken)?;
+        let part = part?;
         if read.fields.len() >= MAX_FIELDS {
             return Err(Error::new(
                 ErrorKind::TooLarge,
@@ -133,13 +128,7 @@ pub fn missing_file(field: &str) -> Error {
 async fn read_file(mut part: Part, uploads: &Arc<Uploads>) -> Result<String, Error> {
     let mut incoming = uploads.begin();
     while let Some(chunk) = part.data().await {
-        let mut chunk = chunk.map_err(broken)?;
-        while chunk.has_remaining() {
-            let piece = chunk.chunk();
-            incoming.push(piece)?;
-            let length = piece.len();
-            chunk.advance(length);
-        }
+        incoming.push(&chunk?)?;
     }
     incoming.finish(part.content_type())
 }
@@ -148,17 +137,13 @@ async fn read_field(mut part: Part) -> Result<String, Error> {
     let name = part.name().to_owned();
     let mut text = Vec::new();
     while let Some(chunk) = part.data().await {
-        let mut chunk = chunk.map_err(broken)?;
-        if text.len() + chunk.remaining() > MAX_FIELD_BYTES {
+        let chunk = chunk?;
+        if text.len() + chunk.len() > MAX_FIELD_BYTES {
             let error = format!("the form field '{name}' is over {MAX_FIELD_BYTES} bytes");
             return Err(Error::new(ErrorKind::TooLarge, error));
         }
-        text.extend_from_slice(&chunk.copy_to_bytes(chunk.remaining()));
+        text.extend_from_slice(&chunk);
     }
     String::from_utf8(text)
         .map_err(|_| Error::new(ErrorKind::BadRequest, format!("the form field '{name}' is not UTF-8")))
-}
-
-fn broken(_: warp::Error) -> Error {
-    Error::new(ErrorKind::BadRequest, "the multipart form is broken or broke off")
 }

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use serde::Deserialize;
-use warp::{
-    Filter, Reply,
-    ws::{WebSocket, Ws},
-};
+use warp::{Filter, reply::Response};
 
-use super::{Operation, Route, error::or_error, of, with};
+use super::{
+    Operation, Route,
+    error::or_error,
+    of,
+    websocket::{self, Handshake},
+    with,
+};
 use crate::{
     dispatch::{self, Inflight},
     error::{Error, ErrorKind},
@@ -28,10 +31,10 @@ struct Query {
 
 pub fn routes(registry: &Arc<Registry>) -> Route {
     warp::path!("v1" / "ws")
-        .and(warp::ws())
+        .and(websocket::handshake())
         .and(warp::query::<Query>())
         .and(with(registry))
-        .map(|ws: Ws, query: Query, registry: Arc<Registry>| or_error(upgrade(ws, query, registry)))
+        .map(|ws: Handshake, query: Query, registry: Arc<Registry>| or_error(upgrade(ws, query, registry)))
         .boxed()
 }
 
@@ -51,7 +54,7 @@ pub fn operations() -> Vec<Operation> {
     vec![ws.errors(&[ErrorKind::InvalidInput, ErrorKind::Unavailable])]
 }
 
-fn upgrade(ws: Ws, query: Query, registry: Arc<Registry>) -> Result<impl Reply, Error> {
+fn upgrade(ws: Handshake, query: Query, registry: Arc<Registry>) -> Result<Response, Error> {
     let hub = registry.services.hub.clone();
     hub.check_room()?;
     let client_id = query.client_id.filter(|id| !id.is_empty());
@@ -64,8 +67,7 @@ fn upgrade(ws: Ws, query: Query, registry: Arc<Registry>) -> Result<impl Reply, 
         )));
     }
     let limit = hub.config.max_message_bytes;
-    let ws = ws.max_message_size(limit).max_frame_size(limit);
-    Ok(ws.on_upgrade(move |socket: WebSocket| async move {
+    Ok(ws.accept(limit, move |socket| async move {
         let inflight = Inflight::new(hub.config.max_inflight);
         let (greeting, health) = (registry.clone(), registry.health().await);
         let greet = move |client: &hub::Client| {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use warp::Filter;
 
-use super::{Content, File, Layer, Manifest, Operation, Route, body, core, error, of, with};
+use super::{Content, File, Layer, Manifest, Operation, Route, body, core, error, multipart, of, with};
 use crate::plugins::Registry;
 
 pub fn layer() -> Layer {

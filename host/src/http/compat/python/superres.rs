@@ -7,7 +7,6 @@ use serde_json::{Map, Value};
 use warp::{
     Filter, Reply,
     http::{Response, header, response::Builder},
-    multipart::FormData,
 };
 
 use super::{
@@ -18,6 +17,7 @@ use super::{
     },
     error::or_error,
     generate::{PICTURES, STORED, ascii, text},
+    multipart::{FormData, form},
     of, with,
 };
 use crate::{
@@ -31,7 +31,7 @@ const FIELDS: &[&str] = &["magnitude", "scale", "quality", "model", "out_format"
 
 pub fn routes(registry: &Arc<Registry>) -> Route {
     let path = warp::path!("superres").or(warp::path!("v1" / "superres")).unify();
-    path.and(warp::post()).and(uploads::form()).and(with(registry)).then(
+    path.and(warp::post()).and(form()).and(with(registry)).then(
         |form: FormData, registry: Arc<Registry>| async move { or_error(superres(form, &registry).await) },
     )
     .boxed()
