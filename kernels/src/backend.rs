@@ -181,8 +181,8 @@ pub enum PixelRange {
     Signed,
 }
 
-/// The rows of a table by their numbers, read when they are asked for.
-pub type Rows = Arc<dyn Fn(usize) -> Vec<f32> + Send + Sync>;
+/// The rows of a table by their numbers, read when they are asked for; an error where one can't be read any more.
+pub type Rows = Arc<dyn Fn(usize) -> Result<Vec<f32>> + Send + Sync>;
 
 /// From tensors to tensors.
 pub type Work<'a, T> = &'a mut dyn FnMut(&[T]) -> Result<Vec<T>>;
@@ -513,7 +513,8 @@ pub trait Backend: Send + Sync + 'static {
     /// the CPU keeps `rows` and reads those that are looked up.
     ///
     /// # Errors
-    /// [`Error::InvalidShape`]; [`Error::ParameterLength`] for a row of another length, here or when it is looked up.
+    /// [`Error::InvalidShape`]; [`Error::ParameterLength`] for a row of another length, and what `rows` returns for one that
+    /// can't be read: here or when it is looked up.
     fn prepare_embedding(&self, count: usize, features: usize, rows: Rows) -> Result<Self::Embedding>;
 
     /// `torch.nn.Embedding` plus that of the positions: for N `sequences` of T ids each, the rows that the ids name, each plus

@@ -108,6 +108,12 @@ pub enum Error {
         /// How many there are.
         count: usize,
     },
+    /// A row of a table that its owner can't give any more.
+    #[error("{reason}")]
+    Rows {
+        /// The owner's words.
+        reason: String,
+    },
     /// An operation gave what is no number.
     #[error(transparent)]
     NotFinite(Box<NotFinite>),

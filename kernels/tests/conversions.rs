@@ -39,7 +39,7 @@ fn rows_are_read_when_they_are_looked_up() {
         let count = read.clone();
         let rows = Arc::new(move |i: usize| {
             count.fetch_add(1, Ordering::Relaxed);
-            data[i * 20..][..20].to_vec()
+            Ok(data[i * 20..][..20].to_vec())
         });
         let embedding = backend.prepare_embedding(9, 20, rows).unwrap();
         assert_eq!(read.load(Ordering::Relaxed), 0);
@@ -89,11 +89,18 @@ fn what_does_not_fit_is_named() {
     assert_eq!(error, Some(Error::InvalidShape { shape: [1, 1, 1, 0] }));
 
     let positions = backend.tensor(vec![0.0; 24], [1, 1, 3, 8]).unwrap();
-    let embedding = backend.prepare_embedding(5, 8, Arc::new(|i| vec![0.0; 8 - i])).unwrap();
+    let embedding = backend.prepare_embedding(5, 8, Arc::new(|i| Ok(vec![0.0; 8 - i]))).unwrap();
     let error = |sequences: &[&[u32]]| backend.embedding(sequences, &embedding, &positions).err();
     assert_eq!(error(&[&[0, 0], &[5, 0]]), Some(Error::Row { index: 5, count: 5 }));
     let short = Error::ParameterLength { what: "row of an embedding", expected: 8, actual: 7 };
     assert_eq!(error(&[&[0, 1]]), Some(short));
+    let gone = Error::Rows { reason: "the table is gone".into() };
+    let given = gone.clone();
+    let rows = Arc::new(move |i| if i == 3 { Err(given.clone()) } else { Ok(vec![0.0; 8]) });
+    let embedding = backend.prepare_embedding(5, 8, rows).unwrap();
+    let error = |sequences: &[&[u32]]| backend.embedding(sequences, &embedding, &positions).err();
+    assert_eq!(error(&[&[0, 4]]), None);
+    assert_eq!(error(&[&[0, 3]]), Some(gone));
     assert_eq!(error(&[&[]]), Some(Error::InvalidShape { shape: [1, 1, 0, 8] }));
 
     let error = backend.from_pixels(&[0; 11], [1, 3, 2, 2], PixelRange::Unit).err();

@@ -15,6 +15,12 @@ pub enum Error {
         /// What the system or the parser said.
         reason: String,
     },
+    /// A file that was written to, or cut short, since it was opened. What was read of it before is right; the rest is gone.
+    #[error("{file}: has changed since it was opened; load the model again")]
+    Changed {
+        /// Its path.
+        file: String,
+    },
     /// A tensor that the model needs and the checkpoint lacks.
     #[error("{file} has no tensor '{name}'")]
     Missing {

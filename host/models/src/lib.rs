@@ -3,7 +3,7 @@
 //! Everything is written once against [`reverie_kernels::Backend`]. A model is a file whose field names are the tensor
 //! names of its checkpoint; [`Weights`] reads the checkpoint and [`Loader`] prepares its layers for a device.
 
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
 pub mod checkpoint;

@@ -189,7 +189,6 @@ impl<'a, B: Backend> Loader<'a, B> {
             |layer: &Layer<B>| if let Layer::Vector(layer) = layer { Some(layer.clone()) } else { None };
         self.cached(name, found, |_| {
             let values = self.weights.tensor(name, &[len])?;
-            self.weights.check_finite(name)?;
             let layer = self.backend.tensor(values, [1, 1, 1, len])?;
             Ok((layer.clone(), Layer::Vector(layer)))
         })
@@ -204,20 +203,21 @@ impl<'a, B: Backend> Loader<'a, B> {
             |layer: &Layer<B>| if let Layer::Embedding(layer) = layer { Some(layer.clone()) } else { None };
         self.cached(name, found, |_| {
             self.weights.check(name, &[count, features])?;
-            self.weights.check_finite(name)?;
-            // All rows are as the first: what cannot be read is reported here.
-            self.weights.row(name, 0)?;
+            // What cannot be read is reported here, and what can't be any more when it is looked up.
+            self.weights.check_values(name)?;
             let (weights, row) = (self.weights.clone(), name.to_owned());
-            let rows = move |index| weights.row(&row, index).ok().flatten().unwrap_or_default();
+            let rows = move |index| match weights.row(&row, index) {
+                Ok(values) => Ok(values.unwrap_or_default()),
+                Err(error) => Err(reverie_kernels::Error::Rows { reason: error.to_string() }),
+            };
             let layer = Arc::new(self.backend.prepare_embedding(count, features, Arc::new(rows))?);
             Ok((layer.clone(), Layer::Embedding(layer)))
         })
     }
 
     /// The layer's weight, with what the adapters add.
-    fn weight(&self, name: &str, shape: &[usize]) -> Result<LayerWeight<'_>> {
+    fn weight(&self, name: &str, shape: &[usize]) -> Result<LayerWeight> {
         let weight = self.weights.layer(&format!("{name}.weight"), shape)?;
-        self.weights.check_finite(&format!("{name}.weight"))?;
         let full_name = self.weights.full_name(name);
         let adapters = self.adapters.filter(|adapters| !adapters.key(&full_name).is_empty());
         if adapters.is_none() && self.factors[0] == 1.0 {
@@ -236,7 +236,6 @@ impl<'a, B: Backend> Loader<'a, B> {
         if !self.weights.has(&bias) {
             return Ok(None);
         }
-        self.weights.check_finite(&bias)?;
         let mut bias = self.weights.tensor(&bias, &[outputs])?;
         scale(&mut bias, self.factors[1]);
         Ok(Some(bias))

@@ -1,10 +1,12 @@
-//! The tensors of a checkpoint: memory-mapped safetensors, read as f32 when they are asked for.
+//! The tensors of a checkpoint: safetensors, read when they are asked for.
 
+mod entry;
 mod finite;
+mod header;
+mod source;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fs::File,
     path::Path,
     sync::{
         Arc,
@@ -12,13 +14,16 @@ use std::{
     },
 };
 
-use memmap2::Mmap;
 use reverie_kernels::{Format, Weight};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::Dtype;
 
+pub(crate) use self::entry::Entry;
+use self::{entry::Found, source::Source};
 use crate::error::{Error, Result};
 
-/// Tensors by name, from one file or several. Cheap to clone; the files stay mapped while any clone lives.
+/// Tensors by name, from one file or several. Cheap to clone; the files stay open while any clone lives. A file that others
+/// write to meanwhile is found out when the next tensor of it is read: [`Error::Changed`]. Whatever is read has values that are
+/// numbers.
 #[derive(Clone)]
 pub struct Weights {
     tensors: Arc<Tensors>,
@@ -36,26 +41,12 @@ struct Tensors {
     metadata: Arc<HashMap<String, String>>,
 }
 
-/// Where a tensor lies.
-#[derive(Clone)]
-pub(crate) struct Entry {
-    map: Arc<Mmap>,
-    /// The name in the file, for messages.
-    origin: Arc<str>,
-    dtype: Dtype,
-    /// As it is read: after the transposition, where there is one.
-    shape: Vec<usize>,
-    start: usize,
-    len: usize,
-    /// Whether the file has columns for rows.
-    transposed: bool,
-}
-
 impl Weights {
-    /// Maps the files and reads their headers. A later file wins where two have a tensor of one name.
+    /// Opens the files and reads their headers. A later file wins where two have a tensor of one name.
     ///
     /// # Errors
-    /// [`Error::File`]; [`Error::Unsupported`] for what is no safetensors file, or only a part of one.
+    /// [`Error::File`], also for a file that is being written; [`Error::Unsupported`] for what is no safetensors file, or only
+    /// a part of one; [`Error::Changed`].
     pub fn open(paths: &[impl AsRef<Path>]) -> Result<Self> {
         let mut entries = BTreeMap::new();
         let mut metadata = HashMap::new();
@@ -157,22 +148,23 @@ impl Weights {
     /// The values of a tensor of exactly this shape.
     ///
     /// # Errors
-    /// [`Error::Missing`], [`Error::Shape`], [`Error::Dtype`].
+    /// [`Error::Shape`], and those of [`Weights::values`].
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         self.check(name, shape)?;
         self.values(name)
     }
 
-    /// The values of a tensor of exactly this shape, in the file where they lie there as they are read.
+    /// The values of a tensor of exactly this shape, as the file has them where it has them in their order.
     ///
     /// # Errors
-    /// [`Error::Missing`], [`Error::Shape`], [`Error::Dtype`].
-    pub fn layer(&self, name: &str, shape: &[usize]) -> Result<LayerWeight<'_>> {
+    /// [`Error::Shape`], and those of [`Weights::values`].
+    pub fn layer(&self, name: &str, shape: &[usize]) -> Result<LayerWeight> {
         self.check(name, shape)?;
-        match self.entry(name)?.stored() {
-            Some((format, bytes)) => Ok(LayerWeight::Mapped(format, bytes)),
-            None => self.values(name).map(LayerWeight::Values),
+        let entry = self.entry(name)?;
+        if entry.transposed {
+            return self.values(name).map(LayerWeight::Values);
         }
+        self.found(name, entry.bytes()?).map(|(format, bytes)| LayerWeight::Stored(format, bytes))
     }
 
     /// That there is a tensor of exactly this shape, without reading it.
@@ -195,42 +187,49 @@ impl Weights {
         found.map_or(Ok(()), refused)
     }
 
-    /// That all values of a tensor are numbers.
+    /// That all values of a tensor can be read and are numbers.
     ///
     /// # Errors
-    /// [`Error::Missing`]; [`Error::Unsupported`] where some are not.
-    pub fn check_finite(&self, name: &str) -> Result<()> {
+    /// Those of [`Weights::values`].
+    pub fn check_values(&self, name: &str) -> Result<()> {
         let entry = self.entry(name)?;
-        if entry.bytes().is_none_or(|(format, bytes)| finite::are_finite(format, bytes)) {
-            return Ok(());
-        }
-        Err(Error::Unsupported(format!(
-            "{}: tensor '{}' has values that are not numbers (NaN or infinite); accepted are files without",
-            self.file(),
-            self.described(name)
-        )))
+        self.found(name, entry.look()?)
     }
 
     /// The values of a tensor of any shape.
     ///
     /// # Errors
-    /// [`Error::Missing`], [`Error::Dtype`].
+    /// [`Error::Missing`], [`Error::Dtype`]; [`Error::Unsupported`] where some are not numbers; [`Error::Changed`] where the file
+    /// was written to since it was opened; [`Error::File`].
     pub fn values(&self, name: &str) -> Result<Vec<f32>> {
         let entry = self.entry(name)?;
-        entry.values().ok_or_else(|| self.wrong_dtype(name, entry))
+        self.found(name, entry.values()?)
     }
 
     /// The values of one row of a tensor: all that lies at `index` of its first axis; none past its end. What was made of
     /// columns has no rows to read.
     ///
     /// # Errors
-    /// [`Error::Missing`], [`Error::Dtype`].
+    /// Those of [`Weights::values`].
     pub fn row(&self, name: &str, index: usize) -> Result<Option<Vec<f32>>> {
         let entry = self.entry(name)?;
         let Some(row) = entry.shape.first().and_then(|&rows| entry.part(index, rows)) else {
             return Ok(None);
         };
-        row.values().map(Some).ok_or_else(|| self.wrong_dtype(name, entry))
+        self.found(name, row.values()?).map(Some)
+    }
+
+    /// What was found of the tensor `name`, or why it is no good.
+    fn found<T>(&self, name: &str, found: Found<T>) -> Result<T> {
+        match found {
+            Found::Values(values) => Ok(values),
+            Found::OtherType => Err(self.wrong_dtype(name, self.entry(name)?)),
+            Found::NotFinite => Err(Error::Unsupported(format!(
+                "{}: tensor '{}' has values that are not numbers (NaN or infinite); accepted are files without",
+                self.file(),
+                self.described(name)
+            ))),
+        }
     }
 
     fn wrong_dtype(&self, name: &str, entry: &Entry) -> Error {
@@ -277,87 +276,31 @@ impl Weights {
     }
 }
 
-/// A layer's weight: in a mapped file, or read from there.
-pub enum LayerWeight<'a> {
+/// A layer's weight.
+pub enum LayerWeight {
     /// As the file has them.
-    Mapped(Format, &'a [u8]),
+    Stored(Format, Vec<u8>),
     /// In the order of the layer.
     Values(Vec<f32>),
 }
 
-impl LayerWeight<'_> {
+impl LayerWeight {
     /// The values as numbers, to be changed.
     pub fn into_values(self) -> Vec<f32> {
         match self {
-            Self::Mapped(format, bytes) => Weight::Stored(format, bytes).to_f32().into_owned(),
+            Self::Stored(format, bytes) => Weight::Stored(format, &bytes).to_f32().into_owned(),
             Self::Values(values) => values,
         }
     }
 }
 
-impl<'a> From<&'a LayerWeight<'_>> for Weight<'a> {
-    fn from(weight: &'a LayerWeight<'_>) -> Self {
+impl<'a> From<&'a LayerWeight> for Weight<'a> {
+    fn from(weight: &'a LayerWeight) -> Self {
         match weight {
-            LayerWeight::Mapped(format, bytes) => Self::Stored(*format, bytes),
+            LayerWeight::Stored(format, bytes) => Self::Stored(*format, bytes),
             LayerWeight::Values(values) => Self::F32(values),
         }
     }
-}
-
-impl Entry {
-    /// The one numbered `index` of `parts` equal parts along the first axis; none where that can't be divided so.
-    pub(crate) fn part(&self, index: usize, parts: usize) -> Option<Self> {
-        let rows = *self.shape.first()?;
-        if parts == 0 || index >= parts || rows % parts != 0 || self.transposed {
-            return None;
-        }
-        let len = self.len / parts;
-        let shape = [&[rows / parts], &self.shape[1..]].concat();
-        Some(Self { start: self.start + index * len, len, shape, ..self.clone() })
-    }
-
-    /// Rows for columns; none for what is not a matrix.
-    pub(crate) fn transposed(&self) -> Option<Self> {
-        let [rows, columns] = self.shape[..] else { return None };
-        Some(Self { shape: vec![columns, rows], transposed: !self.transposed, ..self.clone() })
-    }
-
-    /// A 1x1 convolution's (out, in, 1, 1) as a linear layer's (out, in); anything else as it is.
-    pub(crate) fn linear(&self) -> Self {
-        match self.shape[..] {
-            [outputs, inputs, 1, 1] => Self { shape: vec![outputs, inputs], ..self.clone() },
-            _ => self.clone(),
-        }
-    }
-
-    /// Its bytes; none for a type that is not read.
-    fn bytes(&self) -> Option<(Format, &[u8])> {
-        let format = match self.dtype {
-            Dtype::F32 => Format::F32,
-            Dtype::F16 => Format::F16,
-            Dtype::BF16 => Format::Bf16,
-            _ => return None,
-        };
-        Some((format, &self.map[self.start..self.start + self.len]))
-    }
-
-    /// The same where they are in order, too.
-    fn stored(&self) -> Option<(Format, &[u8])> {
-        self.bytes().filter(|_| !self.transposed)
-    }
-
-    /// None for a type that is not read.
-    fn values(&self) -> Option<Vec<f32>> {
-        let (format, bytes) = self.bytes()?;
-        let values = Weight::Stored(format, bytes).to_f32().into_owned();
-        Some(if self.transposed { transpose(&values, &self.shape) } else { values })
-    }
-}
-
-/// `values` are in column order of a matrix of this shape; the result is in row order.
-fn transpose(values: &[f32], shape: &[usize]) -> Vec<f32> {
-    let (rows, columns) = (shape[0], shape[1]);
-    (0..rows).flat_map(|row| (0..columns).map(move |column| values[column * rows + row])).collect()
 }
 
 fn read(
@@ -365,30 +308,16 @@ fn read(
     entries: &mut BTreeMap<String, Entry>,
     metadata: &mut HashMap<String, String>,
 ) -> Result<()> {
-    let failed = |reason: String| Error::File { file: path.display().to_string(), reason };
-    let file = File::open(path).map_err(|e| failed(e.to_string()))?;
-    #[allow(unsafe_code)]
-    // SAFETY: the mapping is read-only. A file that is changed in place while it is mapped changes the values that are
-    // read, or ends the process where it is cut short: as with every mapped checkpoint, files are replaced, not edited.
-    let map = unsafe { Mmap::map(&file) }.map_err(|e| failed(e.to_string()))?;
-    let map = Arc::new(map);
-    // It checks that all tensors lie within the file and have the lengths of their shapes.
-    let (header, described) = SafeTensors::read_metadata(&map).map_err(|e| {
-        Error::Unsupported(format!(
-            "{}: is not a safetensors file, or is incomplete: {e}; accepted are whole .safetensors files",
-            path.display()
-        ))
-    })?;
-    // The header has its length before it, in 8 bytes.
-    let data = 8 + header;
+    let source = Arc::new(Source::open(path)?);
+    let (data, described) = header::read(&source, &path.display().to_string())?;
     for (name, info) in described.tensors() {
         let (start, end) = info.data_offsets;
         let entry = Entry {
-            map: map.clone(),
+            source: source.clone(),
             origin: name.as_str().into(),
             dtype: info.dtype,
             shape: info.shape.clone(),
-            start: data + start,
+            start: data + start as u64,
             len: end - start,
             transposed: false,
         };

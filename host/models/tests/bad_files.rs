@@ -12,20 +12,7 @@ const UNET: &str = "unet/diffusion_pytorch_model.safetensors";
 
 /// A copy of a small model.
 fn model() -> tempfile::TempDir {
-    fn copy(from: &Path, to: &Path) {
-        fs::create_dir_all(to).unwrap();
-        for entry in fs::read_dir(from).unwrap() {
-            let entry = entry.unwrap();
-            let to = to.join(entry.file_name());
-            match entry.path().is_dir() {
-                true => copy(&entry.path(), &to),
-                false => _ = fs::copy(entry.path(), to).unwrap(),
-            }
-        }
-    }
-    let folder = tempfile::tempdir().unwrap();
-    copy(&fixtures::folder("pipelines/sd"), folder.path());
-    folder
+    fixtures::copy("pipelines/sd")
 }
 
 /// The message of what is refused, which a host gives to whoever asked.

@@ -1,4 +1,4 @@
-//! Rows of a table that stays where it is, such as in a mapped file: a text names few of them.
+//! Rows of a table that stays where it is, such as in a file: a text names few of them.
 
 use super::buffer::Pool;
 use super::tensor::CpuTensor;
@@ -29,7 +29,7 @@ impl CpuEmbedding {
         for sequence in sequences {
             let places = positions.floats().chunks_exact(self.features);
             for ((&id, place), out) in sequence.iter().zip(places).zip(&mut rest) {
-                let row = (self.rows)(id as usize);
+                let row = (self.rows)(id as usize)?;
                 checks::row(&row, self.features)?;
                 for ((out, value), place) in out.iter_mut().zip(row).zip(place) {
                     *out = value + place;

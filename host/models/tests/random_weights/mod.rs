@@ -134,7 +134,7 @@ fn generate(recipes: &BTreeMap<String, Recipe>) -> Weights {
         .map(|(name, shape, bytes)| (name, TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap()));
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), safetensors::serialize(views, None).unwrap()).unwrap();
-    // The mapping outlives the file's name.
+    // The open file outlives its name.
     Weights::open(&[file.path()]).unwrap()
 }
 

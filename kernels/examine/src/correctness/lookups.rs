@@ -52,7 +52,7 @@ fn tables(run: &mut Run<'_>) {
         let positions = [[1, 1, tokens, features]];
         let case = Case::new("embedding", format!("{count} rows of {features}"), &positions, ONE_ROUNDING);
         run.tensors(case, |backend, xs| {
-            let rows = Arc::new(move |row| noise::halves(features, 1.0, row as u64));
+            let rows = Arc::new(move |row| Ok(noise::halves(features, 1.0, row as u64)));
             backend.embedding(&sequences, &backend.prepare_embedding(count, features, rows)?, xs[0])
         });
     }

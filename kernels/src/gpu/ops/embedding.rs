@@ -37,7 +37,7 @@ impl<D: Device> GpuEmbedding<D> {
         }
         let mut bytes = vec![0; 2 * count * features];
         bytes.par_chunks_mut(2 * features).enumerate().try_for_each(|(index, out)| {
-            let row = rows(index);
+            let row = rows(index)?;
             checks::row(&row, features)?;
             let halves = row.into_iter().map(|value| half::f16::from_f32(value).to_le_bytes());
             out.as_chunks_mut().0.iter_mut().zip(halves).for_each(|(out, half)| *out = half);
