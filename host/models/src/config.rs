@@ -3,7 +3,11 @@
 //! A field that a file lacks has the default of diffusers' constructor, as there. Fields that no supported model uses are
 //! read all the same, so that `validate` can refuse a model which would otherwise come out wrong.
 
+mod limits;
+
 use serde::{Deserialize, Serialize};
+
+pub(crate) use self::limits::{LAYERS, LEVELS, Limited, SEEN};
 
 use crate::error::{Error, Result};
 

@@ -11,6 +11,7 @@ pub mod clip;
 mod config;
 pub mod denoise;
 mod error;
+mod json;
 mod loader;
 pub mod lora;
 pub mod noise;

@@ -206,6 +206,17 @@ impl Weights {
         self.found(name, entry.values()?)
     }
 
+    /// The one value of a tensor that has no more.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], and those of [`Weights::values`].
+    pub(crate) fn scalar(&self, name: &str) -> Result<f32> {
+        if self.shape(name)?.iter().any(|&side| side != 1) {
+            return Err(self.misshapen(name, &[]));
+        }
+        self.values(name)?.first().copied().ok_or_else(|| self.misshapen(name, &[]))
+    }
+
     /// The values of one row of a tensor: all that lies at `index` of its first axis; none past its end. What was made of
     /// columns has no rows to read.
     ///
@@ -224,6 +235,10 @@ impl Weights {
         match found {
             Found::Values(values) => Ok(values),
             Found::OtherType => Err(self.wrong_dtype(name, self.entry(name)?)),
+            Found::TooLarge => Err(Error::File {
+                file: self.file().to_owned(),
+                reason: format!("the tensor '{}' is too large for memory", self.described(name)),
+            }),
             Found::NotFinite => Err(Error::Unsupported(format!(
                 "{}: tensor '{}' has values that are not numbers (NaN or infinite); accepted are files without",
                 self.file(),

@@ -7,8 +7,9 @@ use serde_json::{Map, Value};
 
 use super::{Component, ModelFiles, ModelKind, VaeConfig, pickled};
 use crate::{
-    config::{AutoencoderKLConfig, AutoencoderTinyConfig, OneOrMany, UNet2DConditionConfig},
+    config::{AutoencoderKLConfig, AutoencoderTinyConfig, Limited, OneOrMany, UNet2DConditionConfig},
     error::{Error, Result},
+    json,
     schedulers::{is_unknown_key, parse_keys},
     weights::{Entry, Weights},
 };
@@ -30,7 +31,7 @@ const PIPELINES: [&str; 8] = [
 ];
 
 pub(super) fn open(path: &Path) -> Result<ModelFiles> {
-    let index: Map<String, Value> = json(&path.join("model_index.json"))?;
+    let index: Map<String, Value> = json::read(&path.join("model_index.json"), json::CONFIG)?;
     let pipeline_class = string(&index, "_class_name").to_owned();
     if !PIPELINES.contains(&pipeline_class.as_str()) {
         return Err(Error::Unsupported(format!(
@@ -83,7 +84,7 @@ pub(super) fn open(path: &Path) -> Result<ModelFiles> {
 /// The fields of a scheduler's configuration; what no scheduler knows is added to `warnings`.
 fn scheduler(path: &Path, warnings: &mut Vec<String>) -> Result<Map<String, Value>> {
     let failed = |reason: String| Error::File { file: path.display().to_string(), reason };
-    let text = std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
+    let text = json::text(path, json::CONFIG)?;
     let fields = parse_keys(&text).map_err(|e| failed(e.to_string()))?;
     let unknown = fields.keys().filter(|key| is_unknown_key(key));
     warnings.extend(
@@ -96,7 +97,7 @@ fn scheduler(path: &Path, warnings: &mut Vec<String>) -> Result<Map<String, Valu
 fn unknown_keys<C: Default + Serialize>(path: &Path, warnings: &mut Vec<String>) -> Result<()> {
     /// What changes nothing: of training, of other embeddings, and what `AutoencoderTiny` saves of its encoder once more.
     const IDLE: [&str; 3] = ["dropout", "addition_embed_type_num_heads", "block_out_channels"];
-    let fields: Map<String, Value> = json(path)?;
+    let fields: Map<String, Value> = json::read(path, json::CONFIG)?;
     let known = serde_json::to_value(C::default()).unwrap_or_default();
     let unknown = fields
         .keys()
@@ -107,7 +108,7 @@ fn unknown_keys<C: Default + Serialize>(path: &Path, warnings: &mut Vec<String>)
 
 /// Before diffusers 0.9 the files of Stable Diffusion 1 gave the UNet a `sample_size` of 32, and meant 64.
 fn correct_sample_size(path: &Path, config: &mut UNet2DConditionConfig) -> Result<()> {
-    let fields: Map<String, Value> = json(path)?;
+    let fields: Map<String, Value> = json::read(path, json::CONFIG)?;
     let mut version =
         string(&fields, "_diffusers_version").split('.').map_while(|part| part.parse::<u32>().ok());
     let (Some(major), Some(minor)) = (version.next(), version.next()) else { return Ok(()) };
@@ -139,10 +140,11 @@ fn kind(path: &Path, unet: &UNet2DConditionConfig, second_text_encoder: bool) ->
 /// An autoencoder of either kind.
 pub(super) fn vae(folder: &Path) -> Result<Component<VaeConfig>> {
     let path = folder.join("config.json");
-    let fields: Map<String, Value> = json(&path)?;
+    let fields: Map<String, Value> = json::read(&path, json::CONFIG)?;
+    let file = path.display().to_string();
     let config = match string(&fields, "_class_name") {
-        "AutoencoderKL" => VaeConfig::Kl(parse(&path, fields)?),
-        "AutoencoderTiny" => VaeConfig::Tiny(parse(&path, fields)?),
+        "AutoencoderKL" => VaeConfig::Kl(json::config(&file, fields)?),
+        "AutoencoderTiny" => VaeConfig::Tiny(json::config(&file, fields)?),
         other => {
             return Err(Error::Unsupported(format!(
                 "{}: _class_name is '{other}'; accepted are AutoencoderKL and AutoencoderTiny",
@@ -163,14 +165,22 @@ fn current_vae(name: &str, entry: &Entry) -> Option<(String, Entry)> {
     Some((renamed.unwrap_or_else(|| name.to_owned()), entry.clone()))
 }
 
-fn text_encoder<C: DeserializeOwned>(folder: &Path) -> Result<Component<C>> {
+fn text_encoder<C: Config>(folder: &Path) -> Result<Component<C>> {
     let Component { config, weights } = component(folder, TRANSFORMERS)?;
     Ok(Component { config, weights: super::ldm_text::with_text_model(&weights) })
 }
 
-fn component<C: DeserializeOwned>(folder: &Path, base: &str) -> Result<Component<C>> {
+/// A component's configuration.
+trait Config: DeserializeOwned + Serialize + Default + Limited {}
+impl<C: DeserializeOwned + Serialize + Default + Limited> Config for C {}
+
+fn component<C: Config>(folder: &Path, base: &str) -> Result<Component<C>> {
     let config = folder.join("config.json");
-    Ok(Component { config: parse(&config, json(&config)?)?, weights: weights(folder, base)? })
+    let fields = json::read(&config, json::CONFIG)?;
+    Ok(Component {
+        config: json::config(&config.display().to_string(), fields)?,
+        weights: weights(folder, base)?,
+    })
 }
 
 /// The weights in `folder`, as diffusers and transformers save them: whole or in shards; in full precision, or in half
@@ -213,7 +223,7 @@ fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>> {
     struct Index {
         weight_map: std::collections::BTreeMap<String, String>,
     }
-    let Index { weight_map } = json(index)?;
+    let Index { weight_map } = json::read(index, json::INDEX)?;
     let mut names: Vec<&String> = weight_map.values().collect();
     names.sort();
     names.dedup();
@@ -230,15 +240,4 @@ fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>> {
 
 fn string<'a>(fields: &'a Map<String, Value>, key: &str) -> &'a str {
     fields.get(key).and_then(Value::as_str).unwrap_or_default()
-}
-
-fn json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let failed = |reason: String| Error::File { file: path.display().to_string(), reason };
-    let text = std::fs::read(path).map_err(|e| failed(e.to_string()))?;
-    serde_json::from_slice(&text).map_err(|e| failed(e.to_string()))
-}
-
-fn parse<C: DeserializeOwned>(path: &Path, fields: Map<String, Value>) -> Result<C> {
-    serde_json::from_value(Value::Object(fields))
-        .map_err(|e| Error::File { file: path.display().to_string(), reason: e.to_string() })
 }

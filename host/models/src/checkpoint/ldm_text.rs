@@ -1,7 +1,7 @@
 //! The names of text encoders: OpenAI's CLIP as transformers has it, and OpenCLIP's.
 
 use crate::{
-    config::CLIPTextConfig,
+    config::{CLIPTextConfig, Limited},
     error::Result,
     weights::{Entry, Weights},
 };
@@ -12,7 +12,7 @@ const HEAD_FEATURES: usize = 64;
 /// A text encoder that has transformers' names already, with or without `text_model.` before them, and its configuration.
 ///
 /// # Errors
-/// [`crate::Error::Missing`].
+/// [`crate::Error::Missing`]; [`crate::Error::Unsupported`] for sizes beyond all limits.
 pub(super) fn clip(weights: &Weights) -> Result<(CLIPTextConfig, Weights)> {
     let weights = with_text_model(weights);
     Ok((config(&weights, "quick_gelu")?, weights))
@@ -22,7 +22,7 @@ pub(super) fn clip(weights: &Weights) -> Result<(CLIPTextConfig, Weights)> {
 /// one, and diffusers leaves out the last.
 ///
 /// # Errors
-/// [`crate::Error::Missing`].
+/// [`crate::Error::Missing`]; [`crate::Error::Unsupported`] for sizes beyond all limits.
 pub(super) fn open_clip(weights: &Weights, max_layers: usize) -> Result<(CLIPTextConfig, Weights)> {
     let converted = weights.mapped(|name, entry| from_open_clip(name, entry, max_layers));
     Ok((config(&converted, "gelu")?, converted))
@@ -45,7 +45,7 @@ fn config(weights: &Weights, hidden_act: &str) -> Result<CLIPTextConfig> {
     let hidden_size = weights.side(embedding, 1, 2)?;
     let layer = |i: &usize| weights.has(&format!("text_model.encoder.layers.{i}.layer_norm1.weight"));
     let projection = "text_projection.weight";
-    Ok(CLIPTextConfig {
+    let config = CLIPTextConfig {
         vocab_size: weights.side(embedding, 0, 2)?,
         hidden_size,
         intermediate_size: weights.side("text_model.encoder.layers.0.mlp.fc1.weight", 0, 2)?,
@@ -55,7 +55,9 @@ fn config(weights: &Weights, hidden_act: &str) -> Result<CLIPTextConfig> {
         max_position_embeddings: weights.side("text_model.embeddings.position_embedding.weight", 0, 2)?,
         hidden_act: hidden_act.to_owned(),
         ..CLIPTextConfig::default()
-    })
+    };
+    config.check_limits(weights.file())?;
+    Ok(config)
 }
 
 /// The tensors that take the place of `entry`; none for what the encoder does not use, as `logit_scale`.

@@ -1,7 +1,7 @@
 //! The names of the original UNet (CompVis' latent-diffusion, and Stability's generative-models after it) and diffusers'.
 
 use crate::{
-    config::{OneOrMany, UNet2DConditionConfig},
+    config::{Limited, OneOrMany, UNet2DConditionConfig},
     error::{Error, Result},
     weights::Weights,
 };
@@ -140,6 +140,7 @@ pub(super) fn convert(weights: &Weights) -> Result<(UNet2DConditionConfig, Weigh
         block_out_channels,
         ..UNet2DConditionConfig::default()
     };
+    config.check_limits(weights.file())?;
     let names = LdmUnet::new(levels.len(), layers_per_block);
     Ok((config, weights.renamed(|name| names.to_diffusers(name))))
 }

@@ -1,7 +1,7 @@
 //! The names of the original autoencoder and diffusers'.
 
 use crate::{
-    config::{AutoencoderKLConfig, OneOrMany},
+    config::{AutoencoderKLConfig, Limited, OneOrMany},
     error::Result,
     weights::Weights,
 };
@@ -10,7 +10,7 @@ use crate::{
 /// the original names.
 ///
 /// # Errors
-/// [`crate::Error::Missing`].
+/// [`crate::Error::Missing`]; [`crate::Error::Unsupported`] for sizes beyond all limits.
 pub(super) fn convert(weights: &Weights) -> Result<(AutoencoderKLConfig, Weights)> {
     let channels = |level: usize| format!("encoder.down.{level}.block.0.conv1.weight");
     let count = (0..).take_while(|&level| weights.has(&channels(level))).count().max(1);
@@ -33,6 +33,7 @@ pub(super) fn convert(weights: &Weights) -> Result<(AutoencoderKLConfig, Weights
         mid_block_add_attention: weights.has("encoder.mid.attn_1.q.weight"),
         ..AutoencoderKLConfig::default()
     };
+    config.check_limits(weights.file())?;
     let converted = weights.mapped(|name, entry| {
         let name = to_diffusers(name, count)?;
         // The original attention is made of 1x1 convolutions.

@@ -16,12 +16,12 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use crate::{
-    config::{AutoencoderKLConfig, AutoencoderTinyConfig, CLIPTextConfig, UNet2DConditionConfig},
+    config::{AutoencoderKLConfig, AutoencoderTinyConfig, CLIPTextConfig, Limited, UNet2DConditionConfig},
     error::{Error, Result},
     weights::Weights,
 };
 
-/// A Stable Diffusion model on disk. Tensors are mapped, and read when a layer is prepared.
+/// A Stable Diffusion model on disk. Tensors are read when a layer is prepared.
 #[derive(Clone)]
 pub struct ModelFiles {
     /// The family.
@@ -91,6 +91,8 @@ impl ModelFiles {
             single_file::open(path)?
         };
         check_channels(&files.unet)?;
+        // Single files have no configurations but what their tensors tell.
+        files.unet.config.check_limits(files.unet.weights.file())?;
         let encoders = [Some(&files.text_encoder), files.text_encoder_2.as_ref()].into_iter().flatten();
         let weights = encoders.map(|it| &it.weights).chain([&files.unet.weights, &files.vae.weights]);
         weights.into_iter().try_for_each(Weights::check_types)?;

@@ -171,6 +171,8 @@ fn looks_like_v_prediction(unet: &Weights) -> Result<bool> {
     if !unet.has(name) {
         return Ok(false);
     }
+    // As many as an attention has features.
+    unet.side(name, 0, 1)?;
     let bias = unet.values(name)?;
     let count = bias.len() as f32;
     let mean = bias.iter().sum::<f32>() / count;

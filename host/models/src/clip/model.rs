@@ -1,14 +1,16 @@
 //! Both towers: `transformers.CLIPModel`, which tells how well a text describes a picture.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use reverie_kernels::Backend;
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::{CLIPTextModel, CLIPVisionModel, Preprocessor};
 use crate::{
     config::{CLIPTextConfig, CLIPVisionConfig},
     error::{Error, Result},
+    json,
     loader::{LayerCache, Loader},
     pipeline::Picture,
     tokenizer::Tokenizer,
@@ -29,12 +31,12 @@ pub struct CLIPModel<B: Backend> {
 /// `config.json`.
 #[derive(Deserialize)]
 struct Config {
-    text_config: CLIPTextConfig,
-    vision_config: CLIPVisionConfig,
-    projection_dim: usize,
+    text_config: Map<String, Value>,
+    vision_config: Map<String, Value>,
+    projection_dim: Value,
 }
 
-/// A dual encoder on disk. Tensors are mapped, and read when a layer is prepared.
+/// A dual encoder on disk. Tensors are read when a layer is prepared.
 pub struct CLIPFiles {
     text_config: CLIPTextConfig,
     vision_config: CLIPVisionConfig,
@@ -52,10 +54,14 @@ impl CLIPFiles {
     pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
         let failed = |reason: String| Error::File { file: path.display().to_string(), reason };
-        let text = fs::read_to_string(&path).map_err(|e| failed(e.to_string()))?;
-        let config: Config = serde_json::from_str(&text).map_err(|e| failed(e.to_string()))?;
-        let vision_config =
-            CLIPVisionConfig { projection_dim: config.projection_dim, ..config.vision_config };
+        let Config { mut text_config, mut vision_config, projection_dim } = json::read(&path, json::CONFIG)?;
+        // The towers' own are not used.
+        for tower in [&mut text_config, &mut vision_config] {
+            tower.insert("projection_dim".into(), projection_dim.clone());
+        }
+        let tower = |name: &str| format!("{}: {name}", path.display());
+        let text_config: CLIPTextConfig = json::config(&tower("text_config"), text_config)?;
+        let vision_config: CLIPVisionConfig = json::config(&tower("vision_config"), vision_config)?;
         let weights = Weights::open(&[folder.join(WEIGHTS)])?;
         let preprocessor = Preprocessor::open(folder)?;
         if preprocessor.side() != vision_config.image_size {
@@ -67,7 +73,7 @@ impl CLIPFiles {
         }
         let tokenizer = folder.join("tokenizer");
         Ok(Self {
-            text_config: CLIPTextConfig { projection_dim: config.projection_dim, ..config.text_config },
+            text_config,
             vision_config,
             weights,
             tokenizer: Tokenizer::open(if tokenizer.is_dir() { &tokenizer } else { folder })?,
@@ -86,7 +92,7 @@ impl<B: Backend> CLIPModel<B> {
     /// [`Error::Missing`], [`Error::Shape`] and [`Error::Dtype`] for a checkpoint that does not fit.
     pub fn open(backend: &B, folder: &Path) -> Result<Self> {
         let files = CLIPFiles::open(folder)?;
-        let logit_scale = files.weights.values("logit_scale")?.first().copied().unwrap_or(0.0).exp();
+        let logit_scale = files.weights.scalar("logit_scale")?.exp();
         let cache = LayerCache::default();
         let loader = Loader::new(backend, files.weights, &cache);
         Ok(Self {

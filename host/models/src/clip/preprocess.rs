@@ -3,18 +3,22 @@
 //! The picture is resized by Pillow's bicubic filter until its shorter side fits, its middle is cut out, and the channels are
 //! normalised.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use serde::Deserialize;
 
 use crate::{
+    config::SEEN,
     error::{Error, Result},
+    json,
     pillow::{self, Filter},
     pipeline::Picture,
 };
 
 /// Pillow's number of its bicubic filter.
 const BICUBIC: u8 = 3;
+/// Pixels of a picture that is resized, before its middle is cut out.
+const LARGEST: usize = 1 << 26;
 
 /// How pictures are prepared.
 #[derive(Debug, Clone, PartialEq)]
@@ -92,7 +96,7 @@ impl Preprocessor {
         let (old, new) = (folder.join("preprocessor_config.json"), folder.join("processor_config.json"));
         let path = if old.exists() { &old } else { &new };
         let failed = |reason: String| Error::File { file: path.display().to_string(), reason };
-        let text = fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
+        let text = json::text(path, json::CONFIG)?;
         let file: File = match path == &old {
             true => serde_json::from_str(&text),
             false => serde_json::from_str::<Processor>(&text).map(|processor| processor.image_processor),
@@ -105,7 +109,13 @@ impl Preprocessor {
                 path.display()
             )));
         }
-        let size = file.size.side().filter(|side| *side > 0);
+        let values = file.image_mean.iter().chain(&file.image_std).chain([&file.rescale_factor]);
+        if values.into_iter().any(|value| !value.is_finite()) || file.image_std.contains(&0.0) {
+            return Err(failed(
+                "image_mean, image_std and rescale_factor: accepted are numbers, image_std not 0".into(),
+            ));
+        }
+        let size = file.size.side().filter(|side| SEEN.contains(side));
         let crop = file.crop_size.as_ref().map_or(size, Size::side);
         match (size, crop) {
             (Some(shortest_edge), Some(crop)) if 0 < crop && crop <= shortest_edge => Ok(Self {
@@ -115,7 +125,11 @@ impl Preprocessor {
                 mean: file.image_mean,
                 std: file.image_std,
             }),
-            _ => Err(failed("size and crop_size: accepted are squares, the crop not larger".into())),
+            _ => Err(failed(format!(
+                "size and crop_size: accepted are squares of {} to {} pixels, the crop not larger",
+                SEEN.start(),
+                SEEN.end()
+            ))),
         }
     }
 
@@ -127,19 +141,24 @@ impl Preprocessor {
     /// Three channels, one after the other, of [`Preprocessor::side`] rows and columns.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a picture without pixels.
+    /// [`Error::Invalid`] for a picture without pixels, and for one whose longer side is many times the shorter.
     pub fn values(&self, picture: &Picture) -> Result<Vec<f32>> {
         let (width, height) = (picture.width, picture.height);
         if width == 0 || height == 0 || picture.rgb.len() != width * height * 3 {
             return Err(Error::Invalid(format!("a picture of {width}x{height} has no pixels to look at")));
         }
         // The longer side is rounded down, as in transformers.
-        let longer = |long: usize, short: usize| self.shortest_edge * long / short;
+        let longer = |long: usize, short: usize| self.shortest_edge.saturating_mul(long) / short;
         let (new_width, new_height) = match width <= height {
             true => (self.shortest_edge, longer(height, width)),
             false => (longer(width, height), self.shortest_edge),
         };
         let size = [new_width, new_height];
+        if new_width.saturating_mul(new_height) > LARGEST {
+            return Err(Error::Invalid(format!(
+                "a picture of {width}x{height} is too long and thin to look at"
+            )));
+        }
         let resized = pillow::resize(&picture.rgb, [width, height], 3, size, Filter::Bicubic);
         let (left, top) = ((new_width - self.crop) / 2, (new_height - self.crop) / 2);
         let mut values = Vec::with_capacity(3 * self.crop * self.crop);

@@ -7,6 +7,7 @@ use reverie_kernels::Backend;
 use super::{Lora, LoraLayer, Target};
 use crate::{
     checkpoint::{ModelFiles, ldm_unet::LdmUnet},
+    config::{LAYERS, LEVELS},
     error::{Error, Result},
     weights::Weights,
 };
@@ -240,9 +241,10 @@ impl<'a> Names<'a> {
 
 /// The names that kohya's trainer has for SDXL's UNet.
 fn original_names(unet: &Weights) -> LdmUnet {
-    let count = |name: &dyn Fn(usize) -> String| (0..).take_while(|&i| unet.has(&name(i))).count();
-    let levels = count(&|level| format!("down_blocks.{level}.resnets.0.conv1.weight"));
-    let layers = count(&|layer| format!("down_blocks.0.resnets.{layer}.conv1.weight"));
+    let count =
+        |most: usize, name: &dyn Fn(usize) -> String| (0..most).take_while(|&i| unet.has(&name(i))).count();
+    let levels = count(*LEVELS.end(), &|level| format!("down_blocks.{level}.resnets.0.conv1.weight"));
+    let layers = count(*LAYERS.end(), &|layer| format!("down_blocks.0.resnets.{layer}.conv1.weight"));
     LdmUnet::new(levels, layers)
 }
 

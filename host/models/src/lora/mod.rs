@@ -13,6 +13,7 @@ pub use self::adapters::{Adapters, ComponentAdapters};
 use self::names::{Key, Part};
 use crate::{
     error::{Error, Result},
+    json,
     weights::Weights,
 };
 
@@ -140,12 +141,12 @@ impl LoraLayer {
             _ => return Err(failed(format!("'{down}' has the rank 0"))),
         };
         let scale = match tensors.alpha {
-            Some(name) => match weights.values(&name)?[..] {
-                [alpha] => alpha / rank as f32,
-                _ => return Err(weights.misshapen(&name, &[])),
-            },
+            Some(name) => weights.scalar(&name)? / rank as f32,
             None => config.scale(target, &module, rank),
         };
+        if !scale.is_finite() {
+            return Err(failed(format!("the alpha of the layer '{module}' is too large")));
+        }
         Ok(Self { target, module, down, up, mid: tensors.mid, rank, scale })
     }
 }
@@ -166,10 +167,14 @@ struct PeftConfig(Map<String, Value>);
 impl PeftConfig {
     fn new(weights: &Weights) -> Result<Self> {
         let Some(text) = weights.metadata("lora_adapter_metadata") else { return Ok(Self(Map::new())) };
-        serde_json::from_str(text).map(Self).map_err(|e| Error::File {
+        let failed = |reason: &dyn std::fmt::Display| Error::File {
             file: weights.file().to_owned(),
-            reason: format!("lora_adapter_metadata in its header: {e}"),
-        })
+            reason: format!("lora_adapter_metadata in its header: {reason}"),
+        };
+        if text.len() as u64 > json::CONFIG {
+            return Err(failed(&format_args!("is longer than {} bytes", json::CONFIG)));
+        }
+        serde_json::from_str(text).map(Self).map_err(|e| failed(&e))
     }
 
     fn scale(&self, target: Target, module: &str, rank: usize) -> f32 {

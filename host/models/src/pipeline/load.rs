@@ -72,6 +72,13 @@ impl<B: Backend> Pipeline<B> {
 
 /// A tokenizer of another vocabulary than the model's would name wrong words, or none.
 fn check_vocabulary(tokenizer: &Tokenizer, config: &CLIPTextConfig) -> Result<()> {
+    let (texts, positions) = (tokenizer.model_max_length, config.max_position_embeddings);
+    if texts > positions {
+        return Err(Error::Unsupported(format!(
+            "the tokenizer's model_max_length is {texts}; accepted are the text encoder's max_position_embeddings, {positions}, \
+             and less"
+        )));
+    }
     let largest = tokenizer.bos.max(tokenizer.eos).max(tokenizer.pad);
     if (largest as usize) < config.vocab_size {
         return Ok(());

@@ -1,11 +1,14 @@
 //! The files of a `tokenizer` folder.
 
-use std::{collections::HashMap, fs, path::Path};
+use std::{collections::HashMap, path::Path};
 
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{BOS, EOS, Tokenizer};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    json,
+};
 
 /// `tokenizer_config.json` and `special_tokens_map.json`.
 #[derive(Default, Deserialize)]
@@ -109,15 +112,16 @@ type Vocabulary = (HashMap<String, u32>, Vec<(String, String)>, HashMap<String, 
 fn vocabulary(folder: &Path) -> Result<Vocabulary> {
     let (vocab, merges) = (folder.join("vocab.json"), folder.join("merges.txt"));
     if vocab.exists() || merges.exists() {
-        let text = fs::read_to_string(&merges).map_err(|e| failed(&merges, e.to_string()))?;
+        let text = json::text(&merges, json::VOCABULARY)?;
         let pairs = parse_merges(&text).map_err(|reason| failed(&merges, reason))?;
-        return Ok((read(&vocab)?, pairs, HashMap::new()));
+        return Ok((json::read(&vocab, json::VOCABULARY)?, pairs, HashMap::new()));
     }
     let path = folder.join("tokenizer.json");
     if !path.exists() {
         return Err(failed(folder, "has neither vocab.json and merges.txt nor tokenizer.json".to_owned()));
     }
-    let TokenizerJson { model: BpeModel { mut vocab, merges }, added_tokens } = read(&path)?;
+    let TokenizerJson { model: BpeModel { mut vocab, merges }, added_tokens } =
+        json::read(&path, json::VOCABULARY)?;
     let pair = |merge| match merge {
         Merge::Pair(left, right) => Ok((left, right)),
         Merge::Text(text) => parse_merge(&text),
@@ -146,12 +150,7 @@ fn parse_merge(text: &str) -> Result<(String, String), String> {
 }
 
 fn optional<T: Default + DeserializeOwned>(path: &Path) -> Result<T> {
-    if path.exists() { read(path) } else { Ok(T::default()) }
-}
-
-fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = fs::read_to_string(path).map_err(|e| failed(path, e.to_string()))?;
-    serde_json::from_str(&text).map_err(|e| failed(path, e.to_string()))
+    if path.exists() { json::read(path, json::VOCABULARY) } else { Ok(T::default()) }
 }
 
 fn failed(path: &Path, reason: String) -> Error {

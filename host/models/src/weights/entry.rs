@@ -10,6 +10,8 @@ use crate::error::Result;
 
 /// Values are looked at while they are in a core's cache.
 const BLOCK: usize = 256 << 10;
+/// Bytes of the largest tensor that is read: the largest of any model have a tenth of it.
+const LARGEST: usize = 16 << 30;
 
 /// Where a tensor lies.
 #[derive(Clone)]
@@ -35,6 +37,8 @@ pub(super) enum Found<T> {
     OtherType,
     /// NaN or an infinite one.
     NotFinite,
+    /// More than can be allocated.
+    TooLarge,
 }
 
 impl<T> Found<T> {
@@ -43,6 +47,7 @@ impl<T> Found<T> {
             Self::Values(values) => Found::Values(change(values)),
             Self::OtherType => Found::OtherType,
             Self::NotFinite => Found::NotFinite,
+            Self::TooLarge => Found::TooLarge,
         }
     }
 }
@@ -88,6 +93,10 @@ impl Entry {
     /// [`crate::Error::Changed`], [`crate::Error::File`].
     pub(super) fn bytes(&self) -> Result<Found<(Format, Vec<u8>)>> {
         let Some(format) = self.format() else { return Ok(Found::OtherType) };
+        // A tensor that memory does not hold is an error, where an allocation that fails ends the process.
+        if self.len > LARGEST || Vec::<u8>::new().try_reserve_exact(self.len).is_err() {
+            return Ok(Found::TooLarge);
+        }
         let mut bytes = vec![0; self.len];
         let mut finite = true;
         for (block, at) in bytes.chunks_mut(BLOCK).zip((self.start..).step_by(BLOCK)) {
