@@ -13,6 +13,7 @@ use reverie_kernels::{Backend, Mask};
 use crate::{
     config::CLIPTextConfig,
     error::{Error, Result},
+    finite::Part,
     loader::Loader,
 };
 use encoder::{CLIPEncoderLayer, LayerNorm, Shape};
@@ -29,6 +30,7 @@ pub struct CLIPTextModel<B: Backend> {
     layers: Vec<CLIPEncoderLayer<B>>,
     final_layer_norm: LayerNorm<B>,
     text_projection: Option<Arc<B::Linear>>,
+    pub(crate) part: Part,
 }
 
 /// What the text encoder makes of a batch of N sequences of T tokens; C is `hidden_size`.
@@ -89,6 +91,7 @@ impl<B: Backend> CLIPTextModel<B> {
             layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_>>()?,
             final_layer_norm: LayerNorm::load(&model, "final_layer_norm", &shape)?,
             text_projection: loader.has("text_projection.weight").then(projection).transpose()?,
+            part: Part::new("the text encoder", &loader.weights),
             config: config.clone(),
         })
     }

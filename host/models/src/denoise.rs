@@ -4,6 +4,7 @@ use reverie_kernels::Backend;
 
 use crate::{
     error::{Error, Result},
+    finite::are_finite,
     random::Generator,
     schedulers::Scheduler,
     unet::{Conditions, UNet2DConditionModel},
@@ -48,6 +49,8 @@ pub struct Denoise<B: Backend> {
     /// SDXL: original size, crop and target size.
     pub(crate) time_ids: Option<[f32; 6]>,
     pub(crate) inpaint: Option<Inpaint<B>>,
+    /// That its latents are no numbers any more, and since which step.
+    pub(crate) fault: Option<Error>,
 }
 
 impl<B: Backend> Denoise<B> {
@@ -70,6 +73,11 @@ impl<B: Backend> Denoise<B> {
     /// Whether all steps are done.
     pub fn is_done(&self) -> bool {
         self.scheduler.timestep().is_none()
+    }
+
+    /// Why no picture will come of it: since the step that it names, as [`check`] found, its latents are not numbers.
+    pub fn fault(&self) -> Option<&Error> {
+        self.fault.as_ref()
     }
 
     /// How many entries of a batch it takes: 2 with classifier-free guidance.
@@ -196,6 +204,25 @@ pub fn advance<B: Backend>(backend: &B, outputs: &B::Tensor, requests: &mut [&mu
     for request in requests {
         request.advance(backend, outputs, entry)?;
         entry += request.entries();
+    }
+    Ok(())
+}
+
+/// Looks whether the step just taken has left all latents numbers; those of which it has not have a [`Denoise::fault`] from now on,
+/// while the others can go on. Waits for the device: for whoever waits for it after each step in any case.
+///
+/// # Errors
+/// The device's.
+pub fn check<B: Backend>(
+    backend: &B,
+    unet: &UNet2DConditionModel<B>,
+    requests: &mut [&mut Denoise<B>],
+) -> Result<()> {
+    for request in requests {
+        if request.fault.is_none() && !are_finite(&request.latents(backend)?) {
+            let when = format!(" at step {} of {}", request.position(), request.steps());
+            request.fault = Some(unet.part.not_finite(when));
+        }
     }
     Ok(())
 }

@@ -51,6 +51,16 @@ pub enum Error {
         /// The type, as safetensors writes it.
         dtype: String,
     },
+    /// A part of a model that made values which are not numbers: there is no picture in them.
+    #[error("{part} of {file} made values that are not numbers (NaN or infinite){when}")]
+    NotFinite {
+        /// As `the UNet`.
+        part: &'static str,
+        /// The checkpoint.
+        file: String,
+        /// As ` at step 7 of 20`; empty for what is done once.
+        when: String,
+    },
     /// A model or a setting that is not supported.
     #[error("{0}")]
     Unsupported(String),

@@ -11,6 +11,7 @@ pub mod clip;
 mod config;
 pub mod denoise;
 mod error;
+mod finite;
 mod json;
 mod loader;
 pub mod lora;
@@ -32,6 +33,7 @@ pub use config::{
     UNet2DConditionConfig,
 };
 pub use error::{Error, Result};
+pub use finite::is_picture_finite;
 pub use loader::{LayerCache, Loader};
 pub use lora::{Adapters, ComponentAdapters, Lora, Target};
 pub use tokenizer::Tokenizer;

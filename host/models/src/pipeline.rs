@@ -13,6 +13,7 @@ use crate::{
     config::UNet2DConditionConfig,
     denoise::{Conditioning, Denoise, Inpaint},
     error::{Error, Result},
+    finite::are_finite,
     noise,
     random::Generator,
     schedulers::{self, Plan, Scheduler, SchedulerConfig, SchedulerName},
@@ -95,7 +96,8 @@ impl<B: Backend> Pipeline<B> {
     /// Encodes the prompt, draws the noise and encodes the picture: everything before the first step.
     ///
     /// # Errors
-    /// [`Error::Invalid`], which names the field and what is accepted; the device's.
+    /// [`Error::Invalid`], which names the field and what is accepted; [`Error::NotFinite`] where the prompt's encoding or the
+    /// picture's latents are not numbers; [`Error::Changed`]; the device's.
     pub fn prepare(&self, backend: &B, request: &Request) -> Result<Denoise<B>> {
         request.check(self.factor, self.is_inpainting())?;
         let (h, w) = (request.height / self.factor, request.width / self.factor);
@@ -132,6 +134,7 @@ impl<B: Backend> Pipeline<B> {
             timestep_cond: timestep_cond.transpose()?,
             time_ids,
             inpaint,
+            fault: None,
         })
     }
 
@@ -251,13 +254,23 @@ impl<B: Backend> Pipeline<B> {
     /// how many; where it returns an error, that is the result.
     ///
     /// # Errors
-    /// Those of `progress` and of the device.
+    /// [`Error::NotFinite`] where the latents or the picture are not numbers; those of `progress` and of the device.
     pub fn decode(
         &self,
         backend: &B,
         request: &Denoise<B>,
         progress: &mut dyn FnMut(usize, usize) -> Result<()>,
     ) -> Result<Picture> {
+        if let Some(fault) = request.fault() {
+            return Err(fault.clone());
+        }
+        if !are_finite(&request.latents(backend)?) {
+            return Err(self.unet.part.not_finite(format!(
+                " by step {} of {}",
+                request.position(),
+                request.steps()
+            )));
+        }
         let picture = self.vae.decode(backend, &request.latents, progress)?;
         Picture::from_tensor(backend, &picture)
     }

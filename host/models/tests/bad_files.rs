@@ -4,7 +4,7 @@ use std::{fs, path::Path, sync::Arc};
 
 use reverie_kernels::cpu::CpuBackend;
 use reverie_models::{Adapters, Error, LayerCache, Lora, ModelFiles, Weights, pipeline::Pipeline};
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use safetensors::{Dtype, tensor::TensorView};
 
 mod fixtures;
 
@@ -23,25 +23,6 @@ fn refusal<T>(result: Result<T, Error>) -> String {
     }
 }
 
-/// The file again with one tensor changed: its type and bytes.
-fn rewrite(path: &Path, tensor: &str, change: impl Fn(TensorView) -> (Dtype, Vec<u8>)) {
-    let old = fs::read(path).unwrap();
-    let file = SafeTensors::deserialize(&old).unwrap();
-    let tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = file
-        .iter()
-        .map(|(name, view)| {
-            let shape = view.shape().to_vec();
-            let (dtype, bytes) =
-                if name == tensor { change(view) } else { (view.dtype(), view.data().to_vec()) };
-            (name.to_owned(), dtype, shape, bytes)
-        })
-        .collect();
-    let views = tensors
-        .iter()
-        .map(|(name, dtype, shape, bytes)| (name, TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
-    fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
-}
-
 fn load(folder: &Path) -> Result<Pipeline<CpuBackend>, Error> {
     let files = ModelFiles::open(folder)?;
     Pipeline::load(&CpuBackend::default(), &files, &LayerCache::default(), &Adapters::default())
@@ -50,7 +31,7 @@ fn load(folder: &Path) -> Result<Pipeline<CpuBackend>, Error> {
 #[test]
 fn numbers_of_eight_bits_are_refused_with_what_is_accepted() {
     let folder = model();
-    rewrite(&folder.path().join(UNET), "conv_in.weight", |view| {
+    fixtures::rewrite(&folder.path().join(UNET), "conv_in.weight", |view| {
         (Dtype::F8_E4M3, vec![0x38; view.data().len() / 2])
     });
     let message = refusal(ModelFiles::open(folder.path()));
@@ -81,7 +62,7 @@ fn values_that_are_no_numbers_are_named() {
         ("text_encoder/model.safetensors", "text_model.encoder.layers.1.mlp.fc2.weight"),
     ] {
         let folder = model();
-        rewrite(&folder.path().join(component), tensor, |view| {
+        fixtures::rewrite(&folder.path().join(component), tensor, |view| {
             let mut bytes = view.data().to_vec();
             // fp16's NaN in the last place.
             let last = bytes.len() - 2;

@@ -238,3 +238,18 @@ fn bad_requests_name_the_field_and_what_is_accepted() {
     let image = Picture { width: 8, height: 8, rgb: vec![0; 192] };
     assert!(error(&|r| r.image = Some(image.clone())).contains("8x8"));
 }
+
+#[test]
+fn a_gpu_finds_what_is_no_number_in_a_picture() {
+    let gpu = tested::gpu();
+    for (place, value) in [(0, f32::NAN), (3 * 20 * 33 - 1, f32::INFINITY), (701, f32::NEG_INFINITY)] {
+        let mut values = vec![65504.0; 3 * 20 * 33];
+        let is_finite = |values: &[f32]| {
+            let picture = gpu.tensor(values.to_vec(), [1, 3, 20, 33]).unwrap();
+            reverie_models::is_picture_finite(&gpu, &picture).unwrap()
+        };
+        assert!(is_finite(&values));
+        values[place] = value;
+        assert!(!is_finite(&values), "{value} at {place}");
+    }
+}

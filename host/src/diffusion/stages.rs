@@ -46,8 +46,9 @@ impl Diffusion {
             let (backend, unet) = (model.backend(), &model.pipeline.unet);
             let outputs = device.room.retry(|| denoise::predict(backend, unet, pictures))?;
             denoise::advance(backend, &outputs, pictures)?;
-            // The device is given back after a step, and its client told of it: it has to be done by then, not just launched.
-            pictures.last().map_or(Ok(()), |picture| picture.latents(model.backend()).map(drop))
+            // The device is given back after a step, and its client told of it: it has to be done by then, not just launched. This
+            // waits for it.
+            denoise::check(backend, unet, pictures)
         };
         let done = model.lane.run(device, picture, watch, self.settings.max_batch, &step);
         done.map_err(|ended| match ended {

@@ -250,7 +250,10 @@ impl State {
         let shared = batch.len() > 1;
         for (id, picture, _) in batch {
             let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == id) else { continue };
+            let fault = picture.fault().cloned().filter(|_| matches!(stepped, Some(Ok(()))));
             match &stepped {
+                // Of the others of its batch, nothing is wrong.
+                _ if fault.is_some() => entry.ended = fault.map(|error| Err(Ended::Failed(error))),
                 Some(Ok(())) if picture.is_done() => entry.ended = Some(Ok(())),
                 Some(Err(_)) if shared => entry.alone = true,
                 Some(Err(error)) => {

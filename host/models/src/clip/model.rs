@@ -10,6 +10,7 @@ use super::{CLIPTextModel, CLIPVisionModel, Preprocessor};
 use crate::{
     config::{CLIPTextConfig, CLIPVisionConfig},
     error::{Error, Result},
+    finite::Part,
     json,
     loader::{LayerCache, Loader},
     pipeline::Picture,
@@ -26,6 +27,7 @@ pub struct CLIPModel<B: Backend> {
     text_model: CLIPTextModel<B>,
     vision_model: CLIPVisionModel<B>,
     logit_scale: f32,
+    part: Part,
 }
 
 /// `config.json`.
@@ -93,6 +95,8 @@ impl<B: Backend> CLIPModel<B> {
     pub fn open(backend: &B, folder: &Path) -> Result<Self> {
         let files = CLIPFiles::open(folder)?;
         let logit_scale = files.weights.scalar("logit_scale")?.exp();
+        let part = Part::new("the dual encoder", &files.weights);
+        part.check(&[logit_scale])?;
         let cache = LayerCache::default();
         let loader = Loader::new(backend, files.weights, &cache);
         Ok(Self {
@@ -101,6 +105,7 @@ impl<B: Backend> CLIPModel<B> {
             text_model: CLIPTextModel::load(&loader, &files.text_config)?,
             vision_model: CLIPVisionModel::load(&loader, &files.vision_config)?,
             logit_scale,
+            part,
         })
     }
 
@@ -112,7 +117,7 @@ impl<B: Backend> CLIPModel<B> {
     /// A text as a vector of length 1. A text that is too long is cut off.
     ///
     /// # Errors
-    /// The device's.
+    /// [`Error::NotFinite`]; the device's.
     pub fn embed_text(&self, backend: &B, text: &str) -> Result<Vec<f32>> {
         let limit = self.text_model.config().max_position_embeddings.min(self.tokenizer.model_max_length);
         let mut tokens = vec![self.tokenizer.bos];
@@ -123,20 +128,23 @@ impl<B: Backend> CLIPModel<B> {
         let embeds = made.text_embeds.ok_or_else(|| {
             Error::Unsupported("the text encoder has no projection (text_projection.weight)".into())
         })?;
-        Ok(unit(backend.to_vec(&embeds)?))
+        self.unit(backend.to_vec(&embeds)?)
     }
 
     /// A picture of any size as a vector of length 1: its dot product with a text's is their cosine similarity.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a picture without pixels; the device's.
+    /// [`Error::Invalid`] for a picture without pixels; [`Error::NotFinite`]; the device's.
     pub fn embed_picture(&self, backend: &B, picture: &Picture) -> Result<Vec<f32>> {
         let pixels = self.preprocessor.values(picture)?;
-        Ok(unit(self.vision_model.image_embeds(backend, &pixels)?))
+        self.unit(self.vision_model.image_embeds(backend, &pixels)?)
     }
-}
 
-fn unit(values: Vec<f32>) -> Vec<f32> {
-    let norm = values.iter().map(|x| x * x).sum::<f32>().sqrt();
-    values.into_iter().map(|x| x / norm).collect()
+    /// At length 1.
+    fn unit(&self, mut values: Vec<f32>) -> Result<Vec<f32>> {
+        let norm = values.iter().map(|x| x * x).sum::<f32>().sqrt();
+        values.iter_mut().for_each(|x| *x /= norm);
+        self.part.check(&values)?;
+        Ok(values)
+    }
 }

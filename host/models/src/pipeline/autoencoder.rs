@@ -2,12 +2,13 @@
 
 use reverie_kernels::Backend;
 
-use crate::{error::Result, random::Generator, taesd::AutoencoderTiny, vae::AutoencoderKL};
+use crate::{error::Result, finite::Part, random::Generator, taesd::AutoencoderTiny, vae::AutoencoderKL};
 
 /// Either kind, with its latents' scale.
 pub(super) struct Autoencoder<B: Backend> {
     pub(super) model: Model<B>,
     pub(super) scale: LatentScale,
+    pub(super) part: Part,
 }
 
 pub(super) enum Model<B: Backend> {
@@ -75,7 +76,9 @@ impl<B: Backend> Autoencoder<B> {
             }
             Model::Tiny(vae) => backend.to_vec(&vae.encode(backend, x)?)?,
         };
-        Ok(self.scale.scaled(latents, with_moments))
+        let latents = self.scale.scaled(latents, with_moments);
+        self.part.check(&latents)?;
+        Ok(latents)
     }
 
     /// The picture of latents at the scale of the UNet, (1, 3, H, W) in -1..1. `progress` is called before each tile and after
@@ -88,19 +91,22 @@ impl<B: Backend> Autoencoder<B> {
     ) -> Result<B::Tensor> {
         let [.., h, w] = backend.shape(latents);
         let latents = self.scale.unscaled(backend, latents)?;
-        match &self.model {
+        let picture = match &self.model {
+            // Tiles are looked at one by one.
             Model::Kl(vae) if !vae.decodes_whole(backend, h, w) => {
-                vae.tiled_decode(backend, &latents, &vae.default_tiling(), progress)
+                return vae.tiled_decode(backend, &latents, &vae.default_tiling(), progress);
             }
             Model::Kl(vae) => {
                 progress(0, 1)?;
-                vae.decode(backend, &latents)
+                vae.decode(backend, &latents)?
             }
             Model::Tiny(vae) => {
                 progress(0, 1)?;
-                vae.decode(backend, &latents)
+                vae.decode(backend, &latents)?
             }
-        }
+        };
+        self.part.check_picture(backend, &picture)?;
+        Ok(picture)
     }
 
     /// Whether a picture of so many rows and columns of latents is encoded or decoded in tiles, which makes another picture

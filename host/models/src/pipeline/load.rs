@@ -12,6 +12,7 @@ use crate::{
     clip::CLIPTextModel,
     config::CLIPTextConfig,
     error::{Error, Result},
+    finite::Part,
     loader::{LayerCache, Loader},
     lora::{Adapters, Target},
     taesd::AutoencoderTiny,
@@ -120,5 +121,9 @@ fn vae<B: Backend>(
             std.len()
         )));
     }
-    Ok((Autoencoder { model, scale }, channels, files.vae.config.factor()))
+    Ok((
+        Autoencoder { model, scale, part: Part::new("the VAE", &files.vae.weights) },
+        channels,
+        files.vae.config.factor(),
+    ))
 }

@@ -6,6 +6,7 @@ use super::{chunks::Chunks, parse::Prompt};
 use crate::{
     clip::{CLIPTextModel, TextLayer},
     error::{Error, Result},
+    finite::are_finite,
     tokenizer::Tokenizer,
 };
 
@@ -44,7 +45,8 @@ pub struct TextEmbedding<B: Backend> {
 /// prompt as a whole stronger. The pooled embedding has no weights.
 ///
 /// # Errors
-/// [`crate::Error::Invalid`] where a layer has too large a `clip_skip`; [`crate::Error::Backend`].
+/// [`crate::Error::Invalid`] where a layer has too large a `clip_skip`, or a weight is too large; [`crate::Error::NotFinite`];
+/// [`crate::Error::Backend`].
 pub fn encode_prompts<B: Backend>(
     backend: &B,
     encoders: &[TextEncoder<B>],
@@ -96,10 +98,18 @@ fn encode<B: Backend>(
     let states = model.select(backend, &output, layer)?;
     let [_, _, tokens, width] = backend.shape(&states);
     let mut values = backend.to_vec(&states)?;
+    model.part.check(&values)?;
     for (states, chunk) in values.chunks_exact_mut(tokens * width).zip(&prompt.chunks) {
         emphasize(states, width, &chunk.weights);
     }
-    let first = |embeds: &B::Tensor| backend.images(embeds, 0, 1);
+    if !are_finite(&values) {
+        return Err(Error::Invalid("prompt: its weights are too large".into()));
+    }
+    let first = |embeds: &B::Tensor| -> Result<B::Tensor> {
+        let first = backend.images(embeds, 0, 1)?;
+        model.part.check_tensor(backend, &first)?;
+        Ok(first)
+    };
     Ok(States { values, width, pooled: output.text_embeds.as_ref().map(first).transpose()? })
 }
 

@@ -19,6 +19,7 @@ pub use resnet::{ResnetBlock2D, ResnetConfig};
 use crate::{
     config::UNet2DConditionConfig,
     error::{Error, Result},
+    finite::Part,
     loader::Loader,
 };
 use embeddings::TimestepEmbedding;
@@ -43,6 +44,7 @@ pub struct UNet2DConditionModel<B: Backend> {
     in_channels: usize,
     cross_attention_dim: usize,
     steps: B::Repeated,
+    pub(crate) part: Part,
 }
 
 /// What some models are given beside the latents, the step and the prompt.
@@ -116,6 +118,7 @@ impl<B: Backend> UNet2DConditionModel<B> {
             in_channels: config.in_channels,
             cross_attention_dim: layout.cross_attention_dim,
             steps: loader.backend.repeated(),
+            part: Part::new("the UNet", &loader.weights),
         })
     }
 

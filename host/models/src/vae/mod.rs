@@ -19,6 +19,7 @@ pub use tiled::Tiling;
 use crate::{
     config::AutoencoderKLConfig,
     error::{Error, Result},
+    finite::Part,
     loader::Loader,
     unet::layers::conv1x1,
 };
@@ -40,6 +41,7 @@ pub struct AutoencoderKL<B: Backend> {
     sample_size: usize,
     encoded: Activations,
     decoded: Activations,
+    part: Part,
 }
 
 impl<B: Backend> AutoencoderKL<B> {
@@ -88,6 +90,7 @@ impl<B: Backend> AutoencoderKL<B> {
             sample_size: config.sample_size.as_slice().first().copied().unwrap_or(32),
             encoded: Activations::of_encoder(config),
             decoded: Activations::of_decoder(config),
+            part: Part::new("the VAE", &loader.weights),
         })
     }
 
@@ -122,7 +125,8 @@ impl<B: Backend> AutoencoderKL<B> {
     /// error, that is the result.
     ///
     /// # Errors
-    /// Those of [`AutoencoderKL::encode`], of `progress`, and [`Error::Invalid`] for a tiling that can't be.
+    /// Those of [`AutoencoderKL::encode`], of `progress`, [`Error::NotFinite`] for a tile whose values are not numbers, and
+    /// [`Error::Invalid`] for a tiling that can't be.
     pub fn tiled_encode(
         &self,
         backend: &B,
@@ -131,7 +135,8 @@ impl<B: Backend> AutoencoderKL<B> {
         progress: &mut dyn FnMut(usize, usize) -> Result<()>,
     ) -> Result<DiagonalGaussianDistribution> {
         let plan = tiling.encode_plan()?;
-        let moments = tiled::run(backend, x, &plan, progress, |tile| self.moments(backend, tile))?;
+        let moments =
+            tiled::run(backend, x, &plan, &self.part, progress, |tile| self.moments(backend, tile))?;
         DiagonalGaussianDistribution::new(backend, &moments)
     }
 
@@ -157,7 +162,8 @@ impl<B: Backend> AutoencoderKL<B> {
     /// error, that is the result.
     ///
     /// # Errors
-    /// Those of [`AutoencoderKL::decode`], of `progress`, and [`Error::Invalid`] for a tiling that can't be.
+    /// Those of [`AutoencoderKL::decode`], of `progress`, [`Error::NotFinite`] for a tile whose values are not numbers, and
+    /// [`Error::Invalid`] for a tiling that can't be.
     pub fn tiled_decode(
         &self,
         backend: &B,
@@ -166,7 +172,7 @@ impl<B: Backend> AutoencoderKL<B> {
         progress: &mut dyn FnMut(usize, usize) -> Result<()>,
     ) -> Result<B::Tensor> {
         let plan = tiling.decode_plan()?;
-        tiled::run(backend, z, &plan, progress, |tile| self.decode(backend, tile))
+        tiled::run(backend, z, &plan, &self.part, progress, |tile| self.decode(backend, tile))
     }
 
     /// The tiles that diffusers' `enable_tiling` takes: of the size that the model was trained with.

@@ -6,7 +6,10 @@
 
 use reverie_kernels::{Backend, Shape};
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    finite::Part,
+};
 
 /// The sizes of the tiles.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -66,11 +69,15 @@ pub(super) struct Plan {
     keep: usize,
 }
 
-/// Applies `run` to the tiles of `x` and joins what it returns.
+/// Applies `run`, which is of `part`, to the tiles of `x` and joins what it returns.
+///
+/// # Errors
+/// Those of `run` and `progress`; [`Error::NotFinite`] for a tile whose values are not numbers.
 pub(super) fn run<B: Backend>(
     backend: &B,
     x: &B::Tensor,
     plan: &Plan,
+    part: &Part,
     progress: &mut dyn FnMut(usize, usize) -> Result<()>,
     mut run: impl FnMut(&B::Tensor) -> Result<B::Tensor>,
 ) -> Result<B::Tensor> {
@@ -86,10 +93,11 @@ pub(super) fn run<B: Backend>(
         let mut kept = Vec::with_capacity(columns);
         for column in 0..columns {
             progress(row * columns + column, total)?;
-            let part = input.part((row * plan.step, plan.tile), (column * plan.step, plan.tile));
-            let out = run(&backend.tensor(part.data, part.shape)?)?;
+            let tile = input.part((row * plan.step, plan.tile), (column * plan.step, plan.tile));
+            let out = run(&backend.tensor(tile.data, tile.shape)?)?;
             let mut tile = Tile { shape: backend.shape(&out), data: backend.to_vec(&out)? };
             drop(out);
+            part.check(&tile.data)?;
             if let Some(above) = above.get(column) {
                 tile.blend_v(above, plan.blend);
             }
@@ -191,4 +199,71 @@ impl Tile {
 fn weights(place: usize, extent: usize) -> (f32, f32) {
     let new = place as f64 / extent as f64;
     ((1.0 - new) as f32, new as f32)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use reverie_kernels::{Filter, cpu::CpuBackend};
+
+    use super::*;
+    use crate::weights::Weights;
+
+    fn part() -> Part {
+        Part::new("a test", &Weights::open(&[""; 0]).unwrap())
+    }
+
+    proptest! {
+        /// What is made of each pixel by itself is the same in tiles of any size: each part of the picture is there once, in its
+        /// place.
+        #[test]
+        fn tiles_cover_a_picture_once(
+            size in (1usize..70, 1usize..70),
+            quarters in 1usize..6,
+            factor in prop::sample::select(vec![1usize, 2, 8]),
+        ) {
+            let backend = CpuBackend::new(1);
+            let (height, width) = size;
+            let tiling = Tiling::new(4 * quarters * factor, factor);
+            let values = (0..height * width).map(|i| i as f32 / 64.0).collect();
+            let latents = backend.tensor(values, [1, 1, height, width]).unwrap();
+            let enlarge = |x: &_| {
+                let [.., h, w] = backend.shape(x);
+                Ok(backend.resize(x, h * factor, w * factor, Filter::Nearest)?)
+            };
+            let mut calls = Vec::new();
+            let mut progress = |done, total| {
+                calls.push((done, total));
+                Ok(())
+            };
+            let plan = tiling.decode_plan().unwrap();
+            let tiled = run(&backend, &latents, &plan, &part(), &mut progress, enlarge).unwrap();
+            prop_assert_eq!(backend.shape(&tiled), [1, 1, height * factor, width * factor]);
+            let whole = backend.to_vec(&enlarge(&latents).unwrap()).unwrap();
+            for (tiled, whole) in backend.to_vec(&tiled).unwrap().iter().zip(whole) {
+                // At most three blends make a value, each with three roundings of half an epsilon.
+                prop_assert!((tiled - whole).abs() <= whole.abs() * 4.5 * f32::EPSILON);
+            }
+            let total = calls.len() - 1;
+            prop_assert_eq!(calls, (0..=total).map(|done| (done, total)).collect::<Vec<_>>());
+        }
+
+        /// No sizes make it panic, and what it accepts has steps that fit.
+        #[test]
+        fn a_tiling_is_refused_or_whole(
+            samples in any::<u32>(),
+            latents in any::<u32>(),
+            overlap in prop_oneof![any::<f64>(), 0.0..1.0f64, Just(0.25)],
+        ) {
+            let tiling = Tiling {
+                tile_sample_min_size: samples as usize,
+                tile_latent_min_size: latents as usize,
+                tile_overlap_factor: overlap,
+            };
+            for plan in [tiling.decode_plan(), tiling.encode_plan()].into_iter().flatten() {
+                prop_assert!(plan.step > 0 && plan.step <= plan.tile);
+                prop_assert_eq!(plan.keep * plan.tile, plan.step * (plan.keep + plan.blend));
+            }
+        }
+    }
 }
