@@ -71,7 +71,12 @@ pub fn network_pass<B: Backend, T: Sample>(
                 let (y0, y1) = widen(top, bottom, overlap, grid, height);
                 let rows = (y0..y1).map(|y| &picture.color[y * width + x0..y * width + x1]);
                 let input = T::upload(backend, &rows.collect::<Vec<_>>().concat(), (x1 - x0, y1 - y0))?;
-                let made = T::download(backend, &network.forward(backend, &input, scale)?)?;
+                let made = network.forward(backend, &input, scale)?;
+                // As pixels they would be black.
+                if !reverie_models::is_picture_finite(backend, &made)? {
+                    return Err(UpscaleError::NotFinite(String::new()));
+                }
+                let made = T::download(backend, &made)?;
                 let kept = (right - left) * scale;
                 for y in top * scale..bottom * scale {
                     let from = (y - y0 * scale) * (x1 - x0) * scale + (left - x0) * scale;

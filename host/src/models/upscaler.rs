@@ -87,6 +87,9 @@ pub enum UpscaleError {
     /// A file of the operator's folder that was good when the server started.
     #[error("the network can't be loaded any more: {0}")]
     Weights(#[from] WeightsError),
+    /// Its tile is black, or of another colour.
+    #[error("the network '{0}' made values that are not numbers (NaN or infinite)")]
+    NotFinite(String),
     #[error("computing failed: {0}")]
     Backend(#[from] reverie_kernels::Error),
 }
@@ -133,6 +136,18 @@ impl Entry {
     fn new(file: &str, bytes: &[u8], path: Option<PathBuf>) -> Result<Self, WeightsError> {
         let description = architecture::describe(&Weights::parse(file, bytes)?)?;
         Ok(Self { description, path, loaded: Mutex::new(None) })
+    }
+
+    /// An error of its network, with the name of its file.
+    fn named(&self, error: UpscaleError) -> UpscaleError {
+        match error {
+            UpscaleError::NotFinite(_) => UpscaleError::NotFinite(self.source()),
+            error => error,
+        }
+    }
+
+    fn source(&self) -> String {
+        self.path.as_ref().map_or_else(|| "embedded".into(), |path| path.display().to_string())
     }
 
     fn network(&self, backend: &AnyBackend) -> Result<Network, WeightsError> {
@@ -247,7 +262,7 @@ impl Upscalers {
             kind: "network",
             scales: entry.description.scales.clone(),
             architecture: entry.description.architecture.into(),
-            source: entry.path.as_ref().map_or_else(|| "embedded".into(), |path| path.display().to_string()),
+            source: entry.source(),
         });
         let resamplers = RESAMPLERS.iter().map(|(name, _)| NetworkInfo {
             name: (*name).into(),
@@ -319,7 +334,8 @@ impl Upscalers {
                 Pass::Network(entry, scale) => {
                     let network = progress.fit(|| Ok(entry.network(&self.backend)?))?;
                     let network = (&*network, *scale as usize);
-                    tiles::network_pass(&*self.backend, network, &pixels, self.tile, progress)?
+                    tiles::network_pass(&*self.backend, network, &pixels, self.tile, progress)
+                        .map_err(|error| entry.named(error))?
                 }
                 Pass::Resampler(filter, _) => {
                     let size = pass.size((pixels.width, pixels.height)).ok_or(UpscaleError::TooLarge)?;
