@@ -77,7 +77,7 @@ impl<B: Backend> Pipeline<B> {
         &self.warnings
     }
 
-    /// The scheduler that the model came with.
+    /// The scheduler that the model came with. It need not be one that is built: [`SchedulerConfig::usable`] tells.
     pub fn scheduler(&self) -> &SchedulerConfig {
         &self.scheduler
     }
@@ -103,9 +103,10 @@ impl<B: Backend> Pipeline<B> {
         let (h, w) = (request.height / self.factor, request.width / self.factor);
         let shape = [self.latent_channels, h, w];
         let guided = request.guidance_scale > 1.0 && !self.is_lcm();
-        let (positive, negative) = self.conditioning(backend, request, guided)?;
         let config = self.scheduler_for(request);
+        config.usable()?;
         takes_eta(config, request.eta)?;
+        let (positive, negative) = self.conditioning(backend, request, guided)?;
         let plan = self.plan(request);
         // Only the pipelines with a mask refuse it whatever the scheduler.
         if request.mask.is_some() && plan.run() == 0 {

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use pipeline_requests::{against_golden, json, pipelines, read};
+use pipeline_requests::{against_golden, json, pipelines, read, requests};
 use reverie_kernels::cpu::CpuBackend;
 use reverie_models::{
     Adapters, Error, LayerCache, ModelFiles, Weights, pipeline::Pipeline, schedulers::SchedulerConfig,
@@ -114,7 +114,7 @@ fn what_is_not_built_is_refused_by_name() {
     let error = |model: &str, changes: Value| {
         let folder = changed(model, &changes);
         let files = ModelFiles::open(folder.path());
-        let loaded = files.and_then(|files| files.scheduler_config());
+        let loaded = files.and_then(|files| files.scheduler_config()?.usable());
         match loaded.unwrap_err() {
             Error::Unsupported(message) => message,
             other => panic!("{other:?}"),
@@ -127,6 +127,31 @@ fn what_is_not_built_is_refused_by_name() {
     let scheduler = json!({"_class_name": "SASolverScheduler"});
     let message = error("sd", json!({"scheduler/scheduler_config.json": {"replace": scheduler}}));
     assert!(message.contains("SASolverScheduler") && message.contains("DDIMScheduler"), "{message}");
+}
+
+#[test]
+fn a_model_whose_scheduler_is_not_built_runs_with_another() {
+    let backend = CpuBackend::default();
+    let betas = json!({"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"});
+    let latents = |class: &str, named: Option<&str>, masked: bool| {
+        let mut config = betas.clone();
+        config["_class_name"] = class.into();
+        let folder = changed("sd", &json!({"scheduler/scheduler_config.json": {"replace": config}}));
+        let pipeline = load(&ModelFiles::open(folder.path()).unwrap());
+        let own = if masked { pipeline.inpaint_scheduler() } else { pipeline.scheduler() };
+        let mut request = read(&requests()[0]).remove(0);
+        request.scheduler = Some(named.map_or(own.clone(), |name| own.with_name(name).unwrap()));
+        let state = pipeline.prepare(&backend, &request);
+        state.map(|state| state.latents(&backend).unwrap()).map_err(|error| error.to_string())
+    };
+    let refused = latents("SASolverScheduler", None, false).unwrap_err();
+    assert!(refused.contains("SASolverScheduler") && refused.contains("DDIMScheduler"), "{refused}");
+    for masked in [false, true] {
+        for name in ["EulerDiscreteScheduler", "dpmpp_2m_karras"] {
+            let expected = latents("UniPCMultistepScheduler", Some(name), masked).unwrap();
+            assert_eq!(latents("SASolverScheduler", Some(name), masked).unwrap(), expected, "{name}");
+        }
+    }
 }
 
 #[test]

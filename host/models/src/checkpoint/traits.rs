@@ -9,10 +9,11 @@ use crate::{config::UNet2DConditionConfig, error::Result, schedulers::SchedulerC
 const DEFAULT_LATENTS: usize = 64;
 
 impl ModelFiles {
-    /// The scheduler that the model comes with, as the pipeline that diffusers has for it reads it.
+    /// The scheduler that the model comes with, as the pipeline that diffusers has for it reads it. One that is not built is
+    /// not [`SchedulerConfig::usable`].
     ///
     /// # Errors
-    /// Those of [`SchedulerConfig::from_json`]: a scheduler that is not built is refused by its name.
+    /// Those of [`SchedulerConfig::of_model`].
     pub fn scheduler_config(&self) -> Result<SchedulerConfig> {
         self.scheduler_of(false)
     }
@@ -26,7 +27,7 @@ impl ModelFiles {
     }
 
     fn scheduler_of(&self, masked: bool) -> Result<SchedulerConfig> {
-        let config = SchedulerConfig::from_json(&Value::Object(self.scheduler.clone()).to_string())?;
+        let config = SchedulerConfig::of_model(&Value::Object(self.scheduler.clone()).to_string())?;
         let lcm = self.pipeline_class.starts_with("LatentConsistencyModel") && !masked;
         Ok(if self.kind == ModelKind::Sdxl || lcm { config } else { config.corrected(masked) })
     }

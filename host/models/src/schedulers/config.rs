@@ -87,9 +87,32 @@ pub struct SchedulerConfig {
     keys: Map<String, Value>,
     /// What [`SchedulerConfig::corrected`] has put in place of the class's defaults: another class has its own.
     assumed: Map<String, Value>,
+    /// Why it can't be used as it is: another scheduler in its place can.
+    refused: Option<String>,
 }
 
 impl SchedulerConfig {
+    /// Reads the text of a model's `scheduler_config.json`, which may be that of a scheduler that is not built: then
+    /// [`SchedulerConfig::usable`] says so, and [`SchedulerConfig::with_name`] puts another in its place.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where it is not a JSON object.
+    pub fn of_model(text: &str) -> Result<Self> {
+        let keys = parse(text)?;
+        Ok(Self::from_json(text).unwrap_or_else(|error| Self {
+            name: SchedulerName::EulerDiscrete,
+            keys,
+            assumed: Map::new(),
+            refused: Some(error.to_string()),
+        }))
+    }
+
+    /// # Errors
+    /// [`Error::Unsupported`] for a model's own scheduler that is not built, or that has a setting which is not supported.
+    pub fn usable(&self) -> Result<()> {
+        self.refused.as_ref().map_or(Ok(()), |why| Err(Error::Unsupported(why.clone())))
+    }
+
     /// Reads the text of a `scheduler_config.json`.
     ///
     /// # Errors
@@ -105,7 +128,7 @@ impl SchedulerConfig {
                 "the scheduler's _class_name is '{class_name}'; accepted are {accepted}"
             ))
         })?;
-        Self { name, keys, assumed: Map::new() }.checked()
+        Self { name, keys, assumed: Map::new(), refused: None }.checked()
     }
 
     /// Reads the text of a `scheduler_config.json` for another scheduler than its own, which may be one that is not
@@ -114,8 +137,7 @@ impl SchedulerConfig {
     /// # Errors
     /// Those of [`SchedulerConfig::from_json`] and of [`SchedulerConfig::with_name`].
     pub fn from_json_with_name(text: &str, name: &str) -> Result<Self> {
-        let (name_of_none, keys) = (SchedulerName::EulerDiscrete, parse(text)?);
-        Self { name: name_of_none, keys, assumed: Map::new() }.with_name(name)
+        Self::of_model(text)?.with_name(name)
     }
 
     /// Which scheduler it is.
@@ -140,6 +162,7 @@ impl SchedulerConfig {
             config.assumed.clear();
         }
         config.name = sampler.scheduler;
+        config.refused = None;
         config.checked()
     }
 
@@ -173,7 +196,7 @@ impl SchedulerConfig {
 
     /// Whether both make the same steps, whatever keys they leave to the class's defaults.
     pub fn is_same(&self, other: &Self) -> bool {
-        let settings = |config: &Self| Settings::read(config).ok();
+        let settings = |config: &Self| config.usable().and_then(|()| Settings::read(config)).ok();
         self.name == other.name && settings(self).is_some_and(|own| settings(other).as_ref() == Some(&own))
     }
 
@@ -186,7 +209,7 @@ impl SchedulerConfig {
         let mut set = |key: &str, value: Value, knows: bool| {
             if config.get(key).is_some() {
                 config.keys.insert(key.to_owned(), value);
-            } else if knows {
+            } else if knows && self.refused.is_none() {
                 config.assumed.insert(key.to_owned(), value);
             }
         };
