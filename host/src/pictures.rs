@@ -1,17 +1,18 @@
 //! Decoding and encoding pictures, with their limits.
 
+mod jpeg;
+pub mod pillow;
+
 use std::{io::Cursor, sync::Arc};
 
 use image::{
-    DynamicImage, ImageDecoder, ImageEncoder, ImageReader, Limits, Rgb, RgbImage,
+    DynamicImage, ImageDecoder, ImageEncoder, ImageFormat, ImageReader, Limits, Rgb, RgbImage,
     codecs::{jpeg::JpegEncoder, png::PngEncoder, webp::WebPEncoder},
 };
 
 use reverie_memory::{Budget, Kept, Use};
 
 use crate::error::{Error, ErrorKind};
-
-pub use image::imageops::FilterType as Filter;
 
 /// What is read, for messages.
 const ACCEPTED: &str = "PNG, JPEG, WebP, GIF, BMP or TIFF";
@@ -99,6 +100,9 @@ pub fn decode(content: &[u8], max_pixels: u64, memory: &Arc<Budget>) -> Result<K
     };
     let none = || Error::invalid(format!("the file is not a picture; accepted are {ACCEPTED}"));
     let reader = reader(content).ok_or_else(none)?;
+    if reader.format() == Some(ImageFormat::Jpeg) && !jpeg::is_whole(content) {
+        return Err(Error::invalid(format!("the file is a JPEG without its end; accepted are whole {ACCEPTED}")));
+    }
     let mut held = memory.hold(Use::Pictures, HEADER_BYTES + content.len())?;
     let mut decoder = reader.into_decoder().map_err(broken)?;
     let (width, height) = decoder.dimensions();

@@ -32,7 +32,7 @@ pub struct Mode {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub num_inference_steps: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub guidance_scale: Option<f32>,
+    pub guidance_scale: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scheduler: Option<String>,
     /// Empty: all.
@@ -57,10 +57,10 @@ pub struct Mode {
 pub struct ModeLora {
     pub name: String,
     #[serde(default = "one")]
-    pub strength: f32,
+    pub strength: f64,
 }
 
-fn one() -> f32 {
+fn one() -> f64 {
     1.0
 }
 

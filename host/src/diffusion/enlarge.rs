@@ -1,9 +1,6 @@
 //! From the size at which a model makes its pictures to the one that was asked for.
 
-use image::{
-    DynamicImage, RgbImage,
-    imageops::{self, FilterType},
-};
+use image::{DynamicImage, RgbImage};
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 
@@ -12,6 +9,7 @@ use crate::{
     error::Error,
     execution::{Device, Lease, Ticket},
     models::{self, Cancelled, Scale, UpscaleRequest, Upscalers},
+    pictures::pillow::{self, Filter},
 };
 
 /// A picture at another size: a network's passes to at least that, then resampled down. Where it is no larger, and by the name of
@@ -30,14 +28,14 @@ pub fn enlarged(
 ) -> Result<RgbImage, Error> {
     let (from_width, from_height) = picture.dimensions();
     let resampler = match name {
-        "nearest" => Some(FilterType::Nearest),
-        "bilinear" => Some(FilterType::Triangle),
-        "bicubic" => Some(FilterType::CatmullRom),
-        "lanczos3" => Some(FilterType::Lanczos3),
+        "nearest" => Some(Filter::Nearest),
+        "bilinear" => Some(Filter::Bilinear),
+        "bicubic" => Some(Filter::Bicubic),
+        "lanczos3" => Some(Filter::Lanczos),
         _ => None,
     };
     if let Some(filter) = resampler {
-        return Ok(imageops::resize(&picture, width, height, filter));
+        return Ok(pillow::resize(&DynamicImage::ImageRgb8(picture), width, height, filter).into_rgb8());
     }
     let ratio = (f64::from(width) / f64::from(from_width)).max(f64::from(height) / f64::from(from_height));
     let mut picture = DynamicImage::ImageRgb8(picture);
@@ -54,11 +52,7 @@ pub fn enlarged(
         let request = UpscaleRequest { model: name.to_owned(), scale: Scale::Factor(*scale as f32) };
         picture = upscalers.upscale(picture, &request, &tiles)?;
     }
-    let picture = picture.into_rgb8();
-    Ok(match picture.dimensions() == (width, height) {
-        true => picture,
-        false => imageops::resize(&picture, width, height, FilterType::Lanczos3),
-    })
+    Ok(pillow::resize(&picture, width, height, Filter::Lanczos).into_rgb8())
 }
 
 /// The factors of a network by its name, ascending; none of a resampler.

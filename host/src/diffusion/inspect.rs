@@ -2,12 +2,9 @@
 
 use std::{path::Path, sync::Arc};
 
-use reverie_models::{
-    Adapters, Lora, ModelFiles, ModelKind, Tokenizer,
-    schedulers::{SchedulerConfig, SchedulerName},
-};
+use reverie_models::{Adapters, Lora, ModelFiles, ModelKind, Tokenizer};
 
-use super::{Diffusion, Request, library};
+use super::{Diffusion, Request, library, rules};
 use crate::{config::Mode, error::Error};
 
 /// A mode whose files were opened.
@@ -34,18 +31,12 @@ impl Diffusion {
         for folder in files.tokenizer.iter().chain(&files.tokenizer_2) {
             Tokenizer::open(folder).map_err(library::error)?;
         }
-        if let Some(name) = &mode.scheduler {
-            let config = serde_json::Value::Object(files.scheduler.clone()).to_string();
-            SchedulerConfig::from_json(&config)
-                .or_else(|_| {
-                    SchedulerConfig::from_json_with_name(&config, SchedulerName::EulerDiscrete.as_str())
-                })
-                .and_then(|scheduler| scheduler.with_name(name))
-                .map_err(|e| Error::invalid(format!("scheduler: {e}")))?;
-        }
+        let own = files.scheduler_config().map_err(library::error)?;
+        rules::scheduler("", mode, None, None, &own)?;
         let adapters = self.adapters(mode, &Request::default())?;
-        let loras =
-            adapters.iter().map(|adapter| Ok((Arc::new(Lora::open(&adapter.path)?), adapter.strength)));
+        let loras = adapters
+            .iter()
+            .map(|adapter| Ok((Arc::new(Lora::open(&adapter.path)?), adapter.strength as f32)));
         let loras = loras.collect::<Result<Vec<_>, _>>().map_err(library::error)?;
         let added = Adapters::for_model(&files, &loras).map_err(|e| Error::invalid(format!("loras: {e}")))?;
         Ok(Inspected {

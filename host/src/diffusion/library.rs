@@ -20,6 +20,8 @@ const VARIANTS: usize = 3;
 /// A model with a set of adapters, ready to make pictures.
 pub struct Model {
     pub pipeline: Pipeline<AnyBackend>,
+    /// What its adapters lose, in sentences; [`Pipeline::warnings`] has them, too.
+    pub adapter_warnings: Vec<String>,
     /// Where its pictures meet.
     pub lane: Lane,
     base: Arc<Base>,
@@ -41,7 +43,7 @@ struct Base {
 pub struct Adapter {
     pub name: String,
     pub path: PathBuf,
-    pub strength: f32,
+    pub strength: f64,
 }
 
 #[derive(Default)]
@@ -76,8 +78,7 @@ impl Library {
     /// it when it is dropped here.
     ///
     /// # Errors
-    /// `InvalidInput` for adapters that do not fit and for models that are not supported; `Internal` for files that are
-    /// missing or broken; `Unavailable` where its weights do not fit on the device, not even without what is idle. The message
+    /// `InvalidInput` for adapters that do not fit and for models that are not supported, are broken or lack files; `Unavailable` where its weights do not fit on the device, not even without what is idle. The message
     /// names them and what is wrong.
     pub fn get(
         &self,
@@ -104,7 +105,7 @@ impl Library {
         };
         let began = std::time::Instant::now();
         let loras =
-            adapters.iter().map(|adapter| Ok((Arc::new(Lora::open(&adapter.path)?), adapter.strength)));
+            adapters.iter().map(|adapter| Ok((Arc::new(Lora::open(&adapter.path)?), adapter.strength as f32)));
         let loras = loras.collect::<Result<Vec<_>, _>>().map_err(error)?;
         let added =
             Adapters::for_model(&base.files, &loras).map_err(|e| Error::invalid(format!("loras: {e}")))?;
@@ -116,7 +117,9 @@ impl Library {
         let pipeline = room.retry(|| Pipeline::load(&*base.backend, &base.files, &base.layers, &added));
         let pipeline = pipeline.map_err(|error| base.error(error))?;
         tracing::info!(model = %path.display(), adapters = adapters.len(), "model loaded in {:.1} s", began.elapsed().as_secs_f32());
-        let model = Arc::new(Model { pipeline, lane: Lane::default(), base: base.clone() });
+        let adapter_warnings = added.warnings().collect();
+        let model =
+            Arc::new(Model { pipeline, adapter_warnings, lane: Lane::default(), base: base.clone() });
         let mut shelf = self.shelf.lock();
         let used = shelf.tick();
         shelf.slots.push(Slot { base, adapters: adapters.to_vec(), model: model.clone(), used });
@@ -239,12 +242,21 @@ impl Shelf {
     }
 }
 
+/// What a model can be made of, for what is missing or does not fit.
+const ACCEPTED: &str = "; accepted are whole diffusers folders and single-file checkpoints (*.safetensors) of Stable Diffusion 1, 2 \
+    and SDXL, in F32, F16 or BF16";
+
 /// A model's error as one of the host's.
 pub fn error(error: reverie_models::Error) -> Error {
     match error {
+        // The device.
+        reverie_models::Error::Backend(e) => Error::internal(e.to_string()),
         reverie_models::Error::Invalid(e) | reverie_models::Error::Unsupported(e) => Error::invalid(e),
-        // The operator's files, or the device.
-        e => Error::internal(e.to_string()),
+        e => {
+            let e = e.to_string();
+            let accepted = if e.contains("accepted") { "" } else { ACCEPTED };
+            Error::invalid(format!("{e}{accepted}"))
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use image::{DynamicImage, RgbImage, imageops::FilterType};
+use image::{DynamicImage, RgbImage};
 use parking_lot::{Mutex, RwLock};
 use reverie_kernels::{Backend, gpu::cuda::Warming, nvml};
 use reverie_memory::{Budget, Kept, Use};
@@ -32,6 +32,7 @@ use crate::{
     error::Error,
     execution::{AnyBackend, Device, backend},
     models::Upscalers,
+    pictures::pillow,
 };
 pub use control::Control;
 use control::lease;
@@ -54,14 +55,18 @@ pub struct Request {
     pub width: u32,
     pub height: u32,
     pub num_inference_steps: Option<u32>,
-    pub guidance_scale: Option<f32>,
+    pub guidance_scale: Option<f64>,
+    pub guidance_rescale: f64,
+    pub eta: f64,
     pub seed: u64,
     pub blends: Vec<Blend>,
     pub scheduler: Option<String>,
     pub schedule_type: Option<String>,
     pub clip_skip: Option<u32>,
-    pub strength: f32,
-    pub loras: Vec<(String, f32)>,
+    pub strength: f64,
+    pub loras: Vec<(String, f64)>,
+    /// Whether adapters that lose parts are refused.
+    pub strict: bool,
     pub image: Option<Arc<Kept<DynamicImage>>>,
     pub mask: Option<Arc<Kept<DynamicImage>>>,
 }
@@ -73,9 +78,11 @@ pub struct Generated {
     pub model: String,
     pub scheduler: &'static str,
     pub num_inference_steps: u32,
-    pub guidance_scale: f32,
+    pub guidance_scale: f64,
     pub negative_prompt: Option<String>,
-    pub loras: Vec<(String, f32)>,
+    pub loras: Vec<(String, f64)>,
+    /// What has no effect, or was done in another way than asked.
+    pub warnings: Vec<String>,
     pub timings: Timings,
 }
 
@@ -265,24 +272,35 @@ impl Diffusion {
         let began = Instant::now();
         control.progress(0.0, stage("loading"));
         let model = self.model(device, &mode, &adapters)?;
+        if request.strict
+            && let Some(lost) = model.adapter_warnings.first()
+        {
+            return Err(Error::invalid(format!("loras: {lost}; strict accepts those alone of which every part fits")));
+        }
         *self.current.lock() = Some(mode_name.clone());
         let loaded = Instant::now();
 
         let size = self.size(&mode, &request, &model)?;
-        let held = self.memory.hold(Use::Pictures, bytes(size, &request))?;
-        let generation = self.generation((&mode_name, &mode), &request, &model)?;
-        let (steps, guidance_scale) = (generation.num_inference_steps, generation.guidance_scale);
+        let mut held = self.memory.hold(Use::Pictures, bytes(size, &request))?;
+        let to_resize = bytes_to_resize(size::made_at(&mode, size), &request);
+        held.grow(to_resize)?;
+        let (generation, guidance_scale) = self.generation((&mode_name, &mode), &request, &model)?;
+        held.shrink(to_resize);
+        let steps = generation.num_inference_steps;
         let negative_prompt = generation.negative_prompt.clone();
         let scheduler = generation.scheduler.as_ref().unwrap_or(model.pipeline.scheduler()).name().as_str();
+        let mut warnings = model.pipeline.warnings().to_vec();
         let (mut encoded, mut denoised) = (loaded, loaded);
         let picture = match &request.image {
             // diffusers refuses this, as no step is left to run. The picture is what comes out when nothing of it may change.
             Some(image) if request.strength == 0.0 => {
-                image.resize_exact(size.0, size.1, FilterType::Lanczos3).to_rgb8()
+                let rgb = pillow::fitted(image, [size.0 as usize, size.1 as usize]);
+                RgbImage::from_raw(size.0, size.1, rgb).expect("three bytes a pixel")
             }
             image => {
                 control.progress(0.0, stage("encoding"));
                 let picture = self.prepare(device, &model, &generation, &*control)?;
+                warnings.extend_from_slice(picture.warnings());
                 encoded = Instant::now();
                 let picture = self.denoise(device, &model, picture, &control)?;
                 denoised = Instant::now();
@@ -312,6 +330,7 @@ impl Diffusion {
             guidance_scale,
             negative_prompt,
             loras: adapters.into_iter().map(|adapter| (adapter.name, adapter.strength)).collect(),
+            warnings,
             timings: Timings {
                 load: ms(began, loaded),
                 encode: ms(loaded, encoded),
@@ -381,4 +400,10 @@ fn bytes((width, height): (u32, u32), request: &Request) -> usize {
     let given = usize::from(request.image.is_some()) + usize::from(request.mask.is_some());
     let rgb = 3 * width as usize * height as usize;
     rgb * (2 + 2 * given)
+}
+
+/// The same while the pictures that it brings are resized.
+fn bytes_to_resize((width, height): (u32, u32), request: &Request) -> usize {
+    let given = request.image.iter().chain(&request.mask);
+    given.map(|picture| pillow::bytes_to_resize(picture, width, height)).max().unwrap_or(0)
 }

@@ -1,16 +1,15 @@
 //! From what a request asks to what the model is told, with the mode's and the model's values where it says nothing.
 
-use image::{DynamicImage, imageops::FilterType};
 use reverie_models::pipeline::{Mask, Picture, Request as Generation};
 
 use super::{Diffusion, Request, library::Model, rules, size, traits::steps_and_guidance};
-use crate::{config::Mode, error::Error};
+use crate::{config::Mode, error::Error, pictures::pillow};
 
 /// The largest number of steps that a request may ask for.
 const MAX_STEPS: u32 = 1000;
 
 impl Diffusion {
-    /// What the model is told.
+    /// What the model is told, and the guidance scale, of which that is the nearest `f32`.
     ///
     /// # Errors
     /// `InvalidInput` names the field and what is accepted.
@@ -19,10 +18,13 @@ impl Diffusion {
         (name, mode): (&str, &Mode),
         request: &Request,
         model: &Model,
-    ) -> Result<Generation, Error> {
+    ) -> Result<(Generation, f64), Error> {
         let pipeline = &model.pipeline;
         let (scheduler, spacing) = (request.scheduler.as_deref(), request.schedule_type.as_deref());
-        let scheduler = rules::scheduler(name, mode, scheduler, spacing, pipeline.scheduler())?;
+        // diffusers' pipeline with a mask reads old configurations in another way.
+        let own =
+            if request.mask.is_some() { pipeline.inpaint_scheduler() } else { pipeline.scheduler() };
+        let scheduler = rules::scheduler(name, mode, scheduler, spacing, own)?;
         let few = pipeline.is_lcm() || pipeline.is_turbo();
         let (default_steps, default_guidance) = steps_and_guidance(few, scheduler.name());
         let steps = request.num_inference_steps.or(mode.num_inference_steps).unwrap_or(default_steps);
@@ -32,42 +34,40 @@ impl Diffusion {
             )));
         }
         let (width, height) = size::made_at(mode, self.size(mode, request, model)?);
-        let fit = |picture: &DynamicImage| match (picture.width(), picture.height()) == (width, height) {
-            true => picture.clone(),
-            // As diffusers' VaeImageProcessor.
-            false => picture.resize_exact(width, height, FilterType::Lanczos3),
-        };
-        let (width_px, height_px) = (width as usize, height as usize);
+        let (width, height) = (width as usize, height as usize);
+        // As diffusers' VaeImageProcessor.
         let image = request.image.as_ref().map(|picture| Picture {
-            width: width_px,
-            height: height_px,
-            rgb: fit(picture).to_rgb8().into_raw(),
+            width,
+            height,
+            rgb: pillow::fitted(picture, [width, height]),
         });
         let mask = request.mask.as_ref().map(|picture| Mask {
-            width: width_px,
-            height: height_px,
-            grey: fit(picture).to_luma8().into_raw(),
+            width,
+            height,
+            grey: pillow::mask(picture, [width, height]),
         });
-        Ok(Generation {
+        let guidance_scale = request.guidance_scale.or(mode.guidance_scale).unwrap_or(default_guidance);
+        let generation = Generation {
             prompt: request.prompt.clone(),
             negative_prompt: request.negative_prompt.clone().or_else(|| mode.negative_prompt.clone()),
             prompt_2: request.prompt_2.clone(),
             negative_prompt_2: request.negative_prompt_2.clone(),
-            width: width_px,
-            height: height_px,
+            width,
+            height,
             time_ids: None,
             num_inference_steps: steps as usize,
-            guidance_scale: request.guidance_scale.or(mode.guidance_scale).unwrap_or(default_guidance),
+            guidance_scale: guidance_scale as f32,
             seed: request.seed,
             blends: request.blends.clone(),
             clip_skip: request.clip_skip.or(mode.clip_skip).map(|layers| layers as usize),
             scheduler: Some(scheduler),
             image,
             mask,
-            strength: f64::from(request.strength),
-            eta: 0.0,
-            guidance_rescale: 0.0,
-        })
+            strength: request.strength,
+            eta: request.eta as f32,
+            guidance_rescale: request.guidance_rescale as f32,
+        };
+        Ok((generation, guidance_scale))
     }
 
     /// Width and height of what a request gets.

@@ -6,7 +6,7 @@ use crate::error::Error;
 ///
 /// # Errors
 /// `InvalidInput` for a strength that is no number.
-pub fn loras(prompt: &str) -> Result<(String, Vec<(String, f32)>), Error> {
+pub fn loras(prompt: &str) -> Result<(String, Vec<(String, f64)>), Error> {
     const OPEN: &str = "<lora:";
     let (mut plain, mut loras, mut rest) = (String::new(), Vec::new(), prompt);
     while let Some(at) = rest.find(OPEN) {
@@ -14,7 +14,7 @@ pub fn loras(prompt: &str) -> Result<(String, Vec<(String, f32)>), Error> {
         let Some(end) = inner.find('>') else { break };
         let mut parts = inner[..end].split(':');
         let name = parts.next().unwrap_or_default().to_owned();
-        let strength: Option<f32> = parts.next().map_or(Some(1.0), |strength| strength.trim().parse().ok());
+        let strength: Option<f64> = parts.next().map_or(Some(1.0), |strength| strength.trim().parse().ok());
         let strength = strength.filter(|strength| strength.is_finite()).ok_or_else(|| {
             Error::invalid(format!("prompt: '<lora:{}>' has no number for a strength", &inner[..end]))
         })?;

@@ -70,6 +70,7 @@ pub fn scheduler(
         let spaced = chosen.with_schedule_type(spacing);
         chosen = spaced.map_err(|e| Error::invalid(format!("schedule_type: {e}")))?;
     }
+    chosen.usable().map_err(|e| Error::invalid(format!("scheduler: the model's own can't be used: {e}")))?;
     let allowed = &mode.allowed_schedulers;
     let asked = scheduler.or(schedule_type);
     let listed = |id: &String| own.with_name(id).is_ok_and(|other| other.is_same(&chosen));

@@ -14,8 +14,8 @@ use crate::{
 };
 
 /// What a request takes where neither it nor its mode says: models made for few steps, and all others.
-const FEW_STEPS: (u32, f32) = (4, 1.0);
-const MANY_STEPS: (u32, f32) = (25, 7.5);
+const FEW_STEPS: (u32, f64) = (4, 1.0);
+const MANY_STEPS: (u32, f64) = (25, 7.5);
 
 /// What a model's files tell.
 pub struct Traits {
@@ -33,12 +33,12 @@ pub type Known = HashMap<(PathBuf, Option<PathBuf>), Arc<Traits>>;
 pub struct Defaults {
     pub size: Option<(u32, u32)>,
     pub num_inference_steps: Option<u32>,
-    pub guidance_scale: Option<f32>,
+    pub guidance_scale: Option<f64>,
     pub scheduler_id: Option<&'static str>,
 }
 
 /// Steps and guidance with a scheduler where nobody says.
-pub fn steps_and_guidance(few: bool, scheduler: SchedulerName) -> (u32, f32) {
+pub fn steps_and_guidance(few: bool, scheduler: SchedulerName) -> (u32, f64) {
     if few || scheduler == SchedulerName::Lcm { FEW_STEPS } else { MANY_STEPS }
 }
 

@@ -20,6 +20,7 @@ wasmtime::component::bindgen!({
         "reverie:handler/images.[method]image.resize": async | trappable,
         "reverie:handler/diffusion.check": async | trappable,
         "reverie:handler/diffusion.generate": async | trappable,
+        "reverie:handler/diffusion.make": async | trappable,
         "reverie:handler/diffusion.scheduler-id": async | trappable,
         "reverie:handler/diffusion.size": async | trappable,
         "reverie:handler/scoring.embed-text": async | trappable,

@@ -21,8 +21,8 @@ use super::{
 
 const PACKAGE: &str = "reverie:handler/";
 /// The versions of the contract that components may be made for: each only adds to the one before.
-const VERSIONS: &[&str] = &["0.2.0", "0.2.1", "0.2.2", "0.2.3"];
-const EXPORT: &str = "reverie:handler/handler@0.2.3";
+const VERSIONS: &[&str] = &["0.2.0", "0.2.1", "0.2.2", "0.2.3", "0.2.4"];
+const EXPORT: &str = "reverie:handler/handler@0.2.4";
 
 /// What `http` is called where it is standard.
 const OUTGOING_HTTP: &str = "wasi:http/outgoing-handler@";

@@ -18,11 +18,6 @@ use serde_json::json;
 
 struct Generate;
 
-/// The number that was meant, where its nearest `f32` as an `f64` has many more digits.
-fn decimal(x: f32) -> f64 {
-    x.to_string().parse().unwrap_or_else(|_| x.into())
-}
-
 export!(Generate);
 
 /// Shares of the job's progress: the picture, and its enlargement after it.
@@ -55,10 +50,10 @@ fn run(job: &Job, request: &Request) -> Result<(), Error> {
     };
     let (image, mask) = (upload(&request.image)?, upload(&request.mask)?);
     let until = if request.superres() { GENERATED_BEFORE_SUPERRES } else { GENERATED };
-    let asked = request.diffusion(&config, until)?;
+    let asked = request.order(&config, until)?;
     let scheduler_id =
         diffusion::scheduler_id(&asked.mode, asked.scheduler.as_deref(), asked.schedule_type.as_deref())?;
-    let made = diffusion::generate(&asked, image.as_ref(), mask.as_ref())?;
+    let made = diffusion::make(&asked, image.as_ref(), mask.as_ref())?;
 
     let (format, quality) = request.encoding();
     let enlarged = match request.superres() {
@@ -79,7 +74,9 @@ fn run(job: &Job, request: &Request) -> Result<(), Error> {
         "scheduler": made.scheduler,
         "scheduler_id": scheduler_id,
         "num_inference_steps": made.num_inference_steps,
-        "guidance_scale": decimal(made.guidance_scale),
+        "guidance_scale": made.guidance_scale,
+        "guidance_rescale": asked.guidance_rescale,
+        "eta": asked.eta,
         "width": picture.width(),
         "height": picture.height(),
         "parameters": parameters,
@@ -99,8 +96,12 @@ fn run(job: &Job, request: &Request) -> Result<(), Error> {
             "format": request::name(format),
         });
     }
-    if !request.warnings.is_empty() {
-        meta["warnings"] = json!(request.warnings);
+    if request.image.is_some() {
+        meta["strength"] = asked.strength.into();
+    }
+    let warnings = [&request.warnings[..], &made.warnings].concat();
+    if !warnings.is_empty() {
+        meta["warnings"] = json!(warnings);
     }
     job.complete(&[&key], &meta)
 }

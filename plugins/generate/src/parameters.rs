@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 
-use reverie_plugin_sdk::diffusion::{Generated, Lora, Request as Asked};
+use reverie_plugin_sdk::diffusion::{Adapter, Made, Order};
 
 use crate::request::Request;
 
 /// The prompt, a line with the negative one, a line of `Key: value` pairs.
-pub fn text(request: &Request, asked: &Asked, made: &Generated) -> String {
+pub fn text(request: &Request, asked: &Order, made: &Made) -> String {
     let mut prompt = request.prompt.clone();
     for lora in beside(&request.prompt, &made.loras) {
         let _ = write!(prompt, " <lora:{}:{}>", lora.name, lora.strength);
@@ -27,6 +27,11 @@ pub fn text(request: &Request, asked: &Asked, made: &Generated) -> String {
     if request.image.is_some() {
         pairs.push(("Denoising strength", asked.strength.to_string()));
     }
+    for (key, value) in [("Eta", asked.eta), ("CFG Rescale", asked.guidance_rescale)] {
+        if value != 0.0 {
+            pairs.push((key, value.to_string()));
+        }
+    }
     if let Some(layers) = asked.clip_skip {
         pairs.push(("Clip skip", layers.to_string()));
     }
@@ -38,8 +43,8 @@ pub fn text(request: &Request, asked: &Asked, made: &Generated) -> String {
 }
 
 /// The LoRAs that a prompt does not name itself: those that it names come last.
-fn beside<'a>(prompt: &str, loras: &'a [Lora]) -> Vec<&'a Lora> {
-    let named = |lora: &Lora| {
+fn beside<'a>(prompt: &str, loras: &'a [Adapter]) -> Vec<&'a Adapter> {
+    let named = |lora: &Adapter| {
         [":", ">"]
             .iter()
             .map(|end| prompt.matches(&format!("<lora:{}{end}", lora.name)).count())
@@ -60,7 +65,7 @@ mod tests {
 
     #[test]
     fn loras_of_the_prompt_are_not_written_twice() {
-        let lora = |name: &str, strength| Lora { name: name.to_owned(), strength };
+        let lora = |name: &str, strength| Adapter { name: name.to_owned(), strength };
         let loras = [lora("ink", 0.5), lora("mode", 1.0), lora("ink", 0.8), lora("more", 1.0)];
         let left = beside("a <lora:ink:0.8>cat <lora:more>", &loras);
         let left: Vec<_> = left.iter().map(|lora| (lora.name.as_str(), lora.strength)).collect();

@@ -1,19 +1,19 @@
 //! The text chunk `lcm`: what the same picture is made from again, as clients of the Python server read it.
 
-use reverie_plugin_sdk::diffusion::{Generated, Request as Asked};
+use reverie_plugin_sdk::diffusion::{Made, Order};
 use serde_json::{Value, json};
 
-use crate::{decimal, request::Request};
+use crate::request::Request;
 
 /// A JSON object whose fields are parameters of `generate`, in ASCII, which every reader of text chunks understands.
 /// `scheduler_id` is that of the steps that were made; null where none says all of it: then the mode's own takes them.
-pub fn text(request: &Request, asked: &Asked, made: &Generated, scheduler_id: Option<&str>) -> String {
+pub fn text(request: &Request, asked: &Order, made: &Made, scheduler_id: Option<&str>) -> String {
     let mut recipe = json!({
         "prompt": request.prompt,
         "seed": asked.seed,
         "size": format!("{}x{}", made.picture.width(), made.picture.height()),
         "steps": made.num_inference_steps,
-        "cfg": decimal(made.guidance_scale),
+        "cfg": made.guidance_scale,
         "superres": request.superres(),
         "negative_prompt": made.negative_prompt,
         "scheduler_id": scheduler_id,
@@ -22,7 +22,7 @@ pub fn text(request: &Request, asked: &Asked, made: &Generated, scheduler_id: Op
     let loras: Vec<Value> = asked
         .loras
         .iter()
-        .map(|lora| json!({"name": lora.name, "strength": decimal(lora.strength)}))
+        .map(|lora| json!({"name": lora.name, "strength": lora.strength}))
         .collect();
     // An id that was found says what the spacing says, too.
     let spacing = asked.schedule_type.as_ref().filter(|_| scheduler_id.is_none());
@@ -31,9 +31,11 @@ pub fn text(request: &Request, asked: &Asked, made: &Generated, scheduler_id: Op
         ("scheduler", asked.scheduler.clone().filter(|_| scheduler_id.is_none()).map(Value::from)),
         ("schedule_type", spacing.cloned().map(Value::from)),
         ("clip_skip", asked.clip_skip.map(Value::from)),
+        ("eta", (asked.eta != 0.0).then(|| asked.eta.into())),
+        ("guidance_rescale", (asked.guidance_rescale != 0.0).then(|| asked.guidance_rescale.into())),
         ("prompt_2", asked.prompt_second.clone().map(Value::from)),
         ("negative_prompt_2", asked.negative_prompt_second.clone().map(Value::from)),
-        ("denoise_strength", request.image.as_ref().map(|_| decimal(asked.strength).into())),
+        ("denoise_strength", request.image.as_ref().map(|_| asked.strength.into())),
         ("loras", (!loras.is_empty()).then(|| loras.into())),
     ];
     for (name, value) in further {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use reverie_plugin_sdk::{
     Error,
-    diffusion::{self, Lora, Previews},
+    diffusion::{Adapter, Order, Previews},
     images::Format,
     random,
 };
@@ -19,11 +19,11 @@ use crate::{
 const DEFAULT_QUALITY: u8 = 92;
 const DEFAULT_MAGNITUDE: u32 = 2;
 /// diffusers' for image to image.
-const DEFAULT_STRENGTH: f32 = 0.8;
+const DEFAULT_STRENGTH: f64 = 0.8;
 /// The range of the seeds that are drawn: all clients know them.
 const SEEDS: u64 = 1 << 31;
 /// The level of a style at which its LoRA has the strength that the operator gave it.
-const FULL_LEVEL: f32 = 8.0;
+const FULL_LEVEL: f64 = 8.0;
 
 /// The plugin's table in the configuration file.
 #[derive(Debug, Deserialize)]
@@ -40,14 +40,14 @@ struct Style {
     lora: String,
     /// At level 8.
     #[serde(default = "one")]
-    strength: f32,
+    strength: f64,
 }
 
 fn default_superres_model() -> String {
     "realesr-animevideov3".to_owned()
 }
 
-fn one() -> f32 {
+fn one() -> f64 {
     1.0
 }
 
@@ -71,6 +71,8 @@ pub struct Request {
     size: Option<String>,
     num_inference_steps: Option<f64>,
     guidance_scale: Option<f64>,
+    guidance_rescale: Option<f64>,
+    eta: Option<f64>,
     seed: Option<f64>,
     scheduler: Option<String>,
     schedule_type: Option<String>,
@@ -89,6 +91,7 @@ pub struct Request {
     quality: Option<f64>,
     previews: Option<Value>,
     controlnets: Option<Vec<Value>>,
+    strict: Option<bool>,
     /// What the client gave that is not known.
     #[serde(skip)]
     pub warnings: Vec<String>,
@@ -102,22 +105,22 @@ struct StyleLora {
     style: Option<String>,
     /// Null, unlike nothing, is off.
     #[serde(default = "full_level", deserialize_with = "level")]
-    level: f32,
+    level: f64,
 }
 
-fn full_level() -> f32 {
+fn full_level() -> f64 {
     FULL_LEVEL
 }
 
-fn level<'de, D: Deserializer<'de>>(level: D) -> Result<f32, D::Error> {
-    Ok(Option::<f32>::deserialize(level)?.unwrap_or(0.0))
+fn level<'de, D: Deserializer<'de>>(level: D) -> Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(level)?.unwrap_or(0.0))
 }
 
 #[derive(Debug, Deserialize)]
 struct NamedLora {
     name: String,
     #[serde(default = "one")]
-    strength: f32,
+    strength: f64,
 }
 
 impl Request {
@@ -140,7 +143,17 @@ impl Request {
                 "controlnets: control networks are not supported yet; accepted are null and an empty list",
             ));
         }
+        if request.strict()
+            && let Some(first) = warnings.first()
+        {
+            return Err(Error::invalid_input(format!("{first}: strict accepts no other parameters than its own")));
+        }
         Ok(Self { warnings, spelt: named.spelt, ..request })
+    }
+
+    /// Whether what would be warned of is an error.
+    fn strict(&self) -> bool {
+        self.strict.unwrap_or(false)
     }
 
     /// An error of the host's that names a parameter, with the name that the client gave it.
@@ -175,10 +188,10 @@ impl Request {
     }
 
     /// What the host is asked for. A seed is drawn where none was given.
-    pub fn diffusion(&self, config: &Config, progress_to: f32) -> Result<diffusion::Request, Error> {
+    pub fn order(&self, config: &Config, progress_to: f32) -> Result<Order, Error> {
         let (width, height) = self.size()?;
         let default_strength = if self.mask.is_some() { 1.0 } else { DEFAULT_STRENGTH };
-        Ok(diffusion::Request {
+        Ok(Order {
             mode: self.mode.clone().unwrap_or_default(),
             prompt: self.prompt.clone(),
             negative_prompt: self.negative_prompt.clone(),
@@ -187,14 +200,17 @@ impl Request {
             width,
             height,
             num_inference_steps: self.num_inference_steps.map(|steps| steps as u32),
-            guidance_scale: self.guidance_scale.map(|scale| scale as f32),
+            guidance_scale: self.guidance_scale,
+            guidance_rescale: self.guidance_rescale.unwrap_or(0.0),
+            eta: self.eta.unwrap_or(0.0),
             seed: self.seed.map_or_else(|| random::get_u64() % SEEDS, |seed| seed as u64),
             blends: Vec::new(),
             scheduler: self.scheduler.clone(),
             schedule_type: self.schedule_type.clone(),
             clip_skip: self.clip_skip.map(|layers| layers as u32),
-            strength: self.strength.map_or(default_strength, |strength| strength as f32),
+            strength: self.strength.unwrap_or(default_strength),
             loras: self.loras(config)?,
+            strict: self.strict(),
             previews: match &self.previews {
                 Some(Value::Bool(true)) => Previews::Text,
                 Some(Value::String(_)) => Previews::Binary,
@@ -214,10 +230,10 @@ impl Request {
         })
     }
 
-    fn loras(&self, config: &Config) -> Result<Vec<Lora>, Error> {
+    fn loras(&self, config: &Config) -> Result<Vec<Adapter>, Error> {
         let named = self.loras.iter().flatten();
-        let mut loras: Vec<Lora> =
-            named.map(|lora| Lora { name: lora.name.clone(), strength: lora.strength }).collect();
+        let mut loras: Vec<Adapter> =
+            named.map(|lora| Adapter { name: lora.name.clone(), strength: lora.strength }).collect();
         let style = self.style_lora.as_ref().filter(|lora| lora.level > 0.0);
         if let Some((name, level)) = style.and_then(|lora| Some((lora.style.as_ref()?, lora.level))) {
             let style = config.styles.get(name).ok_or_else(|| {
@@ -225,7 +241,7 @@ impl Request {
                 let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
                 Error::invalid_input(format!("style_lora: there is no style '{name}'; there are: {known}"))
             })?;
-            loras.push(Lora { name: style.lora.clone(), strength: style.strength * level / FULL_LEVEL });
+            loras.push(Adapter { name: style.lora.clone(), strength: style.strength * level / FULL_LEVEL });
         }
         Ok(loras)
     }

@@ -30,7 +30,7 @@ fn format(description: &str) -> Value {
 }
 
 /// The parameters under their own names.
-fn own() -> [(&'static str, Value); 26] {
+fn own() -> [(&'static str, Value); 29] {
     [
         (
             "prompt",
@@ -73,6 +73,23 @@ fn own() -> [(&'static str, Value); 26] {
                 0.0,
                 20.0,
                 "How strictly the prompt is followed, 0 to 20. The mode's unless given: 1 with models made for few steps.",
+            ),
+        ),
+        (
+            "guidance_rescale",
+            number(
+                0.0,
+                1.0,
+                "How far guidance is brought back to the contrast of the prompt's own output, 0 (not at all) to 1 (Lin et al. \
+                 2023); 0 unless given.",
+            ),
+        ),
+        (
+            "eta",
+            number(
+                0.0,
+                1.0,
+                "For DDIM and TCD: the noise of each step, 0 (none) to 1; 0 unless given. Other schedulers refuse it.",
             ),
         ),
         (
@@ -135,6 +152,15 @@ fn own() -> [(&'static str, Value); 26] {
                     "strength": {"type": "number", "minimum": -4, "maximum": 4, "default": 1},
                 }}}),
                 "LoRA files of the operator's folder with their strengths.",
+            ),
+        ),
+        (
+            "strict",
+            nullable(
+                "boolean",
+                json!({"default": false}),
+                "Whether LoRAs that fit nothing of the model, or lose parts, and parameters that are not known are an error. \
+                 Otherwise meta.warnings has them.",
             ),
         ),
         ("superres", nullable("boolean", json!({"default": false}), "Whether the picture is enlarged.")),

@@ -286,8 +286,8 @@ fn a_component_of_a_version_before_runs() {
     let server = Server::start(&[], &[]);
     let mut client = server.connect();
     // What a component of an earlier version differs in are the names of its interfaces.
-    let now = b"@0.2.3";
-    for before in [b"@0.2.0", b"@0.2.1", b"@0.2.2"] {
+    let now = b"@0.2.4";
+    for before in [b"@0.2.0", b"@0.2.1", b"@0.2.2", b"@0.2.3"] {
         let mut content = std::fs::read(guest("echo")).unwrap();
         let mut renamed = 0;
         for at in 0..content.len() - now.len() {

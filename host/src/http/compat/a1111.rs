@@ -5,7 +5,7 @@ mod read;
 use std::sync::Arc;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use image::DynamicImage;
+use image::{DynamicImage, RgbImage};
 use reverie_memory::Kept;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind},
-    pictures::{self, Encoding, Format},
+    pictures::{self, Encoding, Format, pillow},
     plugins::Registry,
 };
 use read::Read;
@@ -355,9 +355,14 @@ async fn inverted(mask: Kept<Vec<u8>>, registry: &Registry) -> Result<Kept<Vec<u
     let memory = registry.services.memory.clone();
     let limit = registry.services.config.images.max_input_pixels;
     let made = tokio::task::spawn_blocking(move || {
-        let mut mask = pictures::decode(&mask, limit, &memory)?.map(|mask| mask.to_luma8());
-        image::imageops::invert(&mut *mask);
-        let mask = mask.map(DynamicImage::ImageLuma8);
+        let mut mask = pictures::decode(&mask, limit, &memory)?;
+        let (width, height) = (mask.width(), mask.height());
+        mask.held.grow(pillow::bytes_to_resize(&mask, width, height))?;
+        // Its colours stay: it is resized before it becomes grey.
+        let mask = mask.map(|mask| {
+            let inverted = pillow::rgb(&mask).into_iter().map(|value| 255 - value).collect();
+            RgbImage::from_raw(width, height, inverted).map(DynamicImage::ImageRgb8).expect("three bytes a pixel")
+        });
         let encoding = Encoding { format: Format::Png, quality: 100 };
         pictures::encode(&mask, encoding, &memory)
     });

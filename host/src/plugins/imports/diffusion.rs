@@ -75,29 +75,104 @@ impl wit::Host for CallState {
         image: Option<Resource<Picture>>,
         mask: Option<Resource<Picture>>,
     ) -> wasmtime::Result<Result<wit::Generated, types::Error>> {
+        let made = match self.picture_of(order(request), image, mask).await? {
+            Ok(made) => made,
+            Err(error) => return Ok(Err(error)),
+        };
+        let lora =
+            |lora: wit::Adapter| wit::Lora { name: lora.name, strength: lora.strength as f32 };
+        Ok(Ok(wit::Generated {
+            picture: made.picture,
+            mode: made.mode,
+            model: made.model,
+            scheduler: made.scheduler,
+            num_inference_steps: made.num_inference_steps,
+            guidance_scale: made.guidance_scale as f32,
+            negative_prompt: made.negative_prompt,
+            loras: made.loras.into_iter().map(lora).collect(),
+            backend: made.backend,
+            load_ms: made.load_ms,
+            encode_ms: made.encode_ms,
+            denoise_ms: made.denoise_ms,
+            decode_ms: made.decode_ms,
+        }))
+    }
+
+    async fn make(
+        &mut self,
+        order: wit::Order,
+        image: Option<Resource<Picture>>,
+        mask: Option<Resource<Picture>>,
+    ) -> wasmtime::Result<Result<wit::Made, types::Error>> {
+        self.picture_of(order, image, mask).await
+    }
+}
+
+/// A request of interface 0.2.3 and before as an order.
+fn order(request: wit::Request) -> wit::Order {
+    let adapter =
+        |lora: wit::Lora| wit::Adapter { name: lora.name, strength: decimal(lora.strength) };
+    wit::Order {
+        mode: request.mode,
+        prompt: request.prompt,
+        negative_prompt: request.negative_prompt,
+        prompt_second: request.prompt_second,
+        negative_prompt_second: request.negative_prompt_second,
+        width: request.width,
+        height: request.height,
+        num_inference_steps: request.num_inference_steps,
+        guidance_scale: request.guidance_scale.map(decimal),
+        guidance_rescale: 0.0,
+        eta: 0.0,
+        seed: request.seed,
+        blends: request.blends,
+        scheduler: request.scheduler,
+        schedule_type: request.schedule_type,
+        clip_skip: request.clip_skip,
+        strength: decimal(request.strength),
+        loras: request.loras.into_iter().map(adapter).collect(),
+        strict: false,
+        previews: request.previews,
+        progress_from: request.progress_from,
+        progress_to: request.progress_to,
+    }
+}
+
+/// The number that was meant: the nearest `f32` of 0.7 is 0.699999988 as an `f64`, which is a step less of ten.
+fn decimal(x: f32) -> f64 {
+    x.to_string().parse().unwrap_or_else(|_| x.into())
+}
+
+impl CallState {
+    async fn picture_of(
+        &mut self,
+        order: wit::Order,
+        image: Option<Resource<Picture>>,
+        mask: Option<Resource<Picture>>,
+    ) -> wasmtime::Result<Result<wit::Made, types::Error>> {
         let (image, mask) = (self.given(image)?, self.given(mask)?);
-        let (control, _abandon) = Steps::new(self, &request);
-        let blends = request.blends;
+        let (control, _abandon) = Steps::new(self, &order);
+        let blend = |blend: wit::Blend| Blend { seed: blend.seed, amount: blend.amount };
         let request = Request {
-            mode: request.mode,
-            prompt: request.prompt,
-            negative_prompt: request.negative_prompt,
-            prompt_2: request.prompt_second,
-            negative_prompt_2: request.negative_prompt_second,
-            width: request.width,
-            height: request.height,
-            num_inference_steps: request.num_inference_steps,
-            guidance_scale: request.guidance_scale,
-            seed: request.seed,
-            blends: blends
-                .into_iter()
-                .map(|blend| Blend { seed: blend.seed, amount: blend.amount })
-                .collect(),
-            scheduler: request.scheduler,
-            schedule_type: request.schedule_type,
-            clip_skip: request.clip_skip,
-            strength: request.strength,
-            loras: request.loras.into_iter().map(|lora| (lora.name, lora.strength)).collect(),
+            mode: order.mode,
+            prompt: order.prompt,
+            negative_prompt: order.negative_prompt,
+            prompt_2: order.prompt_second,
+            negative_prompt_2: order.negative_prompt_second,
+            width: order.width,
+            height: order.height,
+            num_inference_steps: order.num_inference_steps,
+            guidance_scale: order.guidance_scale,
+            guidance_rescale: order.guidance_rescale,
+            eta: order.eta,
+            seed: order.seed,
+            blends: order.blends.into_iter().map(blend).collect(),
+            scheduler: order.scheduler,
+            schedule_type: order.schedule_type,
+            clip_skip: order.clip_skip,
+            strength: order.strength,
+            loras: order.loras.into_iter().map(|lora| (lora.name, lora.strength)).collect(),
+            strict: order.strict,
             image,
             mask,
         };
@@ -110,7 +185,7 @@ impl wit::Host for CallState {
             Err(_) => return Ok(Err(Error::internal("the model failed (a fault of the server)").into())),
         };
         let picture = self.table.push(Picture(Arc::new(made.picture.map(DynamicImage::ImageRgb8))))?;
-        Ok(Ok(wit::Generated {
+        Ok(Ok(wit::Made {
             picture,
             mode: made.mode,
             model: made.model,
@@ -118,7 +193,8 @@ impl wit::Host for CallState {
             num_inference_steps: made.num_inference_steps,
             guidance_scale: made.guidance_scale,
             negative_prompt: made.negative_prompt,
-            loras: made.loras.into_iter().map(|(name, strength)| wit::Lora { name, strength }).collect(),
+            loras: made.loras.into_iter().map(|(name, strength)| wit::Adapter { name, strength }).collect(),
+            warnings: made.warnings,
             backend: self.services.diffusion.backend().to_owned(),
             load_ms: made.timings.load,
             encode_ms: made.timings.encode,
@@ -126,9 +202,7 @@ impl wit::Host for CallState {
             decode_ms: made.timings.decode,
         }))
     }
-}
 
-impl CallState {
     fn given(&self, picture: Option<Resource<Picture>>) -> wasmtime::Result<Option<Arc<Kept<DynamicImage>>>> {
         picture.map(|picture| Ok(self.table.get(&picture)?.0.clone())).transpose()
     }
@@ -146,15 +220,15 @@ struct Steps {
 
 impl Steps {
     /// Also what stops the picture when the call is dropped, as by a deadline.
-    fn new(call: &CallState, request: &wit::Request) -> (Self, Abandon) {
+    fn new(call: &CallState, order: &wit::Order) -> (Self, Abandon) {
         let (turn, abandon) = Turn::new(call);
         let steps = Self {
             turn,
             hub: call.services.hub.clone(),
             memory: call.services.memory.clone(),
-            from: request.progress_from,
-            span: request.progress_to - request.progress_from,
-            previews: request.previews,
+            from: order.progress_from,
+            span: order.progress_to - order.progress_from,
+            previews: order.previews,
         };
         (steps, abandon)
     }

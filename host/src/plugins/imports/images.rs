@@ -15,7 +15,10 @@ use super::{
 };
 use crate::{
     error::Error,
-    pictures::{self, Encoding, Filter, Format},
+    pictures::{
+        self, Encoding, Format,
+        pillow::{self, Filter},
+    },
 };
 
 /// A decoded picture that the host holds for a guest.
@@ -152,16 +155,18 @@ impl wit::HostImage for CallState {
         let limit = self.services.config.images.max_output_pixels;
         let filter = match filter {
             wit::Filter::Nearest => Filter::Nearest,
-            wit::Filter::Bilinear => Filter::Triangle,
-            wit::Filter::Bicubic => Filter::CatmullRom,
-            wit::Filter::Lanczos3 => Filter::Lanczos3,
+            wit::Filter::Bilinear => Filter::Bilinear,
+            wit::Filter::Bicubic => Filter::Bicubic,
+            wit::Filter::Lanczos3 => Filter::Lanczos,
         };
         let memory = self.services.memory.clone();
         let resized = self.on_picture(move || {
             pictures::check_size(width, height, limit)?;
-            let bytes = pictures::bytes(&picture, width, height);
-            let held = memory.hold(Use::Pictures, bytes)?;
-            Ok(held.with(picture.resize_exact(width, height, filter)))
+            let held = memory.hold(Use::Pictures, pillow::bytes_to_resize(&picture, width, height))?;
+            let mut resized = held.with(pillow::resize(&picture, width, height, filter));
+            let over = resized.held.bytes().saturating_sub(resized.as_bytes().len());
+            resized.held.shrink(over);
+            Ok(resized)
         });
         let resized = resized.await;
         self.picture(resized)

@@ -105,7 +105,7 @@ fn shown(diffusion: &Diffusion, name: &str, mode: &Mode, loaded: bool) -> Shown 
         recommended_size: mode.recommended_size.clone().or(default_size.clone()),
         default_size,
         default_steps: defaults.num_inference_steps,
-        default_guidance: defaults.guidance_scale.map(decimal),
+        default_guidance: defaults.guidance_scale,
         resolution_set: mode.resolution_set.clone(),
         resolution_options,
         allowed_scheduler_ids: match mode.allowed_schedulers.is_empty() {
@@ -118,9 +118,4 @@ fn shown(diffusion: &Diffusion, name: &str, mode: &Mode, loaded: bool) -> Shown 
         controlnet_policy: ControlnetPolicy::default(),
         keys,
     }
-}
-
-/// The number that was meant, where its nearest `f32` as an `f64` has many more digits.
-fn decimal(x: f32) -> f64 {
-    x.to_string().parse().unwrap_or_else(|_| x.into())
 }
