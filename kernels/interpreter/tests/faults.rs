@@ -169,6 +169,15 @@ fn files_and_launches_are_refused_with_a_reason() {
     assert_eq!(refused("frob.u32 %a, %b;"), line("%a is not declared"));
     assert_eq!(refused("bra NOWHERE;"), line("NOWHERE is not declared"));
     assert_eq!(refused(".reg .u32 %tid;"), line("%tid would hide the special register"));
+    assert_eq!(refused(".reg .u32 %a<4000000000>;"), line("more than 65536 registers"));
+    let huge = "18446744073709551615";
+    let large = line("shared memory that is too large");
+    assert_eq!(refused(&format!(".shared .b8 a[{huge}];")), large);
+    assert_eq!(refused(&format!(".shared .align {huge} .b8 a[1];")), large);
+    let entry = |head: &str| Module::parse(&format!(".version 7.0\n.visible .entry k{head}\n{{\nret;\n}}\n"));
+    let parameter = entry(&format!("(.param .align {huge} .b8 a[{huge}])")).unwrap_err().to_string();
+    assert!(parameter.contains("a parameter that is too large"), "{parameter}");
+    assert!(entry(&format!("()\n.maxntid {huge}, {huge}, {huge}")).is_ok());
     let Error::Syntax { what, .. } = refused("frob.u32 1;") else { panic!() };
     assert!(what.contains("frob.u32 is not known"));
 

@@ -41,6 +41,6 @@ impl Kernel {
 
     /// Threads of a block that `.maxntid` allows, or `.reqntid` wants.
     pub fn largest_block(&self) -> Option<u32> {
-        self.required_block.map(|sides| sides.iter().product()).or(self.largest_block)
+        self.required_block.map(|sides| sides.into_iter().fold(1, u32::saturating_mul)).or(self.largest_block)
     }
 }

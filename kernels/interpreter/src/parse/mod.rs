@@ -76,6 +76,11 @@ impl Module {
     }
 }
 
+/// More than any number in a declaration is: threads, registers, bytes.
+const LARGEST: u64 = 1 << 24;
+/// More registers than any kernel has.
+const REGISTERS: usize = 1 << 16;
+
 /// What is known while a kernel is read.
 struct Builder<'a> {
     externals: &'a HashMap<String, ()>,
@@ -112,11 +117,15 @@ impl<'a> Builder<'a> {
         rest.next();
         let names = head.tokens[end..].iter().filter_map(Token::word).filter(|word| word.starts_with('.'));
         for (directive, values) in names.zip(rest) {
-            let values: Vec<u32> = values.iter().filter_map(Token::integer).map(|v| v as u32).collect();
+            let values: Vec<u32> =
+                values.iter().filter_map(Token::integer).map(|v| v.min(LARGEST) as u32).collect();
             let side = |i: usize| values.get(i).copied().unwrap_or(1);
             match directive {
                 ".reqntid" => required_block = Some([side(0), side(1), side(2)]),
-                ".maxntid" => largest_block = Some(side(0) * side(1) * side(2)),
+                ".maxntid" => {
+                    let threads = [1, 2].iter().fold(side(0), |all, i| all.saturating_mul(side(*i)));
+                    largest_block = Some(threads);
+                }
                 ".minnctapersm" | ".maxnreg" => {}
                 other => return Err(head.error(format!("{other} is not known"))),
             }
@@ -175,6 +184,9 @@ impl<'a> Builder<'a> {
             let words: Vec<&str> = parameter.iter().filter_map(Token::word).collect();
             let numbers: Vec<usize> =
                 parameter.iter().filter_map(Token::integer).map(|number| number as usize).collect();
+            if numbers.iter().any(|number| *number as u64 > LARGEST) {
+                return Err(head.error("a parameter that is too large"));
+            }
             let (kind, name, align, count) = match (&words[..], &numbers[..]) {
                 ([".param", kind, name], []) => (kind, name, 1, 1),
                 ([".param", ".align", kind, name], [align, count]) => (kind, name, *align, *count),
@@ -204,6 +216,9 @@ impl<'a> Builder<'a> {
                 Some([]) => self.register(name.to_owned(), kind),
                 Some([Token::Mark('<'), count, Token::Mark('>')]) => {
                     let count = count.integer().ok_or_else(|| statement.error("how many registers?"))?;
+                    if count > (REGISTERS - self.registers.len().min(REGISTERS)) as u64 {
+                        return Err(statement.error(format!("more than {REGISTERS} registers")));
+                    }
                     (0..count).for_each(|i| self.register(format!("{name}{i}"), kind));
                 }
                 _ => return Err(statement.error("a declaration of registers that is not understood")),
@@ -233,6 +248,9 @@ impl<'a> Builder<'a> {
             [Token::Mark('['), count, Token::Mark(']')] => count.integer().ok_or_else(unclear)? as usize,
             _ => return Err(unclear()),
         };
+        if align.max(count).max(self.shared_bytes) as u64 > LARGEST {
+            return Err(statement.error("shared memory that is too large"));
+        }
         let offset = self.shared_bytes.next_multiple_of(align.max(bytes));
         self.shared.insert(name.clone(), offset);
         self.shared_bytes = offset + bytes * count;
