@@ -14,7 +14,7 @@ use std::{
 
 use reverie::{
     embedded::Embedded,
-    execution::{AnyBackend, Denoise, Device, Lane, Watch, backend},
+    execution::{AnyBackend, Denoise, Device, Ended, Lane, Watch, backend},
 };
 use reverie_crash::{
     blame,
@@ -107,6 +107,10 @@ impl Machine {
 
     /// A small picture of eight steps.
     fn picture(&self) -> Denoise {
+        self.guided(1.0)
+    }
+
+    fn guided(&self, guidance_scale: f32) -> Denoise {
         let side = 4 * self.pipeline.factor();
         let request = Request {
             prompt: "a cat".into(),
@@ -117,7 +121,7 @@ impl Machine {
             height: side,
             time_ids: None,
             num_inference_steps: 8,
-            guidance_scale: 1.0,
+            guidance_scale,
             seed: 1,
             blends: Vec::new(),
             clip_skip: None,
@@ -162,6 +166,38 @@ fn a_panic_of_whom_a_picture_is_for_leaves_the_lane_to_the_others() {
         assert!(made >= 2, "{asked:?}: {ended:?}");
         assert_eq!(run(Asked::Nothing).recv_timeout(Duration::from_secs(30)), Ok(true), "{asked:?}");
     }
+}
+
+#[test]
+fn a_picture_that_is_no_numbers_any_more_ends_by_itself() {
+    let machine = Machine::new();
+    let largest = Arc::new(AtomicUsize::new(0));
+    // The greatest guidance that there is leaves no latents that are numbers.
+    let threads = [1.5, f32::MAX, 2.0].map(|guidance| {
+        let (machine, picture, largest) = (machine.clone(), machine.guided(guidance), largest.clone());
+        std::thread::spawn(move || {
+            let step = |pictures: &mut [&mut Denoise]| {
+                largest.fetch_max(pictures.len(), Relaxed);
+                // So that the others are there at the next.
+                std::thread::sleep(Duration::from_millis(50));
+                machine.step(pictures)?;
+                denoise::check(&*machine.backend, &machine.pipeline.unet, pictures)
+            };
+            machine.lane.run(&machine.device, picture, Faulty::new(Asked::Nothing), 3, &step)
+        })
+    });
+    let [first, bad, second] = threads.map(|thread| thread.join().unwrap());
+    assert!(largest.load(Relaxed) > 1, "no step was shared");
+    for good in [first, second] {
+        let good = good.unwrap();
+        assert!(good.is_done() && good.fault().is_none());
+    }
+    let Err(Ended::Failed(error)) = bad else { panic!("it is done") };
+    let message = error.to_string();
+    assert!(
+        message.contains("the UNet of ") && message.contains(" at step ") && message.contains(" of 8"),
+        "{message}"
+    );
 }
 
 #[test]

@@ -157,3 +157,39 @@ fn the_operators_networks_are_loaded_and_broken_ones_reported() {
         .unwrap();
     assert_eq!(made.dimensions(), (36, 28));
 }
+
+/// The embedded network with one layer's biases so large that the next one overflows.
+#[test]
+fn a_network_that_makes_no_numbers_is_named() {
+    use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+
+    let whole =
+        std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/weights/realesr-animevideov3.safetensors"))
+            .unwrap();
+    let network = SafeTensors::deserialize(&whole).unwrap();
+    let large = |view: &TensorView| f32::MAX.to_le_bytes().repeat(view.shape().iter().product());
+    let tensors: Vec<_> = network
+        .iter()
+        .map(|(name, view)| match name.ends_with("body.2.bias") {
+            true => (name, Dtype::F32, view.shape().to_vec(), large(&view)),
+            false => (name, view.dtype(), view.shape().to_vec(), view.data().to_vec()),
+        })
+        .collect();
+    let views = tensors
+        .iter()
+        .map(|(name, dtype, shape, bytes)| (name, TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("broken.safetensors");
+    std::fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
+    let (upscalers, warnings) = Upscalers::new(cpu(0), Some(folder.path()), 64);
+    assert!(warnings.is_empty(), "{warnings:?}");
+    let request = request("broken", Scale::Passes(1));
+    let pictures = [photo(), DynamicImage::ImageRgb16(photo().to_rgb16())];
+    for picture in pictures.map(|picture| picture.crop_imm(0, 0, 70, 20)) {
+        let error = upscalers.upscale(picture, &request, &Quiet).unwrap_err();
+        assert!(
+            matches!(&error, UpscaleError::NotFinite(file) if file.ends_with("broken.safetensors")),
+            "{error}"
+        );
+    }
+}

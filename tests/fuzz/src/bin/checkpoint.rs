@@ -1,4 +1,4 @@
-//! Single files: which model their tensors are, and loading it. The first line names a checkpoint of the tests, or none; of the
+//! Single files: which model their tensors are, and its configuration. The first line names a checkpoint of the tests, or none; of the
 //! others, one that begins with `-` takes the tensors whose names begin so out of it, and any other is a tensor that is put in: see
 //! [`reverie_fuzz::listed`].
 #![no_main]
@@ -7,7 +7,6 @@ use std::{collections::HashMap, fs, path::Path, sync::LazyLock};
 
 use libfuzzer_sys::fuzz_target;
 use reverie_fuzz::{Tensors, checkpoint, folder, listed};
-use reverie_kernels::cpu::CpuBackend;
 use reverie_models::{
     LayerCache, Loader, ModelFiles, VaeConfig, unet::UNet2DConditionModel, vae::AutoencoderKL,
 };
@@ -49,11 +48,4 @@ fuzz_target!(|input: &str| {
         files.is_lcm(),
     );
     let _ = files.scheduler_config();
-    // Without the text encoders, whose tables would take most of the time.
-    let (backend, cache) = (CpuBackend::new(1), LayerCache::default());
-    let loader = |weights| Loader::new(&backend, weights, &cache);
-    let _ = UNet2DConditionModel::load(&loader(files.unet.weights), &files.unet.config);
-    if let VaeConfig::Kl(config) = &files.vae.config {
-        let _ = AutoencoderKL::load(&loader(files.vae.weights), config);
-    }
 });
