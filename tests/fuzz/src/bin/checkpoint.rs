@@ -7,9 +7,7 @@ use std::{collections::HashMap, fs, path::Path, sync::LazyLock};
 
 use libfuzzer_sys::fuzz_target;
 use reverie_fuzz::{Tensors, checkpoint, folder, listed};
-use reverie_models::{
-    LayerCache, Loader, ModelFiles, VaeConfig, unet::UNet2DConditionModel, vae::AutoencoderKL,
-};
+use reverie_models::ModelFiles;
 
 static KNOWN: LazyLock<HashMap<&str, Tensors>> =
     LazyLock::new(|| ["sd1", "sd2", "sdxl"].into_iter().map(|name| (name, known(name))).collect());
