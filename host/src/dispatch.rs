@@ -9,6 +9,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
+use reverie_access::{Caller, Need};
 use reverie_memory::{Held, Use};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -17,7 +18,9 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::{
+    audit,
     error::{Error, ErrorKind},
+    http,
     hub::Client,
     jobs::{self, Snapshot, Spec, Submitted},
     json,
@@ -79,7 +82,7 @@ pub async fn receive(registry: &Arc<Registry>, inflight: &Inflight, client: Arc<
         _ => match registry.services.memory.hold(Use::Bodies, text.len() + json::weight(text.as_bytes())) {
             Ok(held) => Some(held),
             // Its id is not known.
-            Err(refused) => return client.reply(error_message(&refused.into()), None),
+            Err(refused) => return client.reply(error_message(registry, &refused.into()), None),
         },
     };
     let object: Object = match json::parse(text.as_bytes()) {
@@ -98,10 +101,24 @@ pub async fn receive(registry: &Arc<Registry>, inflight: &Inflight, client: Arc<
     let Some(kind) = object.get("type").and_then(Value::as_str).map(str::to_owned) else {
         return fail("A message must be a JSON object with a string 'type'", id);
     };
+    let checked = allowed(registry, &client, &kind);
+    if let Err(error) = &checked
+        && kind != "job:submit"
+    {
+        return match kind.as_str() {
+            // Clients wait for these acknowledgements, whatever is found.
+            "job:cancel" | "job:priority" | "job:delete" => {
+                client.reply(acknowledged(&format!("{kind}:ack"), &object, Err(error.clone())), id);
+            }
+            _ => client.reply(error_message(registry, error), id),
+        };
+    }
     let answered = match kind.as_str() {
         "ping" => Ok(Some(json!({"type": "pong"}))),
         "pong" => Ok(None),
-        "job:submit" => return submit(registry, inflight, client, object, id.cloned(), held).await,
+        "job:submit" => {
+            return submit(registry, inflight, client, object, id.cloned(), (held, checked)).await;
+        }
         "job:cancel" | "job:priority" | "job:delete" => {
             return change(registry, inflight, client, kind, object, id.cloned()).await;
         }
@@ -115,12 +132,33 @@ pub async fn receive(registry: &Arc<Registry>, inflight: &Inflight, client: Arc<
     match answered {
         Ok(Some(reply)) => client.reply(reply, id),
         Ok(None) => {}
-        Err(error) => client.reply(error_message(&error), id),
+        Err(error) => client.reply(error_message(registry, &error), id),
     }
 }
 
+/// Whether a client may send a message of this type now.
+fn allowed(registry: &Registry, client: &Client, kind: &str) -> Result<(), Error> {
+    let caller = &client.peer.caller;
+    if caller.key().is_none() {
+        return Ok(());
+    }
+    let need = match kind {
+        "ping" | "pong" => return Ok(()),
+        "job:get" | "job:list" | "job:subscribe" | "job:unsubscribe" | "system:status" => Need::Read,
+        "job:submit" | "job:cancel" | "job:priority" | "job:delete" => Need::Any,
+        _ => Need::Type(kind.to_owned()),
+    };
+    if !caller.may(&need) {
+        let error = http::lacks(caller, &need);
+        audit::refused(caller.name(), client.peer.address, kind, "", &error.message);
+        return Err(error);
+    }
+    registry.services.access.admit(caller).map_err(|refusal| http::error_of(&refusal))
+}
+
 /// `error`, as replies and as an answer to a message that a plugin failed on.
-fn error_message(error: &Error) -> Value {
+fn error_message(registry: &Registry, error: &Error) -> Value {
+    let error = registry.services.hidden.from_error(error.clone());
     let mut message = json!({"type": "error", "error": error.message, "code": error.kind.code()});
     if let Some(field) = error.field() {
         message["field"] = field.into();
@@ -145,18 +183,18 @@ async fn to_plugin(
         Ok(false) => {}
         // Something in it is no text any more.
         Ok(true) => text = Value::Object(object).to_string(),
-        Err(error) => return client.reply(error_message(&Error::invalid(error)), id.as_ref()),
+        Err(error) => return client.reply(error_message(registry, &Error::invalid(error)), id.as_ref()),
     }
     let permit = inflight.permits.clone().acquire_owned().await.expect("never closed");
     let spelt = id.as_ref().map(|id| id.as_str().map_or_else(|| id.to_string(), str::to_owned));
     let message = Message { kind: kind.to_owned(), id: spelt, client: client.id.clone(), body: text };
     let (engine, services) = (registry.engine.clone(), registry.services.clone());
-    let (replying, called) = (client.clone(), plugin.clone());
+    let (replying, called, failing) = (client.clone(), plugin.clone(), registry.clone());
     let mut call = Box::pin(async move {
         let _taken = (permit, held);
         let (result, spent) = called.handle_message(engine, services, client, id.clone(), message).await;
         if let Err(error) = result {
-            replying.reply(error_message(&error), id.as_ref());
+            replying.reply(error_message(&failing, &error), id.as_ref());
         }
         spent
     });
@@ -179,7 +217,7 @@ async fn submit(
     client: Arc<Client>,
     object: Object,
     id: Option<Value>,
-    held: Option<Held>,
+    (held, allowed): (Option<Held>, Result<(), Error>),
 ) {
     let job_type = match job_type(registry, &object) {
         Ok(job_type) => job_type,
@@ -188,13 +226,13 @@ async fn submit(
             let named = object.get("jobType").and_then(Value::as_str).unwrap_or_default();
             let job = registry.services.jobs.refuse(named, Some(&client.id), &error);
             client.reply(json!({"type": "job:ack", "jobId": job.id}), id.as_ref());
-            let mut message = error_message(&error);
+            let mut message = error_message(registry, &error);
             message["jobId"] = json!(job.id);
             message["jobTypes"] = registry.job_types().into();
             return client.reply(message, id.as_ref());
         }
     };
-    let spec = match spec(registry, &client, &job_type, object) {
+    let spec = match allowed.and_then(|()| spec(registry, &client, &job_type, object)) {
         Ok(spec) => spec,
         Err(error) => return refuse(registry, &client, &job_type, &error, id.as_ref()),
     };
@@ -206,7 +244,14 @@ async fn submit(
         let (acked, asked) = (client.clone(), id.clone());
         let ack = move |job: Uuid| acked.reply(json!({"type": "job:ack", "jobId": job}), asked.as_ref());
         match registry.services.submit(spec, ack).await {
-            Ok(Submitted { again: false, .. }) => {}
+            Ok(Submitted { id: job, again: false }) => {
+                audit::done(
+                    &client.peer.caller,
+                    client.peer.address,
+                    "job:submit",
+                    &format!("{job_type} {job}"),
+                );
+            }
             // Its events may have gone to a connection that is no more.
             Ok(Submitted { id: job, again: true }) => {
                 client.follow(job);
@@ -223,7 +268,8 @@ async fn submit(
 
 /// Clients wait for the acknowledgement of whatever they submit, and learn from events of that job what is wrong with it.
 fn refuse(registry: &Registry, client: &Client, job_type: &str, error: &Error, id: Option<&Value>) {
-    let job = registry.services.jobs.refuse(job_type, Some(&client.id), error);
+    let error = registry.services.hidden.from_error(error.clone());
+    let job = registry.services.jobs.refuse(job_type, Some(&client.id), &error);
     client.reply(json!({"type": "job:ack", "jobId": job.id}), id);
     if let Some(message) = job.final_message() {
         client.reply(message, id);
@@ -247,6 +293,10 @@ pub fn job_type(registry: &Registry, object: &Object) -> Result<String, Error> {
 }
 
 fn spec(registry: &Registry, client: &Client, job_type: &str, object: Object) -> Result<Spec, Error> {
+    let (caller, need) = (&client.peer.caller, Need::Type(job_type.to_owned()));
+    if !caller.may(&need) {
+        return Err(http::lacks(caller, &need));
+    }
     let mut spec = unchecked_spec(registry, job_type, object)?;
     spec.owner = Some(client.id.clone());
     check_spec(registry, &mut spec)?;
@@ -319,10 +369,14 @@ async fn change(
     let registry = registry.clone();
     let change = async move {
         let _permit = permit;
+        let caller = &client.peer.caller;
+        if let Some(job) = object.get("jobId").and_then(Value::as_str) {
+            audit::done(caller, client.peer.address, &kind, job);
+        }
         let ack = match kind.as_str() {
-            "job:cancel" => acknowledged("job:cancel:ack", &object, cancel(&registry, &object).await),
-            "job:delete" => acknowledged("job:delete:ack", &object, delete(&registry, &object).await),
-            _ => acknowledged("job:priority:ack", &object, priority(&registry, &object).await),
+            "job:cancel" => acknowledged("job:cancel:ack", &object, cancel(&registry, caller, &object).await),
+            "job:delete" => acknowledged("job:delete:ack", &object, delete(&registry, caller, &object).await),
+            _ => acknowledged("job:priority:ack", &object, priority(&registry, caller, &object).await),
         };
         client.reply(ack, id.as_ref());
     };
@@ -333,12 +387,21 @@ async fn change(
     }
 }
 
-async fn cancel(registry: &Registry, object: &Object) -> Result<Value, Error> {
-    cancelled(registry, job_id(object)?).await.map(|ack| json!(ack))
+async fn cancel(registry: &Registry, caller: &Caller, object: &Object) -> Result<Value, Error> {
+    cancelled(registry, caller, job_id(object)?).await.map(|ack| json!(ack))
 }
 
-async fn delete(registry: &Registry, object: &Object) -> Result<Value, Error> {
-    deleted(registry, job_id(object)?).await.map(|ack| json!(ack))
+async fn delete(registry: &Registry, caller: &Caller, object: &Object) -> Result<Value, Error> {
+    deleted(registry, caller, job_id(object)?).await.map(|ack| json!(ack))
+}
+
+/// A job that the caller may see; another one is as good as none.
+///
+/// # Errors
+/// `NotFound`.
+pub fn found(registry: &Registry, caller: &Caller, id: Uuid) -> Result<Snapshot, Error> {
+    let job = registry.services.jobs.get(id)?;
+    if caller.sees(job.owner.as_deref()) { Ok(job) } else { Err(jobs::unknown(id)) }
 }
 
 fn acknowledged(kind: &str, object: &Object, found: Result<Value, Error>) -> Value {
@@ -373,7 +436,8 @@ pub struct Deleted {
 ///
 /// # Errors
 /// `NotFound`, `Conflict` for one that has not ended.
-pub async fn deleted(registry: &Registry, id: Uuid) -> Result<Deleted, Error> {
+pub async fn deleted(registry: &Registry, caller: &Caller, id: Uuid) -> Result<Deleted, Error> {
+    found(registry, caller, id)?;
     registry.services.stored(registry.services.jobs.delete(id)).await??;
     Ok(Deleted { job_id: id, status: "deleted" })
 }
@@ -382,7 +446,8 @@ pub async fn deleted(registry: &Registry, id: Uuid) -> Result<Deleted, Error> {
 ///
 /// # Errors
 /// `NotFound`.
-pub async fn cancelled(registry: &Registry, id: Uuid) -> Result<Cancelled, Error> {
+pub async fn cancelled(registry: &Registry, caller: &Caller, id: Uuid) -> Result<Cancelled, Error> {
+    found(registry, caller, id)?;
     let status = registry.services.cancel(id).await?;
     let message = match status {
         jobs::Status::Running => "stopping",
@@ -392,8 +457,9 @@ pub async fn cancelled(registry: &Registry, id: Uuid) -> Result<Cancelled, Error
     Ok(Cancelled { job_id: id, status, message })
 }
 
-async fn priority(registry: &Registry, object: &Object) -> Result<Value, Error> {
+async fn priority(registry: &Registry, caller: &Caller, object: &Object) -> Result<Value, Error> {
     let id = job_id(object)?;
+    found(registry, caller, id)?;
     let priority = priority_of(object.get("priority").unwrap_or(&Value::Null))?;
     let services = &registry.services;
     let changed = services.stored(services.jobs.set_priority(id, priority)).await??;
@@ -410,6 +476,7 @@ fn with_position(mut message: Value, position: Option<usize>) -> Value {
 
 fn get(registry: &Registry, client: &Client, object: &Object) -> Result<Value, Error> {
     let id = job_id(object)?;
+    found(registry, &client.peer.caller, id)?;
     // Followed before it is read: between the two nothing can be missed.
     if object.get("subscribe").and_then(Value::as_bool).unwrap_or(false) {
         client.follow(id);
@@ -421,8 +488,20 @@ fn get(registry: &Registry, client: &Client, object: &Object) -> Result<Value, E
     Ok(json!({"type": "job:get:result", "job": snapshot.describe()}))
 }
 
-/// The client's newest jobs, or those before the job that `before` names.
+/// The newest jobs of the client, or of its key's owner; all that it may see where everyone hears of all jobs, and where an operator
+/// asks for `all`. With `before`, those before the job that it names.
 fn list(registry: &Registry, client: &Client, object: &Object) -> Result<Value, Error> {
+    let caller = &client.peer.caller;
+    let all = object.get("all").and_then(Value::as_bool).unwrap_or(false);
+    if all && caller.is_keyed() && !caller.is_operator() {
+        return Err(http::lacks(caller, &Need::Admin));
+    }
+    let everyones = registry.services.config.hub.broadcast_job_events
+        || all && caller.is_keyed()
+        || caller.tenant().is_some();
+    if let (false, Some(why)) = (everyones, &client.peer.unlisted) {
+        return Err(Error::new(ErrorKind::Denied, why.clone()));
+    }
     let given = |field: &str| object.get(field).filter(|value| !value.is_null());
     let limit = match given("limit") {
         None => MAX_LISTED,
@@ -440,14 +519,19 @@ fn list(registry: &Registry, client: &Client, object: &Object) -> Result<Value, 
         }
         Some(_) => return Err(Error::invalid("before: must be the jobId of a job")),
     };
-    let everyones = registry.services.config.hub.broadcast_job_events;
-    let owner = if everyones { None } else { Some(client.id.as_str()) };
     let described = |job: &Snapshot| {
         let mut described = json!(job.describe());
         described["own"] = (job.owner.as_deref() == Some(client.id.as_str())).into();
         described
     };
-    let (jobs, more) = registry.services.jobs.page(owner, before, limit)?;
+    if let Some(before) = before {
+        found(registry, caller, before)?;
+    }
+    let listed = |owner: Option<&str>| match everyones {
+        true => caller.sees(owner),
+        false => owner == Some(client.id.as_str()),
+    };
+    let (jobs, more) = registry.services.jobs.page(listed, before, limit)?;
     let jobs: Vec<Value> = jobs.iter().map(described).collect();
     Ok(json!({"type": "job:list:result", "jobs": jobs, "more": more}))
 }
@@ -458,6 +542,7 @@ fn subscribe(registry: &Registry, client: &Client, object: &Object, follow: bool
         client.unfollow(id);
         return Ok(json!({"type": "job:unsubscribe:ack", "jobId": id}));
     }
+    found(registry, &client.peer.caller, id)?;
     client.follow(id);
     let snapshot = registry.services.jobs.get(id).inspect_err(|_| client.unfollow(id))?;
     if !snapshot.status.is_active() {

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod crashes;
@@ -14,11 +15,14 @@ pub mod health;
 pub mod http;
 pub mod hub;
 pub mod json;
+pub mod keys;
 pub mod metrics;
 pub mod models;
 pub mod outbound;
+pub mod paths;
 pub mod pictures;
 pub mod plugins;
+pub mod quotas;
 pub mod scoring;
 pub mod server;
 pub mod status;

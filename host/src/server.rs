@@ -8,6 +8,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
+use reverie_access::Access;
 use reverie_crash::{blame, vital};
 use reverie_kernels::gpu::cuda::Warming;
 use reverie_memory::Budget;
@@ -24,12 +25,15 @@ use crate::{
     http,
     hub::{Frame, Hub},
     jobs::{
-        self, Event, JobHandle, Jobs, Outcome,
+        self, Event, JobHandle, Jobs, Outcome, Running, Spec,
         store::{self, Sqlite},
     },
+    keys,
     metrics::Metrics,
     models::Upscalers,
+    paths::Hidden,
     plugins::{self, Engine, Registry, Services},
+    quotas::Quotas,
     scoring::Scoring,
     status,
     storage::Storage,
@@ -52,6 +56,7 @@ pub struct Server {
     listener: reverie_net::Server,
     _watcher: Option<plugins::Watcher>,
     _modes: diffusion::Watcher,
+    _keys: keys::Watcher,
     _warming: Option<Warming>,
 }
 
@@ -61,6 +66,9 @@ impl Server {
     /// # Errors
     /// A message that names the setting or resource that failed.
     pub async fn bind(config: Config) -> Result<Self, String> {
+        if let Some(why) = keys::exposed(&config, &keys::keyring(&config)?) {
+            return Err(why);
+        }
         // Before anything is opened: a second server must not touch what belongs to the first.
         let address = (config.server.host.as_str(), config.server.port);
         let listener = TcpListener::bind(address).await.map_err(|e| {
@@ -80,8 +88,9 @@ impl Server {
             false => None,
         };
         let modes = diffusion::watch(&registry.services.diffusion)?;
+        let keys = keys::watch(&registry.services)?;
         let warming = registry.services.diffusion.warm();
-        Ok(Self { registry, listener, _watcher: watcher, _modes: modes, _warming: warming })
+        Ok(Self { registry, listener, _watcher: watcher, _modes: modes, _keys: keys, _warming: warming })
     }
 
     /// The address that was bound, with the port the system chose for port 0.
@@ -147,8 +156,10 @@ pub async fn registry(config: Config) -> Result<Arc<Registry>, String> {
     let memory = Budget::new(config.server.memory());
     let hub = Hub::new(config.hub.clone(), memory.clone(), metrics.clone());
     let jobs = open_jobs(&config.jobs, memory.clone()).await?;
-    let (publisher, counters) = (hub.clone(), metrics.clone());
-    jobs.on_event(move |event| publish(&publisher, &counters, event));
+    let quotas = Arc::new(Quotas::default());
+    quotas.remember(&jobs);
+    let (publisher, counters, used) = (hub.clone(), metrics.clone(), quotas.clone());
+    jobs.on_event(move |event| publish(&publisher, &counters, &used, event));
     let execution = &config.execution;
     let models_dir = Some(execution.models_dir.as_path()).filter(|dir| !dir.as_os_str().is_empty());
     let backend = backend::open(&config)?;
@@ -173,6 +184,9 @@ pub async fn registry(config: Config) -> Result<Arc<Registry>, String> {
         scoring: Scoring::new(&config, lane()?),
         device: Device::new(backend::lanes(&backend, execution)),
         metrics,
+        access: Access::new(keys::keyring(&config)?)?,
+        quotas,
+        hidden: Hidden::of(&config),
         registry: OnceLock::new(),
         connections: OnceLock::new(),
         config,
@@ -226,7 +240,7 @@ async fn sweep(services: Arc<Services>) {
     tokio::join!(aged, swept);
 }
 
-fn publish(hub: &Hub, metrics: &Metrics, event: &Event) {
+fn publish(hub: &Hub, metrics: &Metrics, quotas: &Quotas, event: &Event) {
     match event {
         Event::Progress(job) => {
             let text = job.progress_message().to_string();
@@ -234,6 +248,7 @@ fn publish(hub: &Hub, metrics: &Metrics, event: &Event) {
         }
         Event::Finished { job, ran } => {
             metrics.job_ended(job, *ran);
+            quotas.made(job);
             let Some(message) = job.final_message() else { return };
             hub.job_event(job.id, job.owner.as_deref(), Frame::new(message.to_string()), true);
         }
@@ -244,13 +259,17 @@ fn publish(hub: &Hub, metrics: &Metrics, event: &Event) {
 async fn work(registry: Arc<Registry>, draining: Arc<AtomicBool>, background: bool) {
     let services = registry.services.clone();
     let routes = registry.clone();
-    let may_start = move |job_type: &str, running: &dyn Fn(&str) -> usize| {
+    let may_start = move |spec: &Spec, running: Running<'_>| {
         if draining.load(std::sync::atomic::Ordering::Relaxed) {
             return false;
         }
+        let services = &routes.services;
+        if !services.quotas.may_run(&services.access, spec, running) {
+            return false;
+        }
         // A job whose plugin has gone starts too, to be told so.
-        let Some((plugin, _)) = routes.job(job_type) else { return true };
-        plugin.jobs.keys().map(|job_type| running(job_type)).sum::<usize>() < plugin.limits.job_concurrency
+        let Some((plugin, _)) = routes.job(&spec.job_type) else { return true };
+        running(&|other| plugin.jobs.contains_key(&other.job_type)) < plugin.limits.job_concurrency
     };
     loop {
         let job = services.jobs.take(background, &may_start).await;
@@ -281,5 +300,9 @@ async fn run(registry: Arc<Registry>, job: Arc<JobHandle>) -> Outcome {
         Outcome::Requeued => tracing::info!("job queued again"),
         Outcome::Failed(error) => tracing::warn!(error = error.message, "job failed"),
     }
-    outcome
+    // The log has it whole.
+    match outcome {
+        Outcome::Failed(error) => Outcome::Failed(registry.services.hidden.from_error(error)),
+        other => other,
+    }
 }

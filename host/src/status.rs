@@ -24,7 +24,7 @@ pub fn message(registry: &Registry, health: &Health) -> Value {
         "mode": services.diffusion.current(),
         "version": env!("CARGO_PKG_VERSION"),
         "backend": services.upscalers.backend(),
-        "storage": {"ok": services.storage_ok.load(std::sync::atomic::Ordering::Relaxed), "location": services.storage.location()},
+        "storage": {"ok": services.storage_ok.load(std::sync::atomic::Ordering::Relaxed), "location": services.storage.name()},
         "ws_clients": services.hub.len(),
         "store": store(&services.jobs.health()),
         "health": health,

@@ -5,8 +5,9 @@ mod content;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::TryStreamExt;
 use object_store::{
-    ObjectStore, ObjectStoreExt, PutPayload, local::LocalFileSystem, memory::InMemory, path::Path,
+    ObjectStore, ObjectStoreExt, PutMode, PutPayload, local::LocalFileSystem, memory::InMemory, path::Path,
 };
 use uuid::Uuid;
 
@@ -19,6 +20,9 @@ pub use content::Stored;
 
 /// The prefix of plugins' own state, which is not served over HTTP.
 pub const STATE_PREFIX: &str = "state/";
+
+/// The prefix of what belongs to tenants: `keys/TENANT/`.
+pub const TENANTS_PREFIX: &str = "keys/";
 
 /// The location that keeps nothing after the end of the process.
 pub const MEMORY: &str = "memory:";
@@ -69,8 +73,12 @@ impl Storage {
         Ok(Self { store, location })
     }
 
-    pub fn location(&self) -> &str {
-        &self.location
+    /// Its name, without the folders that it lies in.
+    pub fn name(&self) -> &str {
+        std::path::Path::new(&self.location)
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or(&self.location)
     }
 
     /// A key that nothing has yet: `PREFIX-UUID.EXT`.
@@ -86,6 +94,45 @@ impl Storage {
         let path = parse(key)?;
         self.store.put(&path, PutPayload::from_bytes(content)).await.map_err(|e| failed("write", key, &e))?;
         Ok(())
+    }
+
+    /// The same where nothing is stored under the key yet.
+    ///
+    /// # Errors
+    /// `Conflict` where something is.
+    pub async fn create(&self, key: &str, content: Bytes) -> Result<(), Error> {
+        let path = parse(key)?;
+        let created =
+            self.store.put_opts(&path, PutPayload::from_bytes(content), PutMode::Create.into()).await;
+        match created {
+            Ok(_) => Ok(()),
+            Err(object_store::Error::AlreadyExists { .. }) => Err(taken(key)),
+            Err(error) => Err(failed("write", key, &error)),
+        }
+    }
+
+    /// Whether something is stored under a key.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a bad key, `Unavailable` when the store fails.
+    pub async fn exists(&self, key: &str) -> Result<bool, Error> {
+        match self.store.head(&parse(key)?).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(failed("read", key, &error)),
+        }
+    }
+
+    /// The bytes of all that belongs to a tenant.
+    ///
+    /// # Errors
+    /// `Unavailable` when the store fails.
+    pub async fn bytes_of(&self, tenant: &str) -> Result<u64, Error> {
+        let folder = format!("{TENANTS_PREFIX}{tenant}");
+        let path = parse(&folder)?;
+        let objects = self.store.list(Some(&path));
+        let sum = objects.try_fold(0, |sum, object| std::future::ready(Ok(sum + object.size)));
+        sum.await.map_err(|e| failed("list", &folder, &e))
     }
 
     /// Reads what is stored under a key.
@@ -175,6 +222,18 @@ pub fn media_type(key: &str) -> &'static str {
     known.map_or("application/octet-stream", |(_, media_type)| media_type)
 }
 
+/// Where what a tenant calls `key` lies; without a tenant the key itself.
+pub fn key_of(tenant: Option<&str>, key: &str) -> String {
+    let Some(tenant) = tenant else { return key.to_owned() };
+    let own = format!("{TENANTS_PREFIX}{tenant}/");
+    if key.starts_with(&own) { key.to_owned() } else { own + key }
+}
+
+/// That something else is stored under a key.
+pub fn taken(key: &str) -> Error {
+    Error::new(ErrorKind::Conflict, format!("something is stored under '{key}' already: take another key"))
+}
+
 /// Whether something may be stored under a key.
 ///
 /// # Errors
@@ -252,6 +311,32 @@ mod tests {
         storage.put("lcm_image:6ba7b810", Bytes::from_static(b"y")).await.unwrap();
         assert_eq!(storage.get("lcm_image:6ba7b810").await.unwrap(), "y");
         storage.check().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_there_is_not_replaced_and_tenants_are_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        for location in [MEMORY.to_owned(), dir.path().join("store").display().to_string()] {
+            let storage =
+                Storage::open(&config::Storage { location, max_put_bytes: 1, retry_s: 0.0 }).unwrap();
+            storage.create("a.txt", Bytes::from_static(b"one")).await.unwrap();
+            let again = storage.create("a.txt", Bytes::from_static(b"two")).await.unwrap_err();
+            assert_eq!(
+                (again.kind, storage.get("a.txt").await.unwrap()),
+                (ErrorKind::Conflict, "one".into())
+            );
+            assert!(storage.exists("a.txt").await.unwrap() && !storage.exists("b.txt").await.unwrap());
+            for (tenant, bytes) in [("alice", 5), ("bob", 0), ("ali", 0)] {
+                if bytes > 0 {
+                    storage.put(&key_of(Some(tenant), "x/a.txt"), Bytes::from(vec![0; bytes])).await.unwrap();
+                }
+                assert_eq!(storage.bytes_of(tenant).await.unwrap(), bytes as u64, "{tenant}");
+            }
+        }
+        assert_eq!(key_of(None, "a"), "a");
+        let own = key_of(Some("alice"), "a");
+        assert_eq!((own.as_str(), key_of(Some("alice"), &own)), ("keys/alice/a", own.clone()));
+        assert_eq!(key_of(Some("bob"), &own), "keys/bob/keys/alice/a");
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub struct Upload {
     pub media_type: String,
     /// SHA-256 of the content, in hexadecimal.
     pub sha256: String,
+    /// The tenant that it belongs to; none where those are not told apart.
+    pub tenant: Option<String>,
 }
 
 /// The uploads of all clients. The bytes in memory, arriving ones included, never exceed `uploads.max_total_bytes`.
@@ -78,10 +80,11 @@ impl Uploads {
         &self.memory
     }
 
-    /// Begins to take in one file.
-    pub fn begin(self: &Arc<Self>) -> Incoming {
+    /// Begins to take in one file of a tenant.
+    pub fn begin(self: &Arc<Self>, tenant: Option<&str>) -> Incoming {
         let content = Buffer::new(self.memory.nothing(Use::Uploads));
-        Incoming { uploads: self.clone(), content, sha256: Sha256::new(), reserved: 0 }
+        let tenant = tenant.map(str::to_owned);
+        Incoming { uploads: self.clone(), tenant, content, sha256: Sha256::new(), reserved: 0 }
     }
 
     /// Keeps a text under a key, in place of what was there.
@@ -117,21 +120,23 @@ impl Uploads {
         Error::new(ErrorKind::Unavailable, error)
     }
 
-    /// Finds an upload by its id, with any number of `fileRef:` in front: clients of the Python server add their own.
+    /// Finds an upload by its id, with any number of `fileRef:` in front: clients of the Python server add their own. A tenant
+    /// finds its own alone.
     ///
     /// # Errors
-    /// `NotFound` when it is unknown, malformed or older than `uploads.ttl_s`.
-    pub fn resolve(&self, file_ref: &str) -> Result<Upload, Error> {
+    /// `NotFound` when it is unknown, malformed, another tenant's or older than `uploads.ttl_s`.
+    pub fn resolve(&self, file_ref: &str, tenant: Option<&str>) -> Result<Upload, Error> {
         let found = id_of(file_ref).and_then(|id| {
             let state = self.state.lock();
             let (upload, at) = state.files.get(&id)?;
-            (at.elapsed() < seconds(self.config.ttl_s)).then(|| upload.clone())
+            let own = tenant.is_none() || upload.tenant.as_deref() == tenant;
+            (own && at.elapsed() < seconds(self.config.ttl_s)).then(|| upload.clone())
         });
         found.ok_or_else(|| missing(file_ref))
     }
 
-    /// The uploads that a job's parameters or a message name, at whatever place: they are stored with the job.
-    pub fn given(&self, parameters: &Value) -> Vec<Given> {
+    /// The uploads that a job's parameters or a message of a tenant name, at whatever place: they are stored with the job.
+    pub fn given(&self, parameters: &Value, tenant: Option<&str>) -> Vec<Given> {
         let mut given: Vec<Given> = Vec::new();
         let mut left = vec![parameters];
         while let Some(value) = left.pop() {
@@ -141,7 +146,7 @@ impl Uploads {
                     else {
                         continue;
                     };
-                    if let Ok(Upload { content, media_type, sha256 }) = self.resolve(text) {
+                    if let Ok(Upload { content, media_type, sha256, .. }) = self.resolve(text, tenant) {
                         given.push(Given { input: Input { upload, media_type, sha256 }, content });
                     }
                 }
@@ -204,6 +209,7 @@ pub fn missing(file_ref: &str) -> Error {
 /// A file that is arriving. Dropping it unfinished gives its memory back.
 pub struct Incoming {
     uploads: Arc<Uploads>,
+    tenant: Option<String>,
     content: Buffer,
     sha256: Sha256,
     reserved: usize,
@@ -254,6 +260,7 @@ impl Incoming {
             content: std::mem::replace(&mut self.content, nothing).into_bytes(),
             media_type: media_type.to_owned(),
             sha256: std::mem::take(&mut self.sha256).finalize().iter().map(|b| format!("{b:02x}")).collect(),
+            tenant: self.tenant.take(),
         };
         self.reserved = 0;
         self.uploads.state.lock().files.insert(id, (upload, Instant::now()));
@@ -279,18 +286,31 @@ mod tests {
     #[tokio::test]
     async fn any_number_of_prefixes_is_taken() {
         let uploads = uploads(60.0);
-        let mut incoming = uploads.begin();
+        let mut incoming = uploads.begin(None);
         incoming.push(b"abc").unwrap();
         let id = incoming.finish(Some("image/png")).unwrap();
         assert!(id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()), "{id}");
         for prefixes in 0..4 {
-            let found = uploads.resolve(&format!("{}{id}", "fileRef:".repeat(prefixes))).unwrap();
+            let found = uploads.resolve(&format!("{}{id}", "fileRef:".repeat(prefixes)), None).unwrap();
             assert_eq!((&*found.content, &*found.media_type), (&b"abc"[..], "image/png"));
         }
         assert_eq!(
-            uploads.resolve("fileRef:nope").unwrap_err().message,
+            uploads.resolve("fileRef:nope", None).unwrap_err().message,
             "fileRef 'nope' not found or expired"
         );
+    }
+
+    #[tokio::test]
+    async fn a_tenant_finds_its_own_alone() {
+        let uploads = uploads(60.0);
+        let mut incoming = uploads.begin(Some("alice"));
+        incoming.push(b"abc").unwrap();
+        let id = incoming.finish(None).unwrap();
+        for (tenant, found) in [(Some("alice"), true), (Some("bob"), false), (None, true)] {
+            assert_eq!(uploads.resolve(&id, tenant).is_ok(), found, "{tenant:?}");
+            let named = serde_json::json!({"a": [format!("fileRef:{id}")]});
+            assert_eq!(uploads.given(&named, tenant).len(), usize::from(found), "{tenant:?}");
+        }
     }
 
     #[tokio::test]
@@ -311,14 +331,14 @@ mod tests {
     #[tokio::test]
     async fn memory_is_bounded_and_given_back() {
         let uploads = uploads(60.0);
-        let mut first = uploads.begin();
+        let mut first = uploads.begin(None);
         first.push(&[1; 9]).unwrap();
         assert_eq!(first.push(&[1; 2]).unwrap_err().kind, ErrorKind::TooLarge);
-        let mut second = uploads.begin();
+        let mut second = uploads.begin(None);
         assert_eq!(second.push(&[1; 7]).unwrap_err().kind, ErrorKind::Unavailable);
         drop(first);
         second.push(&[1; 7]).unwrap();
-        assert_eq!(uploads.begin().finish(None).unwrap_err().kind, ErrorKind::BadRequest);
+        assert_eq!(uploads.begin(None).finish(None).unwrap_err().kind, ErrorKind::BadRequest);
         drop(second);
         assert_eq!(uploads.figures(), (0, 0));
         assert_eq!(uploads.memory().used(), 0);
@@ -330,16 +350,16 @@ mod tests {
         let config =
             config::Uploads { max_file_bytes: 5000, max_total_bytes: 9000, ttl_s: 60.0, sweep_s: 60.0 };
         let uploads = Uploads::new(config, budget.clone());
-        let mut incoming = uploads.begin();
+        let mut incoming = uploads.begin(None);
         incoming.push(&[1; 2000]).unwrap();
         let file_ref = incoming.finish(None).unwrap();
         assert_eq!(budget.used_for(Use::Uploads), 2000);
-        let error = uploads.begin().push(&[1; 2000]).unwrap_err();
+        let error = uploads.begin(None).push(&[1; 2000]).unwrap_err();
         assert_eq!(error.kind, ErrorKind::Unavailable);
         assert!(error.message.contains("server.memory_mb"), "{}", error.message);
-        assert_eq!(uploads.begin().push(&[1; 4000]).unwrap_err().kind, ErrorKind::TooLarge);
+        assert_eq!(uploads.begin(None).push(&[1; 4000]).unwrap_err().kind, ErrorKind::TooLarge);
         assert_eq!(uploads.figures(), (1, 2000));
-        let read = uploads.resolve(&file_ref).unwrap();
+        let read = uploads.resolve(&file_ref, None).unwrap();
         uploads.forget(&file_ref);
         assert_eq!(budget.used(), 2000);
         drop(read);
@@ -349,11 +369,11 @@ mod tests {
     #[tokio::test]
     async fn files_expire_and_are_swept() {
         let uploads = uploads(0.1);
-        let mut incoming = uploads.begin();
+        let mut incoming = uploads.begin(None);
         incoming.push(b"abc").unwrap();
         let file_ref = incoming.finish(None).unwrap();
         tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-        assert!(uploads.resolve(&file_ref).unwrap_err().message.ends_with("not found or expired"));
+        assert!(uploads.resolve(&file_ref, None).unwrap_err().message.ends_with("not found or expired"));
         assert_eq!(uploads.figures(), (0, 0));
     }
 }

@@ -26,7 +26,7 @@ impl Line {
     pub fn connect(address: &str, client: &str) -> Option<Self> {
         let stream = TcpStream::connect(address).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).ok()?;
-        let url = format!("ws://{address}/v1/ws?clientId={client}");
+        let url = format!("ws://{address}/v1/ws?clientId=client-of-the-drills-{client}");
         let (socket, _) = tungstenite::client(url, stream).ok()?;
         Some(Self { socket, asked: 0 })
     }

@@ -87,7 +87,8 @@ fn memory() {
         drill.check(matches!(works, Ok(Ok(_))), || format!("{name}: afterwards {works:?}"));
     }
     let after = resident_mb(&server, "VmRSS");
-    drill.end(format_args!("{before} MB before, {worst} MB at most, {after} MB after, budget {BUDGET_MB} MB"));
+    drill
+        .end(format_args!("{before} MB before, {worst} MB at most, {after} MB after, budget {BUDGET_MB} MB"));
 }
 
 /// A figure of `/proc/PID/status` that is in kB, in MB.
@@ -183,11 +184,8 @@ fn pictures(server: &Process) {
     let (width, height) = (5000, 5000);
     let mut bomb = Vec::new();
     let pixels = vec![0; width * height * 8];
-    let encoder = png::PngEncoder::new_with_quality(
-        &mut bomb,
-        png::CompressionType::Best,
-        png::FilterType::NoFilter,
-    );
+    let encoder =
+        png::PngEncoder::new_with_quality(&mut bomb, png::CompressionType::Best, png::FilterType::NoFilter);
     encoder.write_image(&pixels, width as u32, height as u32, ExtendedColorType::Rgba16).expect("to memory");
     drop(pixels);
     at_once(6, |n| enlarge(server, &format!("bombs-{n}"), &bomb));

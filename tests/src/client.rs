@@ -85,6 +85,11 @@ impl Client {
         }
     }
 
+    /// Takes out what came before replies and was not looked at.
+    pub fn passed(&mut self) -> Vec<Value> {
+        self.passed_over.drain(..).collect()
+    }
+
     /// Submits a job and returns its id.
     pub fn submit(&mut self, mut message: Value) -> String {
         message["type"] = json!("job:submit");

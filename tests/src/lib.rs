@@ -16,6 +16,7 @@ pub use client::Client;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 pub use tungstenite::Message;
+use tungstenite::client::IntoClientRequest;
 
 /// How long anything may take before a test fails. Generous: it is no measurement.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -183,9 +184,18 @@ impl Server {
 
     /// Connects; the answer's status when that is refused.
     pub fn try_connect(&self, path: &str) -> Result<Client, u16> {
+        self.try_connect_with(path, &[])
+    }
+
+    /// The same with headers, in place of those that there would be.
+    pub fn try_connect_with(&self, path: &str, headers: &[(&'static str, &str)]) -> Result<Client, u16> {
         let stream = TcpStream::connect(&self.address).expect("the server listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        match tungstenite::client(format!("ws://{}{path}", self.address), stream) {
+        let mut request = format!("ws://{}{path}", self.address).into_client_request().expect("an address");
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, value.parse().expect("a header"));
+        }
+        match tungstenite::client(request, stream) {
             Ok((socket, _)) => Ok(Client::new(socket)),
             Err(tungstenite::HandshakeError::Failure(tungstenite::Error::Http(answer))) => {
                 Err(answer.status().as_u16())
@@ -266,6 +276,20 @@ impl Server {
             request = request.header(*name, *value);
         }
         Answer::of(agent().run(request.body(()).expect("a request")))
+    }
+
+    /// Sends a request of any method with headers and a body.
+    pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        let mut request = ureq::http::Request::builder().method(method).uri(self.url(path));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(PATIENCE))
+            .allow_non_standard_methods(true)
+            .build();
+        Answer::of(ureq::Agent::from(agent).run(request.body(body).expect("a request")))
     }
 
     /// Starts a server with the tiny text-to-image models named.

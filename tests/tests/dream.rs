@@ -298,12 +298,12 @@ fn without_a_dual_encoder_it_says_what_to_do() {
 #[test]
 fn a_session_survives_crashes_more_often_than_attempts() {
     let mut server = server(&["jobs.max_attempts=2"]);
-    let mut client = server.connect_to("/v1/ws?clientId=me");
+    let mut client = server.connect_to("/v1/ws?clientId=client-of-tests-1");
     let started = start(&mut client, json!({"strategy": "linear_walk"}));
     let mut before = figures_when(&mut client, |status| count(status, "kept") > 5);
     for _ in 0..4 {
         server.crash_and_restart();
-        client = server.connect_to("/v1/ws?clientId=me");
+        client = server.connect_to("/v1/ws?clientId=client-of-tests-1");
         let resumed =
             figures_when(&mut client, |status| count(status, "candidates") > count(&before, "candidates"));
         assert_eq!((&resumed["jobId"], &resumed["active"]), (&started["jobId"], &json!(true)), "{resumed}");
@@ -385,7 +385,7 @@ fn a_prompt_that_can_not_be_read_changes_nothing() {
 #[test]
 fn an_orderly_end_keeps_the_session() {
     let mut server = server(&["server.shutdown_grace_s=20"]);
-    let mut client = server.connect_to("/v1/ws?clientId=me");
+    let mut client = server.connect_to("/v1/ws?clientId=client-of-tests-1");
     let started = start(&mut client, json!({}));
     let before = figures_when(&mut client, |status| count(status, "kept") > 3);
     let began = Instant::now();
@@ -394,7 +394,7 @@ fn an_orderly_end_keeps_the_session() {
     let ledger = reverie::jobs::inspect(&server.dir.path().join("reverie-data/ledger.db")).unwrap();
     assert_eq!((ledger.active, ledger.finished), (1, 0));
     server.crash_and_restart();
-    let mut client = server.connect_to("/v1/ws?clientId=me");
+    let mut client = server.connect_to("/v1/ws?clientId=client-of-tests-1");
     let resumed =
         figures_when(&mut client, |status| count(status, "candidates") > count(&before, "candidates"));
     assert_eq!(resumed["jobId"], started["jobId"]);

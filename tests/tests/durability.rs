@@ -8,7 +8,7 @@ use serde_json::json;
 #[test]
 fn accepted_jobs_survive_a_crash() {
     let mut server = Server::start(&["jobs.concurrency=1"], &["echo"]);
-    let mut client = server.connect_to("/v1/ws?clientId=me");
+    let mut client = server.connect_to("/v1/ws?clientId=client-of-tests-1");
     let done = client.submit(json!({"jobType": "echo", "x": 1}));
     client.finish(&done);
     let file_ref = server.upload(&picture(8, 8));
@@ -19,7 +19,7 @@ fn accepted_jobs_survive_a_crash() {
     let with_input = client.submit(json!({"jobType": "sr", "fileRef": file_ref}));
     server.crash_and_restart();
 
-    let mut client = server.connect_to("/v1/ws?clientId=me");
+    let mut client = server.connect_to("/v1/ws?clientId=client-of-tests-1");
     for (job, status) in [(&done, "done"), (&running, "done"), (&queued, "done"), (&with_input, "done")] {
         let got = client.ended(job);
         assert_eq!(got["status"], status, "{got}");
@@ -85,7 +85,7 @@ fn an_orderly_end_cuts_jobs_off_without_blame() {
 #[test]
 fn a_job_submitted_again_with_its_key_is_the_same_job() {
     let mut server = Server::start(&[], &["echo"]);
-    let mut client = server.connect_to("/v1/ws?clientId=me");
+    let mut client = server.connect_to("/v1/ws?clientId=client-of-tests-1");
     let submit = json!({"type": "job:submit", "jobType": "echo", "x": 1, "key": "mine"});
     let first = client.ask(submit.clone())["jobId"].clone();
     let job = first.as_str().unwrap();
@@ -94,7 +94,7 @@ fn a_job_submitted_again_with_its_key_is_the_same_job() {
     server.crash_and_restart();
 
     // A client that has missed the end is told it.
-    let mut client = server.connect_to("/v1/ws?clientId=me");
+    let mut client = server.connect_to("/v1/ws?clientId=client-of-tests-1");
     assert_eq!(client.ask(submit.clone())["jobId"], first);
     assert_eq!(client.finish(job)["type"], "job:complete");
     let mut other = submit.clone();
@@ -103,7 +103,7 @@ fn a_job_submitted_again_with_its_key_is_the_same_job() {
     let refused = client.finish(&refused);
     assert!(refused["code"] == "conflict" && refused["error"].as_str().unwrap().contains(job), "{refused}");
     // Another client's key is another key.
-    assert_ne!(server.connect_to("/v1/ws?clientId=you").ask(submit)["jobId"], first);
+    assert_ne!(server.connect_to("/v1/ws?clientId=another-of-tests-2").ask(submit)["jobId"], first);
 
     let post = |path: &str, key: &str| {
         let answer = ureq::post(format!("http://{}{path}", server.address))
@@ -116,11 +116,11 @@ fn a_job_submitted_again_with_its_key_is_the_same_job() {
         let (status, text) = (answer.status(), answer.into_body().read_to_string().unwrap());
         (status.as_u16(), serde_json::from_str::<serde_json::Value>(&text).unwrap())
     };
-    let (status, answer) = post("/v1/jobs?clientId=me", "mine");
+    let (status, answer) = post("/v1/jobs?clientId=client-of-tests-1", "mine");
     assert_eq!((status, &answer["jobId"]), (200, &first), "{answer}");
     let (status, answer) = post("/v1/jobs", "mine");
     assert!(status == 422 && answer["error"].as_str().unwrap().contains("clientId"), "{answer}");
-    let (status, answer) = post("/v1/jobs?clientId=me", &"k".repeat(129));
+    let (status, answer) = post("/v1/jobs?clientId=client-of-tests-1", &"k".repeat(129));
     assert!(status == 422 && answer["error"].as_str().unwrap().contains("1 to 128"), "{answer}");
 }
 
@@ -160,7 +160,7 @@ fn a_second_server_does_not_get_at_the_ledger_by_another_name() {
 #[test]
 fn a_deleted_job_is_gone_with_its_outputs() {
     let mut server = Server::start(&[], &["echo"]);
-    let mut client = server.connect_to("/v1/ws?clientId=me");
+    let mut client = server.connect_to("/v1/ws?clientId=client-of-tests-1");
     let file_ref = server.upload(&picture(8, 8));
     let job = client.submit(json!({"jobType": "sr", "fileRef": file_ref}));
     let url = client.finish(&job)["outputs"][0]["url"].as_str().unwrap().to_owned();

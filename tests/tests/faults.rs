@@ -27,7 +27,7 @@ fn a_crash_counts_against_the_job_that_caused_it_alone() {
     let settings =
         ["jobs.max_attempts=1", "jobs.concurrency=2", "execution.backend=cpu", "execution.threads=2"];
     let mut server = Server::start(&settings, &["echo"]);
-    let mut client = server.connect_to("/v1/ws?clientId=me");
+    let mut client = server.connect_to("/v1/ws?clientId=client-of-tests-1");
     // The model is in memory from here on, and its tables of words are read from its file.
     let first = client.submit(json!({"jobType": "generate", "prompt": "a cat"}));
     assert_eq!(client.finish(&first)["type"], "job:complete");
@@ -45,7 +45,7 @@ fn a_crash_counts_against_the_job_that_caused_it_alone() {
 
     server.crash_and_restart();
     assert!(!record.exists(), "it is dealt with");
-    let mut client = server.connect_to("/v1/ws?clientId=me");
+    let mut client = server.connect_to("/v1/ws?clientId=client-of-tests-1");
     let got = client.ask(json!({"type": "job:get", "jobId": guilty}));
     let error = got["job"]["error"].as_str().unwrap_or_default();
     assert!(got["job"]["status"] == "error" && error.contains("it ended the server 1 time(s)"), "{got}");
@@ -57,13 +57,13 @@ fn a_crash_counts_against_the_job_that_caused_it_alone() {
 #[test]
 fn a_signal_from_outside_is_no_jobs_fault() {
     let mut server = Server::start(&["jobs.max_attempts=1"], &["echo"]);
-    let mut client = server.connect_to("/v1/ws?clientId=me");
+    let mut client = server.connect_to("/v1/ws?clientId=client-of-tests-1");
     let job = client.submit(json!({"jobType": "echo-sleep", "ms": 20, "steps": 100}));
     client.receive_where(|m| m["jobId"] == job.as_str() && m["status"] == "running");
     server.signal("-SEGV");
     assert_eq!(server.ended().signal(), Some(SIGSEGV));
     server.crash_and_restart();
-    let mut client = server.connect_to("/v1/ws?clientId=me");
+    let mut client = server.connect_to("/v1/ws?clientId=client-of-tests-1");
     client.ask(json!({"type": "job:subscribe", "jobId": job}));
     assert_eq!(client.finish(&job)["type"], "job:complete");
 }

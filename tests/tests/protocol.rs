@@ -175,7 +175,7 @@ fn pages_of_other_origins_call_as_the_operator_allows() {
         ];
         server.request("OPTIONS", "/v1/comfy/jobs/x", &asked)
     };
-    let server = Server::start(&[], &[]);
+    let server = Server::start(&["server.allowed_origins=[\"*\"]"], &[]);
     for method in ["GET", "POST", "PUT", "DELETE"] {
         let allowed = preflight(&server, page.1, method);
         assert_eq!((allowed.status, allowed.header("access-control-allow-origin")), (200, Some(page.1)));
@@ -265,12 +265,12 @@ fn a_running_network_stops_within_a_tile() {
 #[test]
 fn a_client_that_reconnects_picks_its_results_up() {
     let server = Server::start(&[], &["echo"]);
-    let mut client = server.connect_to("/v1/ws?clientId=me");
+    let mut client = server.connect_to("/v1/ws?clientId=client-of-tests-1");
     let job = client.submit(json!({"jobType": "echo-sleep", "ms": 300, "steps": 2}));
     drop(client);
     let mut other = server.connect();
     assert_eq!(other.ask(json!({"type": "job:list"}))["jobs"], json!([]));
-    let mut client = server.connect_to("/v1/ws?clientId=me");
+    let mut client = server.connect_to("/v1/ws?clientId=client-of-tests-1");
     let list = client.ask(json!({"type": "job:list"}));
     let first = &list["jobs"][0];
     assert_eq!((&first["jobId"], &first["own"]), (&json!(job), &json!(true)), "{list}");

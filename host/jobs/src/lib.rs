@@ -27,7 +27,7 @@ pub use config::Config;
 pub use described::Described;
 use error::Error;
 pub use handle::JobHandle;
-pub use jobs::{Given, Jobs, Submitted, check_key, check_priority};
+pub use jobs::{Given, Jobs, Submitted, check_key, check_priority, unknown};
 pub use record::{Output, Snapshot, Spec, Status};
 pub use store::{Content, Health, Input, Inspected, Object, Record, inspect};
 
@@ -63,5 +63,8 @@ pub enum Outcome {
     Requeued,
 }
 
-/// What a worker asks before it takes a job: whether this type may start now, given how many of it run.
-pub type MayStart<'a> = &'a (dyn Fn(&str, &dyn Fn(&str) -> usize) -> bool + Send + Sync);
+/// What a worker asks before it takes a job: whether this one may start now, given a way to count those that run.
+pub type MayStart<'a> = &'a (dyn Fn(&Spec, Running<'_>) -> bool + Send + Sync);
+
+/// Counts the running jobs that a condition fits.
+pub type Running<'a> = &'a dyn Fn(&dyn Fn(&Spec) -> bool) -> usize;

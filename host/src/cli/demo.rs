@@ -5,6 +5,7 @@ use std::{path::Path, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
+use reverie_access::Token;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -13,7 +14,7 @@ use tokio::{
 use tokio_tungstenite::{WebSocketStream, client_async, tungstenite::Message};
 
 use super::serve;
-use crate::{config::Config, embedded::EMOJI, server::Server};
+use crate::{config::Config, embedded::EMOJI, keys::keyring, server::Server};
 
 const SAMPLE: &[u8] = include_bytes!("../../assets/sample.jpg");
 const BEFORE: &str = "reverie-data/demo-before.jpg";
@@ -24,6 +25,14 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Serves and makes its pictures; goes on serving unless `once`.
 pub async fn demo(config: Config, once: bool) -> Result<(), String> {
+    let mut config = config;
+    if config.server.auth_token.is_empty() && !keyring(&config)?.is_empty() {
+        // For this run alone: the keys that there are can't be known here.
+        let token = Token::random()?;
+        // Without the mark of a key, which is not taken in an address.
+        config.server.auth_token = token.as_str().trim_start_matches("rv_").to_owned();
+        config.sources.set.push(format!("server.auth_token={}", config.server.auth_token));
+    }
     let token = config.server.auth_token.clone();
     let server = Server::bind(config).await?;
     serve::ready(&server);

@@ -3,6 +3,7 @@
 mod config;
 mod demo;
 mod doctor;
+mod keys;
 mod plugins;
 mod serve;
 mod upscale;
@@ -66,6 +67,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Make, list and take away keys, with which others use the server
+    #[command(subcommand)]
+    Key(keys::Command),
     /// Print the configuration in effect
     Config {
         /// Print the defaults with their explanations: a file to start from
@@ -136,6 +140,7 @@ fn run(cli: Cli) -> Result<ExitCode, String> {
         // It works with a configuration that is refused, too.
         Command::Doctor(options) => return doctor::doctor(&sources, &options),
         Command::Plugins { files, json } => runtime()?.block_on(plugins::plugins(load()?, files, json)),
+        Command::Key(command) => keys::keys(&load()?, command),
         Command::Config { default: true } => {
             print!("{}", crate::config::DEFAULTS);
             Ok(())

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::{config::Config, plugins::Report, server};
+use crate::{audit::plain, config::Config, plugins::Report, server};
 
 /// Lists the configured plugins, or loads files beside nothing else and says what they are.
 ///
@@ -39,22 +39,29 @@ pub async fn plugins(mut config: Config, files: Vec<PathBuf>, json: bool) -> Res
     if !files.is_empty() && refused > 0 { Err(format!("{refused} file(s) refused")) } else { Ok(()) }
 }
 
+/// What a component says of itself goes to a terminal escaped.
 fn print(report: &Report) {
     match &report.plugin {
         Some(plugin) => {
-            println!("{} {} ({}, {})", plugin.name, plugin.version, report.state, report.source);
-            println!("  {}", plugin.description);
+            println!(
+                "{} {} ({}, {})",
+                plugin.name,
+                plain(&plugin.version),
+                report.state,
+                plain(&report.source.to_string())
+            );
+            println!("  {}", plain(&plugin.description));
             for entry in plugin.jobs.values() {
-                println!("  job      {:20} {}", entry.name, entry.description);
+                println!("  job      {:20} {}", plain(&entry.name), plain(&entry.description));
             }
             for entry in plugin.messages.values() {
-                println!("  message  {:20} {}", entry.name, entry.description);
+                println!("  message  {:20} {}", plain(&entry.name), plain(&entry.description));
             }
             println!("  granted  {}", plugin.capabilities.join(", "));
         }
-        None => println!("{} ({})", report.source, report.state),
+        None => println!("{} ({})", plain(&report.source.to_string()), report.state),
     }
     if let Some(error) = &report.last_error {
-        println!("  refused: {error}");
+        println!("  refused: {}", plain(error));
     }
 }

@@ -8,6 +8,7 @@ mod salvage;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
+use reverie_access::{Key, Keyring};
 use serde::{Deserialize, Serialize};
 
 use crate::jobs;
@@ -22,6 +23,8 @@ pub use salvage::{Refused, salvage};
 #[serde(deny_unknown_fields)]
 pub struct Config {
     pub server: Server,
+    #[serde(default)]
+    pub keys: Vec<Key>,
     pub hub: Hub,
     pub jobs: jobs::Config,
     pub uploads: Uploads,
@@ -59,6 +62,9 @@ pub struct Server {
     pub host: String,
     pub port: u16,
     pub auth_token: String,
+    pub keys_file: PathBuf,
+    pub open: bool,
+    pub hosts: Vec<String>,
     pub allowed_origins: Vec<String>,
     pub shutdown_grace_s: u64,
     pub max_wait_s: f64,
@@ -303,6 +309,7 @@ impl Config {
                 return Err(format!("{key} = {threads}: must be from 0 to {MAX_THREADS}"));
             }
         }
+        Keyring::new(self.keys.iter().cloned())?;
         if self.storage.location.is_empty() {
             return Err("storage.location: must be a folder, or \"memory:\"".into());
         }

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
+use reverie_access::Authority;
 use tracing_subscriber::EnvFilter;
 
 use super::Area;
 use crate::{
     config::{Attention, Backend, Config, Plugin},
+    keys,
     outbound::Origin,
     plugins::CAPABILITIES,
 };
@@ -36,15 +38,35 @@ pub fn check(config: &Config, area: &mut Area<'_>) {
 
 fn server(config: &Config, area: &mut Area<'_>) {
     let server = &config.server;
-    let host = server.host.parse::<std::net::IpAddr>();
-    let local = host.map_or(server.host == "localhost", |address| address.is_loopback());
-    if !local && server.auth_token.is_empty() {
-        area.warning(
+    match keys::keyring(config) {
+        Err(why) => area.error(why, "mend or remove that key: the server does not start with it"),
+        Ok(ring) if keys::exposed(config, &ring).is_some() => area.error(
             format!(
-                "server.host = {:?} serves other machines, and server.auth_token is empty: anyone may use it",
+                "server.host = {:?} serves other machines, and there are no keys: the server does not start so",
                 server.host
             ),
-            "set server.auth_token, or server.host = \"127.0.0.1\" for this machine alone",
+            "make a key with `reverie key add NAME --scope admin`, set server.open = true if everyone may do everything, or \
+             server.host = \"127.0.0.1\" for this machine alone",
+        ),
+        Ok(ring) if ring.is_empty() && !keys::is_local(&server.host) => area.warning(
+            format!("server.host = {:?} serves other machines, and server.open = true: anyone may do everything", server.host),
+            "make a key with `reverie key add NAME --scope admin`",
+        ),
+        Ok(_) => {}
+    }
+    for host in server.hosts.iter().filter(|host| *host != "*") {
+        if Authority::parse(host).is_none() {
+            area.warning(
+                format!("server.hosts: '{host}' is no name of a host: it never matches"),
+                "write the name alone, such as gpu.example.com",
+            );
+        }
+    }
+    if server.allowed_origins.iter().any(|origin| origin == "*") && ring_is_empty(config) {
+        area.warning(
+            "server.allowed_origins has \"*\", and there are no keys: every website that somebody on this machine visits can use \
+             the server",
+            "list the origins of your pages, or make keys with `reverie key add`",
         );
     }
     for origin in server.allowed_origins.iter().filter(|origin| *origin != "*") {
@@ -56,6 +78,10 @@ fn server(config: &Config, area: &mut Area<'_>) {
             );
         }
     }
+}
+
+fn ring_is_empty(config: &Config) -> bool {
+    keys::keyring(config).is_ok_and(|ring| ring.is_empty())
 }
 
 fn limits(config: &Config, area: &mut Area<'_>) {
@@ -186,7 +212,10 @@ mod tests {
     #[test]
     fn what_hardly_is_meant_is_found_with_what_to_do() {
         for (set, level, part) in [
-            (&["server.host=0.0.0.0"][..], Level::Warning, "auth_token"),
+            (&["server.host=0.0.0.0"][..], Level::Error, "there are no keys"),
+            (&["server.host=0.0.0.0", "server.open=true"], Level::Warning, "anyone may do everything"),
+            (&["server.allowed_origins=[\"*\"]"], Level::Warning, "every website"),
+            (&["server.hosts=[\"http://a\"]"], Level::Warning, "'http://a'"),
             (&["server.allowed_origins=[\"https://a/\"]"], Level::Warning, "'https://a/'"),
             (&["server.max_connections=1000"], Level::Warning, "hub.max_clients = 1024"),
             (&["hub.idle_timeout_s=30"], Level::Warning, "hub.idle_timeout_s = 30"),

@@ -123,13 +123,18 @@ pub fn integer(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| value.as_str()?.trim().parse().ok())
 }
 
-/// Makes an upload of a picture in base64, with or without the head of a data URL. `name` is the field's, for the error.
+/// Makes an upload of a tenant's picture in base64, with or without the head of a data URL. `name` is the field's, for the error.
 ///
 /// # Errors
 /// `InvalidInput`, `TooLarge`, or `Unavailable` when the memory for uploads is full.
-pub fn picture(uploads: &Arc<Uploads>, name: &str, text: &str) -> Result<String, Error> {
+pub fn picture(
+    uploads: &Arc<Uploads>,
+    tenant: Option<&str>,
+    name: &str,
+    text: &str,
+) -> Result<String, Error> {
     let content = decoded(name, text, uploads.memory())?;
-    upload(uploads, &content)
+    upload(uploads, tenant, &content)
 }
 
 /// The bytes of a picture in base64, as [`picture`] takes it.
@@ -144,12 +149,12 @@ pub fn decoded(name: &str, text: &str, memory: &Arc<Budget>) -> Result<Kept<Vec<
     Ok(held.with(content))
 }
 
-/// Makes an upload of bytes.
+/// Makes an upload of a tenant's bytes.
 ///
 /// # Errors
 /// `TooLarge`, or `Unavailable` when the memory for uploads is full.
-pub fn upload(uploads: &Arc<Uploads>, content: &[u8]) -> Result<String, Error> {
-    let mut incoming = uploads.begin();
+pub fn upload(uploads: &Arc<Uploads>, tenant: Option<&str>, content: &[u8]) -> Result<String, Error> {
+    let mut incoming = uploads.begin(tenant);
     incoming.push(content)?;
     incoming.finish(None)
 }

@@ -12,7 +12,10 @@ use warp::{
 };
 
 use super::describe::Errors;
-use crate::error::{Error, ErrorKind};
+use crate::{
+    error::{Error, ErrorKind},
+    paths::Hidden,
+};
 
 /// What a full queue tells a client to wait, in seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
@@ -76,6 +79,21 @@ pub fn response(error: &Error) -> Response {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     response
+}
+
+/// An answer whose error names no folder of the server.
+pub fn hiding(hidden: &Hidden, mut answer: Response) -> Response {
+    let Some(message) = answer.extensions().get::<Error>().and_then(|error| hidden.without(&error.message))
+    else {
+        return answer;
+    };
+    let Some(error) = answer.extensions_mut().remove::<Error>() else { return answer };
+    let told = response(&Error { message, ..error });
+    let (parts, body) = told.into_parts();
+    answer.extensions_mut().extend(parts.extensions);
+    answer.headers_mut().remove(header::CONTENT_LENGTH);
+    *answer.body_mut() = body;
+    answer
 }
 
 /// An answer, or its error as one.

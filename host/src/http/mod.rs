@@ -9,8 +9,11 @@ mod core;
 mod describe;
 mod error;
 mod multipart;
+mod needs;
 mod service;
 mod websocket;
+
+pub use access::{error_of, lacks};
 
 use std::sync::Arc;
 
@@ -26,13 +29,15 @@ type Route = BoxedFilter<(Response,)>;
 fn routes(registry: &Arc<Registry>) -> Route {
     let server = &registry.services.config.server;
     let guarded = core::routes(registry, compat::describe).or(compat::routes(registry)).unify();
-    let guarded = access::token(&server.auth_token).and(guarded);
+    let guarded = access::gate(registry).and(guarded);
     let answered = core::open(registry).or(guarded).unify().recover(error::recover).unify();
     let shared =
         warp::header::optional("origin").and(access::preflight().or(answered).unify()).map(access::share);
     // Once more, for the origins that are refused.
-    let all = access::origin(&server.allowed_origins).and(shared).recover(error::recover).unify();
-    let all = warp::path::full().and(all).map(compat::shaped);
+    let all = access::site(server).and(shared).recover(error::recover).unify();
+    let hiding = registry.clone();
+    let all = all.map(move |answer: Response| error::hiding(&hiding.services.hidden, answer));
+    let all = warp::path::full().and(all).map(compat::shaped).map(access::secured);
     all.with(warp::trace::request()).map(Reply::into_response).boxed()
 }
 

@@ -24,7 +24,7 @@ use tokio_tungstenite::{
 };
 
 use super::{
-    Client, Hub, Listener, close_code,
+    Client, Hub, Listener, Peer, close_code,
     outbox::{Content, Frame, Next},
 };
 use crate::config::seconds;
@@ -37,7 +37,7 @@ const CLOSE_LINGER: Duration = Duration::from_secs(5);
 pub async fn serve<S, F, Fut>(
     hub: Arc<Hub>,
     socket: WebSocketStream<S>,
-    id: Option<String>,
+    peer: Peer,
     greet: impl FnOnce(&Client),
     receive: F,
     tidy: impl Future<Output = ()>,
@@ -46,7 +46,7 @@ pub async fn serve<S, F, Fut>(
     F: Fn(Arc<Client>, String) -> Fut,
     Fut: Future<Output = ()>,
 {
-    let client = hub.connect(id);
+    let client = hub.connect(peer);
     // Dropped by a panic too, as of a plugin's call that runs in this task.
     let connected = Listener { hub: hub.clone(), client: client.clone() };
     tracing::debug!(client = client.id, "connected");

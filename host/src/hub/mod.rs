@@ -5,6 +5,7 @@ mod outbox;
 
 use std::{
     collections::{HashMap, HashSet},
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -12,6 +13,7 @@ use std::{
 };
 
 use parking_lot::{Mutex, RwLock};
+use reverie_access::{Access, Caller, check_client_id, check_unguessable};
 use reverie_memory::{Budget, Use};
 use serde_json::Value;
 use uuid::Uuid;
@@ -28,16 +30,55 @@ use crate::{
 /// RFC 6455 close codes.
 pub mod close_code {
     pub const GOING_AWAY: u16 = 1001;
+    pub const POLICY_VIOLATION: u16 = 1008;
     pub const TOO_BIG: u16 = 1009;
     pub const TRY_AGAIN_LATER: u16 = 1013;
+}
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    pub caller: Caller,
+    pub address: Option<IpAddr>,
+    /// The client's own name, as it gave it as `?clientId=`, else random.
+    pub name: String,
+    /// Why its jobs are not listed, where others could have given its name.
+    pub unlisted: Option<String>,
+}
+
+impl Peer {
+    /// Of a caller that gave this `clientId`. Where no key tells whose jobs are whose, one that can be guessed is not taken: a
+    /// random one stands in its place.
+    ///
+    /// # Errors
+    /// `InvalidInput` for one that no client has.
+    pub fn new(caller: Caller, address: Option<IpAddr>, given: Option<String>) -> Result<Self, Error> {
+        let random = || Uuid::new_v4().simple().to_string();
+        let Some(name) = given.filter(|name| !name.is_empty()) else {
+            return Ok(Self { caller, address, name: random(), unlisted: None });
+        };
+        check_client_id(&name).map_err(Error::invalid)?;
+        match check_unguessable(&name) {
+            Err(why) if !caller.is_keyed() => {
+                Ok(Self { caller, address, name: random(), unlisted: Some(why) })
+            }
+            _ => Ok(Self { caller, address, name, unlisted: None }),
+        }
+    }
+
+    /// One whose name nobody knows.
+    pub fn unnamed(caller: Caller, address: Option<IpAddr>) -> Self {
+        Self { caller, address, name: Uuid::new_v4().simple().to_string(), unlisted: None }
+    }
 }
 
 /// One WebSocket connection.
 pub struct Client {
     connection: u64,
-    /// The identity that jobs belong to: what the client gave as `?clientId=`, else random. Several connections may share
-    /// one.
+    /// The identity that jobs belong to: the client's name, with the owner of its key where there are keys. Several connections
+    /// may share one.
     pub id: String,
+    pub peer: Peer,
     pub outbox: Outbox,
     followed: Mutex<HashSet<Uuid>>,
 }
@@ -124,14 +165,16 @@ impl Hub {
         }
     }
 
-    /// Sends an event of a job to its owner and to those that follow it, or to all under `hub.broadcast_job_events`.
+    /// Sends an event of a job to its owner and to those that follow it, or to all that may see it under
+    /// `hub.broadcast_job_events`.
     pub fn job_event(&self, job: Uuid, owner: Option<&str>, frame: Frame, last: bool) {
         for client in self.clients.read().values() {
             let follows = || {
                 let mut followed = client.followed.lock();
                 if last { followed.remove(&job) } else { followed.contains(&job) }
             };
-            if owner == Some(client.id.as_str()) || follows() || self.config.broadcast_job_events {
+            let shared = || self.config.broadcast_job_events && client.peer.caller.sees(owner);
+            if owner == Some(client.id.as_str()) || follows() || shared() {
                 client.outbox.push(frame.clone());
             }
         }
@@ -144,36 +187,45 @@ impl Hub {
         }
     }
 
+    /// Closes the connections of callers that would not be let in any more.
+    pub fn close_revoked(&self, access: &Access) {
+        for client in self.clients.read().values().filter(|client| !access.is_current(&client.peer.caller)) {
+            let reason = "the key of this connection was changed or revoked";
+            client.outbox.close(close_code::POLICY_VIOLATION, reason);
+        }
+    }
+
     /// A client without a connection: what is sent to it waits to be read from its outbox.
-    pub fn caller(&self) -> Arc<Client> {
-        Arc::new(self.client(0, None))
+    pub fn caller(&self, peer: Peer) -> Arc<Client> {
+        Arc::new(self.client(0, peer))
     }
 
     /// A connection without a WebSocket, which hears what it follows for as long as it is kept.
     ///
     /// # Errors
     /// `Unavailable` when there are `hub.max_clients`.
-    pub fn listen(self: &Arc<Self>) -> Result<Listener, Error> {
+    pub fn listen(self: &Arc<Self>, peer: Peer) -> Result<Listener, Error> {
         self.check_room()?;
-        let client = self.client(self.next.fetch_add(1, Ordering::Relaxed), None);
+        let client = self.client(self.next.fetch_add(1, Ordering::Relaxed), peer);
         let client = Arc::new(client);
         self.clients.write().insert(client.connection, client.clone());
         Ok(Listener { hub: self.clone(), client })
     }
 
-    fn client(&self, connection: u64, id: Option<String>) -> Client {
+    fn client(&self, connection: u64, peer: Peer) -> Client {
         let config::Hub { outbound_queue: frames, outbound_queue_bytes: bytes, .. } = self.config;
         let held = self.memory.nothing(Use::Frames);
         Client {
             connection,
-            id: id.unwrap_or_else(|| Uuid::new_v4().simple().to_string()),
+            id: peer.caller.owner(Some(&peer.name)).unwrap_or_default(),
+            peer,
             outbox: Outbox::new(Limits { frames, bytes }, held, self.metrics.clone()),
             followed: Mutex::default(),
         }
     }
 
-    fn connect(&self, id: Option<String>) -> Arc<Client> {
-        let client = Arc::new(self.client(self.next.fetch_add(1, Ordering::Relaxed), id));
+    fn connect(&self, peer: Peer) -> Arc<Client> {
+        let client = Arc::new(self.client(self.next.fetch_add(1, Ordering::Relaxed), peer));
         self.clients.write().insert(client.connection, client.clone());
         self.metrics.ws_clients.set(self.len() as i64);
         client

@@ -60,6 +60,15 @@ impl CallState {
         self.outbound.get_or_insert_with(made).clone()
     }
 
+    /// Whose request the call serves, where that is told apart.
+    pub fn tenant(&self) -> Option<&str> {
+        match &self.origin {
+            Origin::Loader => None,
+            Origin::Message { client, .. } => client.peer.caller.tenant(),
+            Origin::Job(job) => job.spec.owner.as_deref().and_then(reverie_access::tenant_of),
+        }
+    }
+
     pub fn job(&self) -> Option<&Arc<JobHandle>> {
         match &self.origin {
             Origin::Job(job) => Some(job),

@@ -22,6 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use reverie_access::{Access, tenant_of};
 use reverie_memory::Budget;
 use serde_json::Value;
 use tokio::sync::Semaphore;
@@ -36,6 +37,8 @@ use crate::{
     jobs::{JobHandle, Jobs, Outcome, Spec, Status, Submitted},
     metrics::Metrics,
     models::Upscalers,
+    paths::Hidden,
+    quotas::Quotas,
     scoring::Scoring,
     storage::Storage,
     uploads::Uploads,
@@ -87,6 +90,10 @@ pub struct Services {
     pub scoring: Scoring,
     pub device: Device,
     pub metrics: Arc<Metrics>,
+    pub access: Access,
+    pub quotas: Arc<Quotas>,
+    /// What errors do not tell.
+    pub hidden: Hidden,
     /// Set once the registry stands, which needs these services itself.
     pub registry: OnceLock<std::sync::Weak<Registry>>,
     /// Set once the server has bound its address.
@@ -110,19 +117,26 @@ impl Services {
     /// when the caller goes.
     ///
     /// # Errors
-    /// Those of [`Jobs::submit`].
+    /// Those of [`Jobs::submit`]; `Busy` where its owner's key allows no more.
     pub async fn submit(
         &self,
         mut spec: Spec,
         accepted: impl FnOnce(Uuid) + Send + 'static,
     ) -> Result<Submitted, Error> {
+        let tenant = spec.owner.as_deref().and_then(tenant_of);
+        // Held until the job has its own place in the queue.
+        let place = self.quotas.job(&self.access, &self.jobs, tenant)?;
         let parameters = Value::Object(std::mem::take(&mut spec.params));
-        let given = self.uploads.given(&parameters);
+        let given = self.uploads.given(&parameters, tenant);
         if let Value::Object(parameters) = parameters {
             spec.params = parameters;
         }
         let jobs = self.jobs.clone();
-        let submitted = tokio::spawn(async move { jobs.submit(spec, given, accepted).await }).await;
+        let submitted = async move {
+            let _place = place;
+            jobs.submit(spec, given, accepted).await
+        };
+        let submitted = tokio::spawn(submitted).await;
         submitted
             .unwrap_or_else(|_| Err(Error::internal("the job could not be accepted (a fault of the server)")))
     }

@@ -36,7 +36,7 @@ fn uploads() {
             let body = "--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a\"\r\n\r\nabc\r\n\
                         --x\r\nContent-Disposition: form-data; name=\"type\"\r\n\r\nimage\r\n--x--\r\n";
             let request = format!(
-                "POST /v1/upload HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+                "POST /v1/upload HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
                  Content-Type: multipart/form-data; boundary=x\r\nContent-Length: {}\r\n\r\n{body}",
                 body.len()
             );

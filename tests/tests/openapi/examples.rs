@@ -148,6 +148,11 @@ fn core(sender: &mut Sender) {
     sender.delete(&format!("/v1/jobs/{}/record", job["jobId"].as_str().unwrap()), 409);
     sender.post(&format!("/api/jobs/{}/cancel", job["jobId"].as_str().unwrap()), json!({}), 200);
 
+    sender.post("/v1/session", json!({}), 200);
+    sender.delete("/v1/session", 200);
+    sender.post("/v1/sign", json!({"path": "/v1/ws", "seconds": 5}), 200);
+    sender.post("/v1/sign", json!({"path": "v1/ws"}), 422);
+
     sender.post("/v1/messages/echo:ping", json!({}), 200);
     let inbox = sender.post("/v1/messages/echo:start", json!({}), 200)["jobId"].clone();
     sender.post("/v1/messages/echo:send", json!({"job": inbox, "text": "stop"}), 200);
@@ -164,6 +169,7 @@ fn core(sender: &mut Sender) {
     sender.form("/v1/upload", None, &[], 400);
     sender.form("/v1/upload", Some(("file", &file)), &[("type", "x")], 400);
     sender.put("/storage/a-text", "content", 200);
+    sender.put("/storage/a-text", "another", 409);
     sender.get("/storage/a-text", 200);
     sender.get("/storage/nothing", 404);
 }

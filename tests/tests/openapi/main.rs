@@ -181,7 +181,7 @@ fn the_page_is_open_and_the_document_is_not() {
     assert_eq!(server.get("/openapi.json").status, 401);
     let document = Document(server.get("/openapi.json?token=secret").json());
     document.check("get", "/openapi.json", &server.get("/openapi.json"));
-    assert_eq!(document.0["security"], json!([{"bearer": []}, {"token": []}]));
+    assert_eq!(document.0["security"], json!([{"bearer": []}, {"session": []}, {"token": []}]));
     for (method, path, operation) in
         document.operations().filter(|(method, path, _)| method == "get" && !path.contains('{'))
     {

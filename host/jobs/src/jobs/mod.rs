@@ -133,6 +133,7 @@ fn unwritten(error: String) -> Error {
     Error::new(ErrorKind::Unavailable, error)
 }
 
-fn unknown(id: Uuid) -> Error {
+/// That there is no such job, or none any more.
+pub fn unknown(id: Uuid) -> Error {
     Error::not_found(format!("no job '{id}' (unknown, or ended so long ago that it was dropped)"))
 }

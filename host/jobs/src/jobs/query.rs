@@ -28,14 +28,14 @@ impl Jobs {
         state.snapshots().filter(|s| owner.is_none() || s.owner.as_deref() == owner).collect()
     }
 
-    /// The newest jobs of those that were accepted before the job `before`, if given: at most `limit`, oldest first, of one owner if
-    /// given; and whether there are older ones.
+    /// The newest jobs of those that were accepted before the job `before`, if given: at most `limit`, oldest first, of the owners
+    /// that fit; and whether there are older ones.
     ///
     /// # Errors
     /// `NotFound` for an unknown job.
     pub fn page(
         &self,
-        owner: Option<&str>,
+        fits: impl Fn(Option<&str>) -> bool,
         before: Option<Uuid>,
         limit: usize,
     ) -> Result<(Vec<Snapshot>, bool), Error> {
@@ -44,7 +44,7 @@ impl Jobs {
             Some(id) => state.n(id).ok_or_else(|| unknown(id))?,
             None => u64::MAX,
         };
-        let mut jobs = state.before(end, owner);
+        let mut jobs = state.before(end, fits);
         let mut page: Vec<Snapshot> = jobs.by_ref().take(limit).collect();
         let more = jobs.next().is_some();
         page.reverse();
@@ -87,6 +87,11 @@ impl Jobs {
     /// The same of those.
     pub fn background(&self) -> (usize, usize) {
         self.state.lock().background()
+    }
+
+    /// How many jobs of these owners wait, without those of the background.
+    pub fn queued_of(&self, fits: impl Fn(Option<&str>) -> bool) -> usize {
+        self.state.lock().queued_of(fits)
     }
 
     pub fn queue_limit(&self) -> usize {

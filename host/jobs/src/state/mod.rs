@@ -100,14 +100,12 @@ impl State {
         may_start: MayStart<'_>,
         now: f64,
     ) -> Option<Arc<JobHandle>> {
-        let running_of = |job_type: &str| {
+        let running = |fits: &dyn Fn(&Spec) -> bool| {
             let running = self.of_status(Status::Running);
-            running.filter(|entry| entry.snapshot.job_type == job_type).count()
+            running.filter(|entry| fits(&entry.handle.spec)).count()
         };
-        let n = self
-            .queue(background)
-            .into_iter()
-            .find(|n| may_start(&self.entries[n].snapshot.job_type, &running_of))?;
+        let n =
+            self.queue(background).into_iter().find(|n| may_start(&self.entries[n].handle.spec, &running))?;
         let entry = self.entries.get_mut(&n).expect("queued");
         entry.snapshot.status = Status::Running;
         entry.snapshot.started = Some(now);
@@ -231,15 +229,15 @@ impl State {
         self.entries.iter().map(move |(n, entry)| entry.placed(positions.get(n)))
     }
 
-    /// Jobs that were accepted before the one of this number, newest first; of one owner if given.
-    pub fn before<'a>(
+    /// Jobs that were accepted before the one of this number, newest first; of the owners that fit.
+    pub fn before<'a, F: Fn(Option<&str>) -> bool + 'a>(
         &'a self,
         end: u64,
-        owner: Option<&'a str>,
-    ) -> impl Iterator<Item = Snapshot> + use<'a> {
+        fits: F,
+    ) -> impl Iterator<Item = Snapshot> + use<'a, F> {
         let positions = self.positions();
         let jobs = self.entries.range(..end).rev();
-        let jobs = jobs.filter(move |(_, job)| owner.is_none() || job.snapshot.owner.as_deref() == owner);
+        let jobs = jobs.filter(move |(_, job)| fits(job.snapshot.owner.as_deref()));
         jobs.map(move |(n, entry)| entry.placed(positions.get(n)))
     }
 
@@ -259,6 +257,12 @@ impl State {
     /// Queued jobs, without those of the background.
     pub fn queued(&self) -> usize {
         self.count(Status::Queued, false)
+    }
+
+    /// The same of these owners.
+    pub fn queued_of(&self, fits: impl Fn(Option<&str>) -> bool) -> usize {
+        let queued = self.of_status(Status::Queued).filter(|entry| !entry.handle.spec.background);
+        queued.filter(|entry| fits(entry.handle.spec.owner.as_deref())).count()
     }
 
     /// Running jobs, without those of the background.

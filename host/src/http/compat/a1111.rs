@@ -2,10 +2,11 @@
 
 mod read;
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use image::{DynamicImage, RgbImage};
+use reverie_access::{Caller, api_user};
 use reverie_memory::Kept;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -13,7 +14,7 @@ use serde_json::{Map, Value, json};
 use warp::{Filter, Reply, reply::Response};
 
 use super::{
-    Content, Layer, Operation, Route, body,
+    Content, Layer, Operation, Route, access, body,
     error::{self, or_error},
     of,
     openai::several,
@@ -28,7 +29,24 @@ use crate::{
 use read::Read;
 
 /// Under which name jobs of this API are listed, for its `progress` and `interrupt`.
-const OWNER: &str = "sdapi";
+const CLIENT: &str = "sdapi";
+
+/// Who asks: the holder of a key, or whoever asks from an address.
+struct User {
+    caller: Caller,
+    address: Option<IpAddr>,
+}
+
+impl User {
+    /// Whose its jobs are. Nobody else can give the name.
+    fn owner(&self) -> Option<String> {
+        if self.caller.key().is_some() {
+            return self.caller.owner(Some(CLIENT));
+        }
+        let address = self.address.map_or_else(|| "-".into(), |address| address.to_string());
+        Some(api_user(CLIENT, &address))
+    }
+}
 /// Pictures of one request: `batch_size` times `n_iter`.
 const MAX_PICTURES: u64 = 32;
 
@@ -49,15 +67,18 @@ pub fn layer() -> Layer {
 
 fn routes(registry: &Arc<Registry>) -> Route {
     let base = warp::path("sdapi").and(warp::path("v1"));
+    let user = access::caller(registry).and(access::address());
+    let user = user.map(|caller: Caller, address: Option<IpAddr>| User { caller, address });
     let get = base
         .and(warp::path::param::<String>())
         .and(warp::path::end())
         .and(warp::get())
         .and(with(&Arc::new(read::all())))
+        .and(user.clone())
         .and(with(registry))
-        .map(|what: String, read: Arc<Vec<Read>>, registry: Arc<Registry>| {
+        .map(|what: String, read: Arc<Vec<Read>>, user: User, registry: Arc<Registry>| {
             match read.iter().find(|read| read.name == what) {
-                Some(read) => read.answer(&registry),
+                Some(read) => read.answer(&registry, &user),
                 None if WRITTEN.contains(&what.as_str()) => error::response(&by_another_method()),
                 None => error::response(&Error::not_found(format!("{PREFIX}/{what} is not served"))),
             }
@@ -66,10 +87,11 @@ fn routes(registry: &Arc<Registry>) -> Route {
         .and(warp::path::param::<String>())
         .and(warp::path::end())
         .and(warp::post())
+        .and(user)
         .and(body::json(body::WITH_PICTURES, registry))
         .and(with(registry))
-        .then(|what: String, body: Kept<Vec<u8>>, registry: Arc<Registry>| async move {
-            or_error(write(&what, &body, &registry).await)
+        .then(|what: String, user: User, body: Kept<Vec<u8>>, registry: Arc<Registry>| async move {
+            or_error(write(&what, &user, &body, &registry).await)
         });
     get.or(post).unify().boxed()
 }
@@ -172,10 +194,12 @@ fn operations() -> Vec<Operation> {
     read::all().iter().map(Read::operation).chain(written).collect()
 }
 
-async fn write(what: &str, body: &[u8], registry: &Arc<Registry>) -> Result<Response, Error> {
+async fn write(what: &str, user: &User, body: &[u8], registry: &Arc<Registry>) -> Result<Response, Error> {
     let diffusion = &registry.services.diffusion;
     let answer = match what {
-        "txt2img" | "img2img" => json!(pictures(what == "img2img", body::object(body)?, registry).await?),
+        "txt2img" | "img2img" => {
+            json!(pictures(what == "img2img", body::object(body)?, user, registry).await?)
+        }
         "options" => {
             if let Some(model) = body::text(&body::object(body)?, "sd_model_checkpoint")? {
                 diffusion.switch(model)?;
@@ -184,7 +208,8 @@ async fn write(what: &str, body: &[u8], registry: &Arc<Registry>) -> Result<Resp
         }
         "interrupt" | "skip" => {
             let services = &registry.services;
-            for job in services.jobs.list(Some(OWNER)).iter().filter(|job| job.status.is_active()) {
+            for job in services.jobs.list(user.owner().as_deref()).iter().filter(|job| job.status.is_active())
+            {
                 let _ = services.cancel(job.id).await;
             }
             json!({})
@@ -206,6 +231,7 @@ async fn write(what: &str, body: &[u8], registry: &Arc<Registry>) -> Result<Resp
 async fn pictures(
     from_picture: bool,
     asked: Map<String, Value>,
+    user: &User,
     registry: &Arc<Registry>,
 ) -> Result<Pictures, Error> {
     let count = |name: &str| match asked.get(name) {
@@ -220,8 +246,8 @@ async fn pictures(
             "batch_size times n_iter: at most {MAX_PICTURES} pictures, got {total}"
         )));
     }
-    let params = params(from_picture, &asked, registry).await?;
-    let made = several(registry, &params, total, Some(OWNER)).await?;
+    let params = params(from_picture, &asked, user.caller.tenant(), registry).await?;
+    let made = several(registry, &params, total, user.owner()).await?;
     let images: Vec<String> = made.iter().map(|done| BASE64_STANDARD.encode(&done.content)).collect();
     let metas: Vec<&Map<String, Value>> = made.iter().map(|done| &done.job.meta).collect();
     let all = |key: &str| -> Vec<Value> {
@@ -271,6 +297,7 @@ fn ignored(asked: &Map<String, Value>) -> Vec<String> {
 async fn params(
     from_picture: bool,
     asked: &Map<String, Value>,
+    tenant: Option<&str>,
     registry: &Arc<Registry>,
 ) -> Result<Map<String, Value>, Error> {
     let mut params = Map::new();
@@ -320,13 +347,13 @@ async fn params(
         let first = pictures.and_then(|pictures| pictures.first()).and_then(Value::as_str);
         let first = first.ok_or_else(|| Error::invalid("init_images: must hold a picture in base64"))?;
         let uploads = &registry.services.uploads;
-        params.insert("image".into(), body::picture(uploads, "init_images", first)?.into());
+        params.insert("image".into(), body::picture(uploads, tenant, "init_images", first)?.into());
         if let Some(mask) = body::text(asked, "mask")? {
             let mut mask = body::decoded("mask", mask, uploads.memory())?;
             if flag(asked, "inpainting_mask_invert")? {
                 mask = inverted(mask, registry).await?;
             }
-            params.insert("mask".into(), body::upload(uploads, &mask)?.into());
+            params.insert("mask".into(), body::upload(uploads, tenant, &mask)?.into());
         }
         let strength = asked.get("denoising_strength").filter(|strength| !strength.is_null());
         params.insert("strength".into(), strength.cloned().unwrap_or_else(|| 0.75.into()));

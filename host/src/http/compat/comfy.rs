@@ -3,6 +3,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use reverie_access::Caller;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -10,7 +11,7 @@ use uuid::Uuid;
 use warp::{Filter, Reply};
 
 use super::{
-    Content, File, Layer, Operation, Route,
+    Content, File, Layer, Operation, Route, access,
     core::{jobs, messages::ask, uploads},
     error::or_error,
     multipart::{FormData, form},
@@ -47,23 +48,27 @@ pub fn layer() -> Layer {
 fn routes(registry: &Arc<Registry>) -> Route {
     let jobs = warp::path!("v1" / "comfy" / "jobs");
     let job = warp::path!("v1" / "comfy" / "jobs" / String);
-    let submit = jobs.and(warp::post()).and(form()).and(with(registry)).then(
-        |form: FormData, registry: Arc<Registry>| async move {
-            or_error(submit(form, &registry).await.map_err(bad_request).map(|job| warp::reply::json(&job)))
+    let asked = access::caller(registry).and(with(registry));
+    let submit = jobs.and(warp::post()).and(access::caller(registry)).and(form()).and(with(registry)).then(
+        |caller: Caller, form: FormData, registry: Arc<Registry>| async move {
+            let submitted = submit(form, &caller, &registry).await;
+            or_error(submitted.map_err(bad_request).map(|job| warp::reply::json(&job)))
         },
     );
-    let get =
-        job.and(warp::get()).and(with(registry)).then(|id: String, registry: Arc<Registry>| async move {
-            let job = find(&registry, &id);
+    let get = job.and(warp::get()).and(asked.clone()).then(
+        |id: String, caller: Caller, registry: Arc<Registry>| async move {
+            let job = find(&registry, &caller, &id);
             or_error(job.map(|job| warp::reply::json(&described(&job, &registry))))
-        });
-    let cancel =
-        job.and(warp::delete()).and(with(registry)).then(|id: String, registry: Arc<Registry>| async move {
-            or_error(cancel(&registry, &id).await.map(|ack| warp::reply::json(&ack)))
-        });
-    let told = warp::path!("v1" / "comfy" / String).and(warp::get()).and(with(registry)).then(
-        |what: String, registry: Arc<Registry>| async move {
-            or_error(tell(&registry, &what).await.map(|reply| warp::reply::json(&reply)))
+        },
+    );
+    let cancel = job.and(warp::delete()).and(asked.clone()).then(
+        |id: String, caller: Caller, registry: Arc<Registry>| async move {
+            or_error(cancel(&registry, &caller, &id).await.map(|ack| warp::reply::json(&ack)))
+        },
+    );
+    let told = warp::path!("v1" / "comfy" / String).and(warp::get()).and(asked).then(
+        |what: String, caller: Caller, registry: Arc<Registry>| async move {
+            or_error(tell(&registry, caller, &what).await.map(|reply| warp::reply::json(&reply)))
         },
     );
     let all = submit.or(get).unify().or(cancel).unify().or(told).unify();
@@ -115,11 +120,11 @@ fn bad_request(error: Error) -> Error {
 }
 
 /// The reply to a question without fields.
-async fn tell(registry: &Arc<Registry>, what: &str) -> Result<Map<String, Value>, Error> {
+async fn tell(registry: &Arc<Registry>, caller: Caller, what: &str) -> Result<Map<String, Value>, Error> {
     if !TOLD.contains(&what) {
         return Err(Error::not_found("no such resource"));
     }
-    let mut reply = ask(registry, &format!("comfy:{what}"), Map::new()).await?;
+    let mut reply = ask(registry, caller, &format!("comfy:{what}"), Map::new()).await?;
     reply.remove("type");
     Ok(reply)
 }
@@ -134,12 +139,12 @@ struct Submitted {
     status: Status,
 }
 
-async fn submit(form: FormData, registry: &Arc<Registry>) -> Result<Submitted, Error> {
-    let form = uploads::read(form, &registry.services.uploads, FILES).await?;
+async fn submit(form: FormData, caller: &Caller, registry: &Arc<Registry>) -> Result<Submitted, Error> {
+    let form = uploads::read(form, &registry.services.uploads, caller.tenant(), FILES).await?;
     let params = params(form.fields, form.file)?;
     // What is wrong with them is told at once: a caller that does not follow the job would not learn it.
-    ask(registry, "comfy:check", params.clone()).await?;
-    let id = jobs::submit(registry, JOB_TYPE, params, None).await?.detach();
+    ask(registry, caller.clone(), "comfy:check", params.clone()).await?;
+    let id = jobs::submit(registry, JOB_TYPE, params, caller.owner(None)).await?.detach();
     Ok(Submitted { id, job_id: id, camel_id: id, status: Status::Queued })
 }
 
@@ -170,9 +175,9 @@ fn params(fields: HashMap<String, String>, file: Option<String>) -> Result<Map<S
     Ok(params)
 }
 
-/// A job of this type; those of others are not of this resource.
-fn find(registry: &Registry, id: &str) -> Result<Snapshot, Error> {
-    let job = Uuid::parse_str(id).ok().and_then(|id| registry.services.jobs.get(id).ok());
+/// A job of this type that the caller may see; those of other types are not of this resource.
+fn find(registry: &Registry, caller: &Caller, id: &str) -> Result<Snapshot, Error> {
+    let job = Uuid::parse_str(id).ok().and_then(|id| dispatch::found(registry, caller, id).ok());
     job.filter(|job| job.job_type == JOB_TYPE)
         .ok_or_else(|| Error::not_found(format!("no job '{id}' of type '{JOB_TYPE}'")))
 }
@@ -285,9 +290,9 @@ struct Cancelled {
     cancelled: dispatch::Cancelled,
 }
 
-async fn cancel(registry: &Registry, id: &str) -> Result<Cancelled, Error> {
-    let job = find(registry, id)?;
-    Ok(Cancelled { id: job.id, cancelled: dispatch::cancelled(registry, job.id).await? })
+async fn cancel(registry: &Registry, caller: &Caller, id: &str) -> Result<Cancelled, Error> {
+    let job = find(registry, caller, id)?;
+    Ok(Cancelled { id: job.id, cancelled: dispatch::cancelled(registry, caller, job.id).await? })
 }
 
 #[cfg(test)]

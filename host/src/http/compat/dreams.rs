@@ -2,13 +2,16 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use reverie_access::Caller;
 use reverie_memory::Kept;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use warp::{Filter, reply::Response};
 
-use super::{Content, Layer, Manifest, Operation, Route, body, core::messages::ask, error::or_error, with};
+use super::{
+    Content, Layer, Manifest, Operation, Route, access, body, core::messages::ask, error::or_error, with,
+};
 use crate::{
     error::{Error, ErrorKind},
     plugins::Registry,
@@ -40,22 +43,34 @@ pub fn layer() -> Layer {
 fn routes(registry: &Arc<Registry>) -> Route {
     let python = warp::path("dreams").map(|| true).or(warp::path("dream").map(|| false)).unify();
     let action = python.and(warp::path::param::<String>()).and(warp::path::end());
-    let get = action.and(warp::get()).and(warp::query::<HashMap<String, String>>()).and(with(registry)).then(
-        |python: bool, action: String, query: HashMap<String, String>, registry: Arc<Registry>| async move {
-            let fields = query.into_iter().filter(|(name, _)| name != "token");
-            let fields = fields.map(|(name, text)| (name, Value::String(text))).collect();
-            or_error(answer(&registry, python, &action, (ASKED, TOLD), fields).await)
-        },
-    );
+    let get = action
+        .and(warp::get())
+        .and(warp::query::<HashMap<String, String>>())
+        .and(access::caller(registry))
+        .and(with(registry))
+        .then(
+            |python: bool,
+             action: String,
+             query: HashMap<String, String>,
+             caller: Caller,
+             registry: Arc<Registry>| async move {
+                let fields = query.into_iter().filter(|(name, _)| name != "token");
+                let fields = fields.map(|(name, text)| (name, Value::String(text))).collect();
+                let asking = (&registry, &caller);
+                or_error(answer(asking, python, &action, (ASKED, TOLD), fields).await)
+            },
+        );
     let post = action
         .and(warp::post())
         .and(warp::query::<HashMap<String, String>>())
+        .and(access::caller(registry))
         .and(body::json(body::PLAIN, registry))
         .and(with(registry))
         .then(
             |python: bool,
              action: String,
              query: HashMap<String, String>,
+             caller: Caller,
              body: Kept<Vec<u8>>,
              registry: Arc<Registry>| async move {
                 let sent = async {
@@ -63,7 +78,7 @@ fn routes(registry: &Arc<Registry>) -> Route {
                     for (name, text) in query.into_iter().filter(|(name, _)| name != "token") {
                         fields.entry(name).or_insert(Value::String(text));
                     }
-                    answer(&registry, python, &action, (TOLD, ASKED), fields).await
+                    answer((&registry, &caller), python, &action, (TOLD, ASKED), fields).await
                 };
                 or_error(sent.await)
             },
@@ -109,8 +124,11 @@ fn summary(action: &str) -> &'static str {
     }
 }
 
+/// Where is asked, and who asks.
+type Asking<'a> = (&'a Arc<Registry>, &'a Caller);
+
 async fn answer(
-    registry: &Arc<Registry>,
+    asking: Asking<'_>,
     python: bool,
     action: &str,
     (served, by_another_method): (&[&str], &[&str]),
@@ -123,42 +141,39 @@ async fn answer(
     if !known || !served.contains(&action) {
         return Err(Error::not_found("no such resource"));
     }
-    let answer = if python {
-        of_python(registry, action, fields).await?
-    } else {
-        plain(registry, action, fields).await?
-    };
+    let answer =
+        if python { of_python(asking, action, fields).await? } else { plain(asking, action, fields).await? };
     Ok(warp::Reply::into_response(warp::reply::json(&answer)))
 }
 
 /// The message's reply without its type.
-async fn plain(registry: &Arc<Registry>, action: &str, fields: Map<String, Value>) -> Result<Value, Error> {
-    let mut reply = ask(registry, &format!("dream:{action}"), fields).await?;
+async fn plain(
+    (registry, caller): Asking<'_>,
+    action: &str,
+    fields: Map<String, Value>,
+) -> Result<Value, Error> {
+    let mut reply = ask(registry, caller.clone(), &format!("dream:{action}"), fields).await?;
     reply.remove("type");
     Ok(reply.into())
 }
 
 /// The same in the Python server's shape.
-async fn of_python(
-    registry: &Arc<Registry>,
-    action: &str,
-    mut fields: Map<String, Value>,
-) -> Result<Value, Error> {
+async fn of_python(asking: Asking<'_>, action: &str, mut fields: Map<String, Value>) -> Result<Value, Error> {
     match action {
         "start" => {
             if let Some(top_k) = number(&fields, "top_k")?.filter(|top_k| !TOP_K.contains(top_k)) {
                 let (least, most) = (TOP_K.start(), TOP_K.end());
                 return Err(Error::invalid(format!("top_k: accepted are {least} to {most}, got {top_k}")));
             }
-            plain(registry, action, fields).await.map_err(|error| match error.kind {
+            plain(asking, action, fields).await.map_err(|error| match error.kind {
                 // One dreams already.
                 ErrorKind::Conflict => Error::new(ErrorKind::BadRequest, error.message),
                 _ => error,
             })
         }
-        "stop" => plain(registry, action, fields).await,
+        "stop" => plain(asking, action, fields).await,
         "status" | "stats" => {
-            let figures = plain(registry, "status", fields).await?;
+            let figures = plain(asking, "status", fields).await?;
             Ok(json!(status(&figures, action == "stats")))
         }
         _ => {
@@ -167,7 +182,7 @@ async fn of_python(
                 return Err(Error::invalid(format!("limit: accepted are 0 to {MAX_LIMIT}, got {limit}")));
             }
             fields.insert("limit".into(), limit.into());
-            let mut reply = plain(registry, action, fields).await?;
+            let mut reply = plain(asking, action, fields).await?;
             let dreams: Result<Vec<Dream>, _> = serde_json::from_value(reply["dreams"].take());
             let dreams = dreams.map_err(|error| Error::internal(format!("the plugin's dreams: {error}")))?;
             Ok(json!(dreams))

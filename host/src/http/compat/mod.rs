@@ -12,7 +12,7 @@ use std::sync::Arc;
 use warp::{Filter, path::FullPath, reply::Response};
 
 use super::{
-    Route, body, core, describe,
+    Route, access, body, core, describe,
     describe::{Content, File, Manifest, Operation, Section, of},
     error, multipart, with,
 };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use image::{DynamicImage, GrayImage};
+use reverie_access::Caller;
 use reverie_memory::{Budget, Buffer, Kept, Use};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::Serialize;
@@ -12,7 +13,7 @@ use serde_json::{Map, Value};
 use warp::{Filter, Reply, http::StatusCode, reply::Response};
 
 use super::{
-    Content, Errors, File, Layer, Operation, Route, body,
+    Content, Errors, File, Layer, Operation, Route, access, body,
     core::jobs::{self as run, Done},
     describe,
     error::or_error,
@@ -68,21 +69,25 @@ fn routes(registry: &Arc<Registry>) -> Route {
     let host = warp::header::optional::<String>("host");
     let generations = warp::path!("v1" / "images" / "generations")
         .and(warp::post())
+        .and(access::caller(registry))
         .and(body::json(body::PLAIN, registry))
         .and(host)
         .and(with(registry))
-        .then(|body: Kept<Vec<u8>>, host: Option<String>, registry: Arc<Registry>| async move {
-            or_error(
-                generations(&body, host.as_deref(), &registry).await.map(|made| warp::reply::json(&made)),
-            )
-        });
+        .then(
+            |caller: Caller, body: Kept<Vec<u8>>, host: Option<String>, registry: Arc<Registry>| async move {
+                let made = generations(&body, host.as_deref(), &caller, &registry).await;
+                or_error(made.map(|made| warp::reply::json(&made)))
+            },
+        );
     let edits = warp::path!("v1" / "images" / "edits")
         .and(warp::post())
+        .and(access::caller(registry))
         .and(form())
         .and(host)
         .and(with(registry))
-        .then(|form: FormData, host: Option<String>, registry: Arc<Registry>| async move {
-            or_error(edits(form, host.as_deref(), &registry).await.map(|made| warp::reply::json(&made)))
+        .then(|caller: Caller, form: FormData, host: Option<String>, registry: Arc<Registry>| async move {
+            let made = edits(form, host.as_deref(), &caller, &registry).await;
+            or_error(made.map(|made| warp::reply::json(&made)))
         });
     generations.or(edits).unify().boxed()
 }
@@ -196,8 +201,13 @@ fn shape(error: &Error, answer: &mut Response) {
     *answer.status_mut() = StatusCode::from_u16(status).expect("a valid status");
 }
 
-async fn generations(body: &[u8], host: Option<&str>, registry: &Arc<Registry>) -> Result<Made, Error> {
-    make(&body::object(body)?, Map::new(), host, registry).await
+async fn generations(
+    body: &[u8],
+    host: Option<&str>,
+    caller: &Caller,
+    registry: &Arc<Registry>,
+) -> Result<Made, Error> {
+    make(&body::object(body)?, Map::new(), host, caller, registry).await
 }
 
 /// Makes the pictures that `asked` asks for; `params` are further ones of the jobs.
@@ -205,6 +215,7 @@ async fn make(
     asked: &Map<String, Value>,
     mut params: Map<String, Value>,
     host: Option<&str>,
+    caller: &Caller,
     registry: &Arc<Registry>,
 ) -> Result<Made, Error> {
     if asked.get("stream").is_some_and(|stream| *stream != false && !stream.is_null()) {
@@ -243,7 +254,7 @@ async fn make(
         })?,
     };
     let mut data = Vec::new();
-    for Done { job, key, content } in several(registry, &params, count, None).await? {
+    for Done { job, key, content } in several(registry, &params, count, caller.owner(None)).await? {
         let host = host.unwrap_or("localhost");
         data.push(Image {
             b64_json: in_line.then(|| BASE64_STANDARD.encode(&content)),
@@ -263,7 +274,7 @@ pub async fn several(
     registry: &Arc<Registry>,
     params: &Map<String, Value>,
     count: u64,
-    owner: Option<&str>,
+    owner: Option<String>,
 ) -> Result<Vec<Done>, Error> {
     let mut waiting = Vec::new();
     for i in 0..count {
@@ -275,7 +286,7 @@ pub async fn several(
         if let Some(seed) = seed.filter(|_| i > 0) {
             params.insert("seed".into(), (seed.saturating_add(i) % SEEDS).into());
         }
-        waiting.push(run::submit(registry, "generate", params, owner).await?);
+        waiting.push(run::submit(registry, "generate", params, owner.clone()).await?);
     }
     let mut done = Vec::new();
     for job in waiting {
@@ -297,8 +308,13 @@ fn mode(asked: &Map<String, Value>, registry: &Registry) -> Result<Value, Error>
     }
 }
 
-async fn edits(mut form: FormData, host: Option<&str>, registry: &Arc<Registry>) -> Result<Made, Error> {
-    let uploads = &registry.services.uploads;
+async fn edits(
+    mut form: FormData,
+    host: Option<&str>,
+    caller: &Caller,
+    registry: &Arc<Registry>,
+) -> Result<Made, Error> {
+    let (uploads, tenant) = (&registry.services.uploads, caller.tenant());
     let (mut asked, mut image, mut mask) = (Map::new(), None, None);
     let mut room = MAX_FORM;
     while let Some(part) = form.next().await {
@@ -334,11 +350,11 @@ async fn edits(mut form: FormData, host: Option<&str>, registry: &Arc<Registry>)
         made.map_err(|_| Error::internal("the mask could not be read (a fault of the server)"))??
     };
     let mut params = Map::new();
-    params.insert("image".into(), body::upload(uploads, &image)?.into());
+    params.insert("image".into(), body::upload(uploads, tenant, &image)?.into());
     if let Some(mask) = mask {
-        params.insert("mask".into(), body::upload(uploads, &mask)?.into());
+        params.insert("mask".into(), body::upload(uploads, tenant, &mask)?.into());
     }
-    make(&asked, params, host, registry).await
+    make(&asked, params, host, caller, registry).await
 }
 
 /// OpenAI's masks are transparent where the picture is made anew: as a PNG that is white there. None where nothing is

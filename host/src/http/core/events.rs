@@ -3,24 +3,25 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use futures_util::{Stream, stream};
+use reverie_access::Caller;
 use uuid::Uuid;
 use warp::{Reply, reply::Response, sse};
 
 use crate::{
     error::Error,
-    hub::{Content, Listener, Next},
+    hub::{Content, Listener, Next, Peer},
     plugins::Registry,
 };
 
 /// How often a comment keeps the connection open through proxies.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// The job's events: its state first, its end last. Each event's name is its message's `type`, its data the message.
+/// The events of a job that the caller may see: its state first, its end last. Each event's name is its message's `type`, its data the message.
 ///
 /// # Errors
 /// `Unavailable` when `hub.max_clients` listen.
-pub fn of(registry: &Arc<Registry>, job: Uuid) -> Result<Response, Error> {
-    let listener = registry.services.hub.listen()?;
+pub fn of(registry: &Arc<Registry>, caller: Caller, job: Uuid) -> Result<Response, Error> {
+    let listener = registry.services.hub.listen(Peer::unnamed(caller, None))?;
     // Followed before it is read: between the two nothing can be missed.
     listener.client.follow(job);
     let snapshot = registry.services.jobs.get(job).ok();

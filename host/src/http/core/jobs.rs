@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use reverie_access::{Caller, Need, check_client_id, check_unguessable};
 use reverie_memory::Kept;
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -12,7 +13,7 @@ use warp::{
     reply::Response,
 };
 
-use super::{Content, Manifest, Operation, Place, Route, body, error::or_error, events, of, with};
+use super::{Content, Manifest, Operation, Place, Route, access, body, error::or_error, events, of, with};
 use crate::{
     config, dispatch,
     error::{Error, ErrorKind},
@@ -30,37 +31,43 @@ pub fn routes(registry: &Arc<Registry>) -> Route {
         .and(warp::query::<Query>())
         .and(warp::header::optional::<String>("prefer"))
         .and(warp::header::optional::<String>("idempotency-key"))
+        .and(access::caller(registry))
         .and(body::json(body::PLAIN, registry))
         .and(with(registry))
         .then(
             |query: Query,
              prefer: Option<String>,
              key: Option<String>,
+             caller: Caller,
              body: Kept<Vec<u8>>,
              registry: Arc<Registry>| async move {
-                or_error(create(&query, prefer.as_deref(), key, &body, &registry).await)
+                or_error(create(&query, prefer.as_deref(), key, &caller, &body, &registry).await)
             },
         );
-    let get = one.and(warp::get()).and(with(registry)).map(|id: String, registry: Arc<Registry>| {
-        or_error(find(&registry, &id).map(|job| warp::reply::json(&job.describe())))
-    });
-    let cancel =
-        one.and(warp::delete()).and(with(registry)).then(|id: String, registry: Arc<Registry>| async move {
-            let cancelled = match find(&registry, &id) {
-                Ok(job) => dispatch::cancelled(&registry, job.id).await,
+    let asked = access::caller(registry).and(with(registry));
+    let get =
+        one.and(warp::get()).and(asked.clone()).map(|id: String, caller: Caller, registry: Arc<Registry>| {
+            or_error(find(&registry, &caller, &id).map(|job| warp::reply::json(&job.describe())))
+        });
+    let cancel = one.and(warp::delete()).and(asked.clone()).then(
+        |id: String, caller: Caller, registry: Arc<Registry>| async move {
+            let cancelled = match find(&registry, &caller, &id) {
+                Ok(job) => dispatch::cancelled(&registry, &caller, job.id).await,
                 Err(error) => Err(error),
             };
             or_error(cancelled.map(|ack| warp::reply::json(&ack)))
-        });
-    let record = warp::path!("v1" / "jobs" / String / "record");
-    let delete = record.and(warp::delete()).and(with(registry)).then(
-        |id: String, registry: Arc<Registry>| async move {
-            or_error(delete(&registry, &id).await.map(|ack| warp::reply::json(&ack)))
         },
     );
-    let events = warp::path!("v1" / "jobs" / String / "events").and(warp::get()).and(with(registry)).map(
-        |id: String, registry: Arc<Registry>| {
-            or_error(find(&registry, &id).and_then(|job| events::of(&registry, job.id)))
+    let record = warp::path!("v1" / "jobs" / String / "record");
+    let delete = record.and(warp::delete()).and(asked.clone()).then(
+        |id: String, caller: Caller, registry: Arc<Registry>| async move {
+            or_error(delete(&registry, &caller, &id).await.map(|ack| warp::reply::json(&ack)))
+        },
+    );
+    let events = warp::path!("v1" / "jobs" / String / "events").and(warp::get()).and(asked).map(
+        |id: String, caller: Caller, registry: Arc<Registry>| {
+            let found = find(&registry, &caller, &id);
+            or_error(found.and_then(|job| events::of(&registry, caller, job.id)))
         },
     );
     create.or(get).unify().or(cancel).unify().or(delete).unify().or(events).unify().boxed()
@@ -75,7 +82,11 @@ pub fn operations() -> Vec<Operation> {
                  boolean are taken where the schema wants those.",
             )
             .query("wait", of::<f64>(), "Seconds to wait for the job's end, at most `server.max_wait_s`.")
-            .query("clientId", of::<String>(), "The client of the WebSocket that the job belongs to.")
+            .query(
+                "clientId",
+                of::<String>(),
+                "The client of the WebSocket that the job belongs to; one that can't be guessed, unless there are keys.",
+            )
             .parameter(
                 Place::Header,
                 "Prefer",
@@ -122,6 +133,7 @@ async fn create(
     query: &Query,
     prefer: Option<&str>,
     key: Option<String>,
+    caller: &Caller,
     body: &[u8],
     registry: &Arc<Registry>,
 ) -> Result<Response, Error> {
@@ -133,8 +145,19 @@ async fn create(
         let known = registry.job_types().join(", ");
         Error::new(error.kind, format!("jobType: {} (there are: {known})", error.message))
     })?;
+    let need = Need::Type(job_type.clone());
+    if !caller.may(&need) {
+        return Err(access::lacks(caller, &need));
+    }
     let mut spec = dispatch::unchecked_spec(registry, &job_type, object)?;
-    spec.owner = query.get("clientId").filter(|id| !id.is_empty()).cloned();
+    let client = query.get("clientId").filter(|id| !id.is_empty());
+    if let Some(client) = client {
+        check_client_id(client).map_err(Error::invalid)?;
+        if !caller.is_keyed() {
+            check_unguessable(client).map_err(Error::invalid)?;
+        }
+    }
+    spec.owner = caller.owner(client.map(String::as_str));
     spec.key = key.or(spec.key);
     dispatch::check_spec(registry, &mut spec)?;
     let jobs = &registry.services.jobs;
@@ -179,14 +202,14 @@ fn wait_time(
     Ok(None)
 }
 
-async fn delete(registry: &Registry, id: &str) -> Result<dispatch::Deleted, Error> {
-    let job = find(registry, id)?;
-    dispatch::deleted(registry, job.id).await
+async fn delete(registry: &Registry, caller: &Caller, id: &str) -> Result<dispatch::Deleted, Error> {
+    let job = find(registry, caller, id)?;
+    dispatch::deleted(registry, caller, job.id).await
 }
 
-fn find(registry: &Registry, id: &str) -> Result<Snapshot, Error> {
+fn find(registry: &Registry, caller: &Caller, id: &str) -> Result<Snapshot, Error> {
     let id = Uuid::parse_str(id).map_err(|_| Error::not_found(format!("no job '{id}'")))?;
-    registry.services.jobs.get(id)
+    dispatch::found(registry, caller, id)
 }
 
 /// A job that is done, and the content of its first output.
@@ -204,7 +227,7 @@ pub struct Waiting {
     ended: bool,
 }
 
-/// Submits a job of a foreign API; `owner` is under whose name it can be listed.
+/// Submits a job of a foreign API; `owner` is whose it is, as [`Caller::owner`] has it.
 ///
 /// # Errors
 /// `InvalidInput` for an unknown type or bad parameters, `Busy` when the queue is full.
@@ -212,12 +235,12 @@ pub async fn submit(
     registry: &Arc<Registry>,
     job_type: &str,
     params: Map<String, Value>,
-    owner: Option<&str>,
+    owner: Option<String>,
 ) -> Result<Waiting, Error> {
     let mut spec = Spec {
         job_type: job_type.into(),
         params,
-        owner: owner.map(str::to_owned),
+        owner,
         priority: 0,
         name: None,
         background: registry.services.is_background(job_type),

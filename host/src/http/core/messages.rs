@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use reverie_access::{Caller, Need};
 use reverie_memory::Kept;
 use serde_json::{Map, Value};
 use warp::Filter;
 
-use super::{Content, Manifest, Operation, Route, body, error::or_error, with};
+use super::{Content, Manifest, Operation, Route, access, body, error::or_error, with};
 use crate::{
     error::{Error, ErrorKind},
     hub,
@@ -20,11 +21,18 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b':').remove(b'-').remove(b'
 pub fn routes(registry: &Arc<Registry>) -> Route {
     warp::path!("v1" / "messages" / String)
         .and(warp::post())
+        .and(access::caller(registry))
         .and(body::json(body::PLAIN, registry))
         .and(with(registry))
-        .then(|kind: String, body: Kept<Vec<u8>>, registry: Arc<Registry>| async move {
+        .then(|kind: String, caller: Caller, body: Kept<Vec<u8>>, registry: Arc<Registry>| async move {
             let kind = percent_decode_str(&kind).decode_utf8_lossy();
-            let asked = async { ask(&registry, &kind, body::object(&body)?).await };
+            let need = Need::Type(kind.to_string());
+            let asked = async {
+                if !caller.may(&need) {
+                    return Err(access::lacks(&caller, &need));
+                }
+                ask(&registry, caller.clone(), &kind, body::object(&body)?).await
+            };
             or_error(asked.await.map(|reply| warp::reply::json(&reply)))
         })
         .boxed()
@@ -45,13 +53,14 @@ pub fn operations(registry: &Registry) -> Vec<Operation> {
         .collect()
 }
 
-/// Sends a message of type `kind` with these fields to the plugin that serves it. Returns its first reply.
+/// Sends a caller's message of type `kind` with these fields to the plugin that serves it. Returns its first reply.
 ///
 /// # Errors
 /// `NotFound` when no plugin serves the type, `InvalidInput` for fields that do not fit, the plugin's error, and a reply's
 /// `error` by its `code`.
 pub async fn ask(
     registry: &Arc<Registry>,
+    caller: Caller,
     kind: &str,
     mut fields: Map<String, Value>,
 ) -> Result<Map<String, Value>, Error> {
@@ -61,7 +70,7 @@ pub async fn ask(
     fields.insert("type".into(), kind.into());
     let id = fields.get("id").cloned();
     entry.schema.check(&mut fields).map_err(Error::invalid)?;
-    let client = registry.services.hub.caller();
+    let client = registry.services.hub.caller(hub::Peer::unnamed(caller, None));
     let body = Value::Object(fields).to_string();
     let message = Message { kind: kind.to_owned(), id: None, client: client.id.clone(), body };
     let (engine, services) = (registry.engine.clone(), registry.services.clone());

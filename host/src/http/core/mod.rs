@@ -10,6 +10,7 @@ mod metrics;
 mod openapi;
 mod page;
 mod plugins;
+mod session;
 mod storage;
 pub mod uploads;
 mod ws;
@@ -19,21 +20,31 @@ use std::sync::Arc;
 use warp::Filter;
 
 use super::{
-    Route, body, conditional, describe,
+    Route, access, body, conditional, describe,
     describe::{Content, File, Manifest, Operation, Place, Section, of},
-    error, multipart, websocket, with,
+    error, multipart, needs, websocket, with,
 };
 use crate::plugins::Registry;
 
 /// What needs no token.
 pub fn open(registry: &Arc<Registry>) -> Route {
     let ui_dir = &registry.services.config.server.ui_dir;
-    health::routes(registry).or(docs::routes()).unify().or(page::routes(ui_dir)).unify().boxed()
+    let session = session::open(registry);
+    health::routes(registry)
+        .or(session)
+        .unify()
+        .or(docs::routes())
+        .unify()
+        .or(page::routes(ui_dir))
+        .unify()
+        .boxed()
 }
 
 /// `foreign`: what is described beside it.
 pub fn routes(registry: &Arc<Registry>, foreign: fn() -> Vec<Section>) -> Route {
     ws::routes(registry)
+        .or(session::guarded(registry))
+        .unify()
         .or(jobs::routes(registry))
         .unify()
         .or(messages::routes(registry))
@@ -63,6 +74,7 @@ fn sections(registry: &Registry) -> Vec<Section> {
         section("WebSocket", "Jobs, messages and their events over one connection.", ws::operations()),
         section("Uploads", "Files for jobs to work on.", uploads::operations()),
         section("Storage", "What jobs have made, and what clients keep.", storage::operations()),
+        section("Keys", "Keys, sessions and signed addresses.", session::operations()),
         section("Server", "How the server is.", server.into_iter().flatten().collect()),
         section("Pages", "For people.", pages.into_iter().flatten().collect()),
     ]

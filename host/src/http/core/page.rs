@@ -3,6 +3,8 @@
 
 use std::{fs::Metadata, path::Path, time::UNIX_EPOCH};
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use sha2::{Digest, Sha256};
 use warp::{
     Filter, Rejection, Reply,
     fs::File,
@@ -26,12 +28,31 @@ const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=3153600
 const REVALIDATED: HeaderValue = HeaderValue::from_static("no-cache");
 
 pub fn routes(ui_dir: &Path) -> Route {
-    let page = || warp::get().map(|| warp::reply::html(PAGE).into_response());
+    let policy = policy();
+    let page = || {
+        let policy = policy.clone();
+        warp::get().map(move || {
+            let mut answer = warp::reply::html(PAGE).into_response();
+            answer.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy.clone());
+            answer
+        })
+    };
     let own = warp::path!("ui").and(page());
     if ui_dir.as_os_str().is_empty() {
         return own.or(warp::path::end().and(page())).unify().boxed();
     }
     own.or(front_end(ui_dir)).unify().boxed()
+}
+
+/// No script but the page's own, which stands in it, and nothing of another server.
+fn policy() -> HeaderValue {
+    let script = PAGE.split_once("<script>").and_then(|(_, rest)| rest.split_once("</script>"));
+    let hash = BASE64_STANDARD.encode(Sha256::digest(script.map_or("", |(script, _)| script)));
+    let policy = format!(
+        "default-src 'none'; script-src 'sha256-{hash}'; style-src 'unsafe-inline'; connect-src 'self'; img-src 'self' blob: \
+         data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
+    );
+    HeaderValue::from_str(&policy).expect("plain ASCII")
 }
 
 pub fn operations() -> Vec<Operation> {
@@ -125,6 +146,8 @@ fn tagged(known: Option<String>, file: File) -> Response {
     }
     headers.insert(header::CACHE_CONTROL, if is_hashed(&path) { IMMUTABLE } else { REVALIDATED });
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // What the operator's page loads is its own business.
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("frame-ancestors 'self'"));
     answer
 }
 

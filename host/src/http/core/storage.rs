@@ -12,6 +12,7 @@ use std::{
 use bytes::{Buf, Bytes};
 use futures_util::{Stream, stream};
 use parking_lot::Mutex;
+use reverie_access::Caller;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -23,7 +24,7 @@ use warp::{
 };
 
 use super::{
-    Content, Operation, Route, body,
+    Content, Operation, Route, access, body,
     conditional::{self, Asked},
     error::{or_error, response as error_response},
     of, with,
@@ -31,7 +32,7 @@ use super::{
 use crate::{
     error::{Error, ErrorKind},
     plugins::Registry,
-    storage::{self, STATE_PREFIX},
+    storage::{self, STATE_PREFIX, TENANTS_PREFIX},
 };
 
 pub fn routes(registry: &Arc<Registry>) -> Route {
@@ -40,19 +41,23 @@ pub fn routes(registry: &Arc<Registry>) -> Route {
         .and(warp::path::tail())
         .and(warp::get())
         .and(warp::header::headers_cloned())
+        .and(access::caller(registry))
         .and(with(registry))
-        .then(|key: Tail, headers: HeaderMap, registry: Arc<Registry>| async move {
-            or_error(get(key.as_str(), &headers, &registry).await)
+        .then(|key: Tail, headers: HeaderMap, caller: Caller, registry: Arc<Registry>| async move {
+            or_error(get(key.as_str(), &headers, &caller, &registry).await)
         });
     let put = warp::path("storage")
         .and(warp::path::tail())
         .and(warp::put())
         .and(warp::header::optional::<String>("content-type"))
+        .and(access::caller(registry))
         .and(warp::body::stream())
         .and(with(registry))
-        .then(|key: Tail, media_type: Option<String>, body, registry: Arc<Registry>| async move {
-            or_error(put(key.as_str(), media_type.as_deref(), body, &registry).await)
-        });
+        .then(
+            |key: Tail, media_type: Option<String>, caller: Caller, body, registry: Arc<Registry>| async move {
+                or_error(put(key.as_str(), media_type.as_deref(), &caller, body, &registry).await)
+            },
+        );
     health.or(get).unify().or(put).unify().boxed()
 }
 
@@ -111,12 +116,13 @@ pub fn operations() -> Vec<Operation> {
         key(Operation::put("/storage/{key}", "Store the body under a key"))
             .details(
                 "A JSON object that has `payload` and nothing else is a text, which is kept for as long as an upload; any other \
-                 body is kept as it is.",
+                 body is kept as it is. The holder of a key has names of its own; without keys what is stored is not replaced.",
             )
             .takes(Content::JsonOrAny(of::<Payload>()))
             .answers_json::<Stored>("Stored.")
             .with(&headers[..1])
             .errors(&[
+                ErrorKind::Conflict,
                 ErrorKind::InvalidInput,
                 ErrorKind::NotFound,
                 ErrorKind::TooLarge,
@@ -130,16 +136,22 @@ async fn check(registry: Arc<Registry>) -> warp::reply::Response {
     let storage = &registry.services.storage;
     let checked = storage.check().await;
     let error = checked.as_ref().err().map(|e| e.message.clone());
-    let body = Health { ok: checked.is_ok(), location: storage.location().into(), error };
+    let body = Health { ok: checked.is_ok(), location: storage.name().into(), error };
     let status = if checked.is_ok() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     warp::reply::with_status(warp::reply::json(&body), status).into_response()
 }
 
-async fn get(key: &str, asked: &HeaderMap, registry: &Registry) -> Result<warp::reply::Response, Error> {
+async fn get(
+    key: &str,
+    asked: &HeaderMap,
+    caller: &Caller,
+    registry: &Registry,
+) -> Result<warp::reply::Response, Error> {
     let key = decoded(key)?;
     public(&key)?;
     let services = &registry.services;
-    if let Some(text) = services.uploads.text(&key) {
+    let lies_at = storage::key_of(caller.tenant(), &key);
+    if let Some(text) = services.uploads.text(&lies_at) {
         let tag = tag(&text.content);
         let found =
             Found { key, media_type: "text/plain; charset=utf-8", created: text.created, tag: Some(tag) };
@@ -153,8 +165,10 @@ async fn get(key: &str, asked: &HeaderMap, registry: &Registry) -> Result<warp::
         return found.answer(asked, text.content.len() as u64, part);
     }
     // What can't be a key is the key of nothing.
-    let stored = services.storage.open_object(&key).await.map_err(|error| match error.kind {
+    let stored = services.storage.open_object(&lies_at).await.map_err(|error| match error.kind {
         ErrorKind::InvalidInput => Error::not_found(error.message),
+        // Where it was looked for is nobody's business.
+        ErrorKind::NotFound => Error::not_found(format!("nothing is stored under '{key}'")),
         _ => error,
     })?;
     let media_type = storage::media_type(&key);
@@ -249,23 +263,35 @@ impl Found {
     }
 }
 /// Stores the body; of `{"payload": "text"}` as JSON, as clients of the Python server send it, the text, for as long as an upload.
+/// The holder of a key has names of its own; among those that all share, nothing that is stored is replaced or hidden.
 async fn put<B: Buf>(
     key: &str,
     media_type: Option<&str>,
+    caller: &Caller,
     body: impl Stream<Item = Result<B, warp::Error>>,
     registry: &Registry,
 ) -> Result<warp::reply::Response, Error> {
     let key = decoded(key)?;
     public(&key)?;
     let services = &registry.services;
+    let tenant = caller.tenant();
+    if tenant.is_none() && key.starts_with(TENANTS_PREFIX) {
+        return Err(Error::new(ErrorKind::Denied, format!("'{TENANTS_PREFIX}' is where things of keys lie")));
+    }
+    let stored = storage::key_of(tenant, &key);
+    let shared = tenant.is_none() && !caller.is_operator();
+    storage::check_key(&stored)?;
     let limit = services.config.storage.max_put_bytes as u64;
     let content = body::collect(body, limit, &services.memory).await?.into_bytes();
     match media_type.and_then(|media_type| payload(media_type, &content)) {
-        Some(text) => {
-            storage::check_key(&key)?;
-            services.uploads.keep_text(&key, text.into())?;
+        Some(_) if shared && services.storage.exists(&stored).await? => return Err(storage::taken(&key)),
+        Some(text) => services.uploads.keep_text(&stored, text.into())?,
+        None if shared => services.storage.create(&stored, content).await?,
+        None => {
+            let length = content.len() as u64;
+            services.quotas.store(&services.access, &services.storage, tenant, length).await?;
+            services.storage.put(&stored, content).await?;
         }
-        None => services.storage.put(&key, content).await?,
     }
     let url = format!("/storage/{key}");
     let body = warp::reply::json(&Stored { ok: true, key: key.clone(), url });

@@ -3,12 +3,13 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use reverie_access::Caller;
 use schemars::JsonSchema;
 use serde::Serialize;
 use warp::Filter;
 
 use super::{
-    Content, File, Operation, Route,
+    Content, File, Operation, Route, access,
     error::or_error,
     multipart::{FormData, Part, form},
     of, with,
@@ -30,10 +31,11 @@ const KINDS: &[&str] = &["canny", "depth", "pose", "image", "ref"];
 pub fn routes(registry: &Arc<Registry>) -> Route {
     warp::path!("v1" / "upload")
         .and(warp::post())
+        .and(access::caller(registry))
         .and(form())
         .and(with(registry))
-        .then(|form: FormData, registry: Arc<Registry>| async move {
-            or_error(upload(form, &registry).await.map(|answer| warp::reply::json(&answer)))
+        .then(|caller: Caller, form: FormData, registry: Arc<Registry>| async move {
+            or_error(upload(form, &caller, &registry).await.map(|answer| warp::reply::json(&answer)))
         })
         .boxed()
 }
@@ -69,9 +71,9 @@ pub fn operations() -> Vec<Operation> {
     vec![upload.errors(&[ErrorKind::Unavailable])]
 }
 
-async fn upload(form: FormData, registry: &Registry) -> Result<Uploaded, Error> {
+async fn upload(form: FormData, caller: &Caller, registry: &Registry) -> Result<Uploaded, Error> {
     let uploads = &registry.services.uploads;
-    let form = read(form, uploads, &["file"]).await?;
+    let form = read(form, uploads, caller.tenant(), &["file"]).await?;
     let file_ref = form.file.ok_or_else(|| missing_file("file"))?;
     let Some(kind) = form.fields.get("type").filter(|kind| !kind.is_empty()) else {
         return Ok(Uploaded { file_ref, bucket: None, width: None, height: None });
@@ -81,7 +83,7 @@ async fn upload(form: FormData, registry: &Registry) -> Result<Uploaded, Error> 
             let known = KINDS.join(", ");
             return Err(Error::new(ErrorKind::BadRequest, format!("type: '{kind}' is none of {known}")));
         }
-        let content = uploads.resolve(&file_ref)?.content;
+        let content = uploads.resolve(&file_ref, caller.tenant())?.content;
         pictures::dimensions(&content).map_err(|e| Error::new(ErrorKind::BadRequest, e.message))
     };
     let (width, height) = checked().inspect_err(|_| uploads.forget(&file_ref))?;
@@ -96,11 +98,16 @@ pub struct Form {
     pub fields: HashMap<String, String>,
 }
 
-/// Reads a form; the file in one of the fields `files`, the last one, becomes an upload.
+/// Reads a form; the file in one of the fields `files`, the last one, becomes an upload of the tenant.
 ///
 /// # Errors
 /// `BadRequest` for a broken form or an empty file, `TooLarge`, or `Unavailable` when the memory for uploads is full.
-pub async fn read(mut form: FormData, uploads: &Arc<Uploads>, files: &[&str]) -> Result<Form, Error> {
+pub async fn read(
+    mut form: FormData,
+    uploads: &Arc<Uploads>,
+    tenant: Option<&str>,
+    files: &[&str],
+) -> Result<Form, Error> {
     let mut read = Form { file: None, fields: HashMap::new() };
     while let Some(part) = form.next().await {
         let part = part?;
@@ -111,7 +118,7 @@ pub async fn read(mut form: FormData, uploads: &Arc<Uploads>, files: &[&str]) ->
             ));
         }
         if files.contains(&part.name()) {
-            read.file = Some(read_file(part, uploads).await?);
+            read.file = Some(read_file(part, uploads, tenant).await?);
         } else {
             let name = part.name().to_owned();
             read.fields.insert(name, read_field(part).await?);
@@ -125,8 +132,8 @@ pub fn missing_file(field: &str) -> Error {
     Error::new(ErrorKind::BadRequest, format!("the multipart field '{field}' is missing"))
 }
 
-async fn read_file(mut part: Part, uploads: &Arc<Uploads>) -> Result<String, Error> {
-    let mut incoming = uploads.begin();
+async fn read_file(mut part: Part, uploads: &Arc<Uploads>, tenant: Option<&str>) -> Result<String, Error> {
+    let mut incoming = uploads.begin(tenant);
     while let Some(chunk) = part.data().await {
         incoming.push(&chunk?)?;
     }

@@ -1,12 +1,13 @@
 //! `GET /v1/ws`: the WebSocket.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
+use reverie_access::Caller;
 use serde::Deserialize;
 use warp::{Filter, reply::Response};
 
 use super::{
-    Operation, Route,
+    Operation, Route, access,
     error::or_error,
     of,
     websocket::{self, Handshake},
@@ -15,16 +16,14 @@ use super::{
 use crate::{
     dispatch::{self, Inflight},
     error::{Error, ErrorKind},
-    hub,
+    hub::{self, Peer},
     plugins::Registry,
     status,
 };
 
-const MAX_CLIENT_ID: usize = 128;
-
 #[derive(Deserialize)]
 struct Query {
-    /// Whose jobs these are, over reconnects. Whoever knows it can see them: make it unguessable.
+    /// Whose jobs these are, over reconnects. Whoever knows it can see them where there are no keys: make it unguessable.
     #[serde(rename = "clientId")]
     client_id: Option<String>,
 }
@@ -33,8 +32,19 @@ pub fn routes(registry: &Arc<Registry>) -> Route {
     warp::path!("v1" / "ws")
         .and(websocket::handshake())
         .and(warp::query::<Query>())
+        .and(access::caller(registry))
+        .and(access::address())
         .and(with(registry))
-        .map(|ws: Handshake, query: Query, registry: Arc<Registry>| or_error(upgrade(ws, query, registry)))
+        .map(
+            |ws: Handshake,
+             query: Query,
+             caller: Caller,
+             address: Option<IpAddr>,
+             registry: Arc<Registry>| {
+                let peer = Peer::new(caller, address, query.client_id);
+                or_error(peer.and_then(|peer| upgrade(ws, peer, registry)))
+            },
+        )
         .boxed()
 }
 
@@ -48,24 +58,16 @@ pub fn operations() -> Vec<Operation> {
         .query(
             "clientId",
             of::<String>(),
-            "Whose jobs these are, over reconnects. Whoever knows it can see them: make it unguessable.",
+            "Whose jobs these are, over reconnects. Where there are no keys, whoever knows it can see them: one that can be \
+             guessed is not taken, and a random one stands in its place.",
         )
         .answers_empty(101, "The connection is a WebSocket from here on.");
     vec![ws.errors(&[ErrorKind::InvalidInput, ErrorKind::Unavailable])]
 }
 
-fn upgrade(ws: Handshake, query: Query, registry: Arc<Registry>) -> Result<Response, Error> {
+fn upgrade(ws: Handshake, peer: Peer, registry: Arc<Registry>) -> Result<Response, Error> {
     let hub = registry.services.hub.clone();
     hub.check_room()?;
-    let client_id = query.client_id.filter(|id| !id.is_empty());
-    if client_id
-        .as_ref()
-        .is_some_and(|id| id.len() > MAX_CLIENT_ID || !id.bytes().all(|b| b.is_ascii_graphic()))
-    {
-        return Err(Error::invalid(format!(
-            "clientId: accepted are up to {MAX_CLIENT_ID} visible ASCII characters without spaces"
-        )));
-    }
     let limit = hub.config.max_message_bytes;
     Ok(ws.accept(limit, move |socket| async move {
         let inflight = Inflight::new(hub.config.max_inflight);
@@ -73,11 +75,15 @@ fn upgrade(ws: Handshake, query: Query, registry: Arc<Registry>) -> Result<Respo
         let greet = move |client: &hub::Client| {
             let mut status = status::message(&greeting, &health);
             if let Some(status) = status.as_object_mut() {
-                status.insert("clientId".into(), client.id.clone().into());
+                status.insert("clientId".into(), client.peer.name.clone().into());
             }
             client.reply(status, None);
+            // Since it was let in.
+            if !greeting.services.access.is_current(&client.peer.caller) {
+                greeting.services.hub.close_revoked(&greeting.services.access);
+            }
         };
         let receive = |client, text| dispatch::receive(&registry, &inflight, client, text);
-        hub::serve(hub, socket, client_id, greet, receive, inflight.tidy()).await;
+        hub::serve(hub, socket, peer, greet, receive, inflight.tidy()).await;
     }))
 }

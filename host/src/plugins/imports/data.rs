@@ -15,7 +15,7 @@ use crate::{
     config::seconds,
     error::{Error, ErrorKind},
     jobs::JobHandle,
-    storage::{STATE_PREFIX, Storage},
+    storage::{STATE_PREFIX, Storage, TENANTS_PREFIX, key_of},
     uploads::Upload,
 };
 
@@ -57,9 +57,14 @@ impl types::HostBlob for CallState {
     }
 }
 
-/// An upload, or what a job was asked with, which outlives it.
-async fn upload(services: &Services, job: Option<Uuid>, file_ref: &str) -> Result<Blob, Error> {
-    let expired = match services.uploads.resolve(file_ref) {
+/// An upload of a tenant, or what a job was asked with, which outlives it.
+async fn upload(
+    services: &Services,
+    tenant: Option<&str>,
+    job: Option<Uuid>,
+    file_ref: &str,
+) -> Result<Blob, Error> {
+    let expired = match services.uploads.resolve(file_ref, tenant) {
         Ok(Upload { content, media_type, .. }) => return Ok(Blob { content, media_type }),
         Err(error) => error,
     };
@@ -89,10 +94,23 @@ async fn put_for_job(services: &Services, job: &JobHandle, key: &str, content: B
     }
 }
 
+impl CallState {
+    /// Where what a guest calls `key` lies: each tenant has its own, and a plugin has a state for each.
+    fn lies_at(&self, key: &str) -> String {
+        match (self.tenant(), key.strip_prefix(&format!("{STATE_PREFIX}{}/", self.plugin))) {
+            (Some(tenant), Some(name)) => {
+                format!("{STATE_PREFIX}{}/{TENANTS_PREFIX}{tenant}/{name}", self.plugin)
+            }
+            (tenant, _) => key_of(tenant, key),
+        }
+    }
+}
+
 impl uploads::Host for CallState {
     async fn resolve(&mut self, file_ref: String) -> wasmtime::Result<Result<Resource<Blob>, types::Error>> {
         let job = self.job().map(|job| job.id);
-        match upload(&self.services.clone(), job, &file_ref).await {
+        let tenant = self.tenant().map(str::to_owned);
+        match upload(&self.services.clone(), tenant.as_deref(), job, &file_ref).await {
             Ok(blob) => Ok(Ok(self.table.push(blob)?)),
             Err(error) => Ok(Err(error.into())),
         }
@@ -102,7 +120,13 @@ impl uploads::Host for CallState {
 impl storage::Host for CallState {
     async fn put(&mut self, blob: Resource<Blob>) -> wasmtime::Result<Result<String, types::Error>> {
         let Blob { content, media_type } = self.table.get(&blob)?.clone();
-        let key = Storage::new_key(&self.plugin, &media_type);
+        let tenant = self.tenant().map(str::to_owned);
+        let key = key_of(tenant.as_deref(), &Storage::new_key(&self.plugin, &media_type));
+        let (services, length) = (self.services.clone(), content.len() as u64);
+        let room = services.quotas.store(&services.access, &services.storage, tenant.as_deref(), length);
+        if let Err(error) = room.await {
+            return Ok(Err(error.into()));
+        }
         let stored = match self.job().cloned() {
             Some(job) => put_for_job(&self.services.clone(), &job, &key, content).await,
             None => self.services.storage.put(&key, content).await,
@@ -123,7 +147,7 @@ impl storage::Host for CallState {
             return Ok(Err(error.into()));
         }
         let key = format!("{STATE_PREFIX}{}/{name}", self.plugin);
-        let stored = self.services.storage.put(&key, content).await;
+        let stored = self.services.storage.put(&self.lies_at(&key), content).await;
         Ok(stored.map(|()| key).map_err(Into::into))
     }
 
@@ -132,7 +156,8 @@ impl storage::Host for CallState {
             let error = Error::new(ErrorKind::Denied, format!("'{key}' is another plugin's state"));
             return Ok(Err(error.into()));
         }
-        match self.services.storage.get(&key).await {
+        let lies_at = self.lies_at(&key);
+        match self.services.storage.get(&lies_at).await {
             Ok(content) => {
                 let media_type = crate::storage::media_type(&key).to_owned();
                 Ok(Ok(self.table.push(Blob { content, media_type })?))

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use reverie_access::tenant_of;
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -21,6 +22,9 @@ use crate::{
 
 /// Characters of a job's name.
 const MAX_NAME: usize = 64;
+
+/// What stands between a tenant and its job's name.
+const OF_TENANT: char = '\u{1f}';
 
 impl job::Host for CallState {
     fn progress(&mut self, fraction: f32, detail: String) -> wasmtime::Result<()> {
@@ -106,12 +110,25 @@ impl job::Host for CallState {
 }
 
 impl CallState {
-    /// A queued or running job of a type that this plugin owns.
+    /// A queued or running job of a type that this plugin owns, and of the tenant that is served.
     fn own_job(&self, id: &str) -> Result<std::sync::Arc<crate::jobs::JobHandle>, Error> {
         let job = Uuid::parse_str(id).ok().and_then(|id| self.services.jobs.active(id));
-        job.filter(|job| self.services.owns_job_type(&self.plugin, &job.spec.job_type)).ok_or_else(|| {
+        let own = |spec: &Spec| {
+            self.serves(spec.owner.as_deref()) && self.services.owns_job_type(&self.plugin, &spec.job_type)
+        };
+        job.filter(|job| own(&job.spec)).ok_or_else(|| {
             Error::not_found(format!("no queued or running job '{id}' of plugin '{}'", self.plugin))
         })
+    }
+
+    /// Whether what belongs to `owner` is the business of whom this call serves.
+    fn serves(&self, owner: Option<&str>) -> bool {
+        self.tenant().is_none_or(|tenant| owner.and_then(tenant_of) == Some(tenant))
+    }
+
+    /// The name of a job as the host keeps it: each tenant has names of its own.
+    fn name_of(&self, name: &str) -> String {
+        self.tenant().map_or_else(|| name.to_owned(), |tenant| format!("{tenant}{OF_TENANT}{name}"))
     }
 }
 
@@ -122,8 +139,12 @@ impl CallState {
         name: Option<String>,
         params: String,
     ) -> wasmtime::Result<Result<String, types::Error>> {
-        if name.as_ref().is_some_and(|name| name.is_empty() || name.chars().count() > MAX_NAME) {
-            let error = format!("a job's name has 1 to {MAX_NAME} characters");
+        let unfit = |name: &String| {
+            name.is_empty() || name.chars().count() > MAX_NAME || name.contains(char::is_control)
+        };
+        if name.as_ref().is_some_and(unfit) {
+            let error =
+                format!("a job's name has 1 to {MAX_NAME} characters, none of them a control character");
             return Ok(Err(Error::invalid(error).into()));
         }
         let params = match object("params", &params) {
@@ -140,16 +161,19 @@ impl CallState {
             Origin::Loader => None,
         };
         let background = self.services.is_background(&job_type);
+        let name = name.map(|name| self.name_of(&name));
         let spec = Spec { job_type, params, owner, priority: 0, name, background, key: None };
         let submitted = self.services.submit(spec, |_| ()).await;
         Ok(submitted.map(|job| job.id.to_string()).map_err(Into::into))
     }
 
-    /// A job of a type that this plugin owns, active or not.
+    /// The same, active or not.
     fn own_record(&self, id: &str) -> Result<Snapshot, Error> {
         let job = Uuid::parse_str(id).ok().and_then(|id| self.services.jobs.get(id).ok());
-        job.filter(|job| self.services.owns_job_type(&self.plugin, &job.job_type))
-            .ok_or_else(|| Error::not_found(format!("no job '{id}' of plugin '{}'", self.plugin)))
+        let own = |job: &Snapshot| {
+            self.serves(job.owner.as_deref()) && self.services.owns_job_type(&self.plugin, &job.job_type)
+        };
+        job.filter(own).ok_or_else(|| Error::not_found(format!("no job '{id}' of plugin '{}'", self.plugin)))
     }
 }
 
@@ -172,7 +196,7 @@ impl jobs::Host for CallState {
     }
 
     fn find(&mut self, job_type: String, name: String) -> wasmtime::Result<Option<String>> {
-        let job = self.services.jobs.named(&job_type, &name);
+        let job = self.services.jobs.named(&job_type, &self.name_of(&name));
         Ok(job.filter(|_| self.services.owns_job_type(&self.plugin, &job_type)).map(|id| id.to_string()))
     }
 
@@ -180,7 +204,17 @@ impl jobs::Host for CallState {
         if !self.services.owns_job_type(&self.plugin, &job_type) {
             return Ok(Vec::new());
         }
-        Ok(self.services.jobs.names(&job_type))
+        let names = self.services.jobs.names(&job_type).into_iter();
+        Ok(match self.tenant() {
+            None => names.filter(|name| !name.contains(OF_TENANT)).collect(),
+            Some(tenant) => {
+                let own = |name: String| {
+                    let (of, name) = name.split_once(OF_TENANT)?;
+                    (of == tenant).then(|| name.to_owned())
+                };
+                names.filter_map(own).collect()
+            }
+        })
     }
 
     async fn wait(
@@ -216,7 +250,10 @@ impl jobs::Host for CallState {
             Err(error) => return Ok(Err(error.into())),
         };
         let given = match job.spec.background {
-            true => self.services.uploads.given(&serde_json::from_str(&message).unwrap_or_default()),
+            true => {
+                let tenant = job.spec.owner.as_deref().and_then(tenant_of);
+                self.services.uploads.given(&serde_json::from_str(&message).unwrap_or_default(), tenant)
+            }
             false => Vec::new(),
         };
         Ok(self.services.jobs.post(job.id, message, given).await.map_err(Into::into))
@@ -252,6 +289,12 @@ impl hub::Host for CallState {
     fn reply(&mut self, text: String) -> wasmtime::Result<Result<(), types::Error>> {
         Ok(message(&text).and_then(|value| match &self.origin {
             Origin::Message { client, id } => {
+                let mut value = value;
+                if let Some(error) = value.get("error").and_then(Value::as_str)
+                    && let Some(told) = self.services.hidden.without(error)
+                {
+                    value["error"] = told.into();
+                }
                 client.reply(value, id.as_ref());
                 Ok(())
             }

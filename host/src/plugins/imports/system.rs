@@ -47,6 +47,8 @@ impl random::Host for CallState {
 impl log::Host for CallState {
     fn write(&mut self, level: log::Level, message: String) -> wasmtime::Result<()> {
         let message: String = message.chars().take(MAX_LOG_CHARS).collect();
+        // It goes to terminals.
+        let message = crate::audit::plain(&message);
         let (plugin, job) = (&*self.plugin, self.job().map(|job| job.id.to_string()));
         match level {
             log::Level::Error => tracing::error!(target: "plugin", plugin, job, "{message}"),

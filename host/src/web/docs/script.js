@@ -193,11 +193,12 @@ function filter() {
 }
 
 async function start() {
-  if (token) $('document').href += `?token=${encodeURIComponent(token)}`;
+  // For the links of this page, which can set no header.
+  if (token) { await fetch('/v1/session', {method: 'POST', headers}); history.replaceState(null, '', location.pathname); }
   $('search').addEventListener('submit', event => event.preventDefault());
   $('filter').addEventListener('input', filter);
   const answer = await fetch('/openapi.json', {headers});
-  if (answer.status === 401) throw new Error('a token is required: add ?token=TOKEN to the address of this page');
+  if (answer.status === 401) throw new Error('a key is required: enter it at /ui/, or add ?token=KEY to the address of this page');
   if (!answer.ok) throw new Error(`/openapi.json: ${answer.status} ${await answer.text()}`);
   api = await answer.json();
   show();

@@ -8,7 +8,7 @@ use warp::{Reply, reply::Response};
 
 use super::{
     super::{Content, Operation, describe::SchemaOf, of},
-    OWNER, PREFIX,
+    PREFIX, User,
 };
 use crate::{jobs::Status, plugins::Registry};
 
@@ -17,7 +17,7 @@ pub struct Read {
     pub name: &'static str,
     summary: &'static str,
     schema: SchemaOf,
-    answer: Box<dyn Fn(&Registry) -> Response + Send + Sync>,
+    answer: Box<dyn Fn(&Registry, &User) -> Response + Send + Sync>,
 }
 
 impl Read {
@@ -26,12 +26,23 @@ impl Read {
         summary: &'static str,
         answer: fn(&Registry) -> T,
     ) -> Self {
-        let answer = move |registry: &Registry| warp::reply::json(&answer(registry)).into_response();
+        Self::of_user(name, summary, move |registry, _| answer(registry))
+    }
+
+    /// What is another thing for each user.
+    fn of_user<T: Serialize + JsonSchema + 'static>(
+        name: &'static str,
+        summary: &'static str,
+        answer: impl Fn(&Registry, &User) -> T + Send + Sync + 'static,
+    ) -> Self {
+        let answer = move |registry: &Registry, user: &User| {
+            warp::reply::json(&answer(registry, user)).into_response()
+        };
         Self { name, summary, schema: of::<T>(), answer: Box::new(answer) }
     }
 
-    pub fn answer(&self, registry: &Registry) -> Response {
-        (self.answer)(registry)
+    pub fn answer(&self, registry: &Registry, user: &User) -> Response {
+        (self.answer)(registry, user)
     }
 
     pub fn operation(&self) -> Operation {
@@ -49,7 +60,7 @@ pub fn all() -> Vec<Read> {
         Read::new("loras", "The LoRAs", loras),
         Read::new("upscalers", "The networks and resamplers that enlarge", upscalers),
         Read::new("options", "The settings", options),
-        Read::new("progress", "How far this API's requests are", progress),
+        Read::of_user("progress", "How far this API's requests are", progress),
         Read::new("scripts", nothing, |_| Scripts::default()),
         Read::new("cmd-flags", nothing, |_| Map::<String, Value>::new()),
         Read::new("embeddings", nothing, |_| Map::<String, Value>::new()),
@@ -81,7 +92,7 @@ fn models(registry: &Registry) -> Vec<Model> {
         model_name: name.to_owned(),
         hash: None,
         sha256: None,
-        filename: mode.model.display().to_string(),
+        filename: mode.model.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         config: None,
     });
     models.collect()
@@ -213,8 +224,8 @@ struct State {
     sampling_steps: Value,
 }
 
-fn progress(registry: &Registry) -> Progress {
-    let jobs = registry.services.jobs.list(Some(OWNER));
+fn progress(registry: &Registry, user: &User) -> Progress {
+    let jobs = registry.services.jobs.list(user.owner().as_deref());
     let running = jobs.iter().find(|job| job.status == Status::Running);
     let waiting = jobs.iter().filter(|job| job.status.is_active()).count();
     let detail = |key: &str| running.and_then(|job| job.detail.get(key)).cloned();

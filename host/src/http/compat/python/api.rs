@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use reverie_access::Caller;
 use reverie_memory::Kept;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -10,7 +11,7 @@ use uuid::Uuid;
 use warp::{Filter, path::Tail};
 
 use super::{
-    Content, Operation, Route, body,
+    Content, Operation, Route, access, body,
     error::or_error,
     modes::{Modes, modes},
     of, with,
@@ -31,10 +32,13 @@ pub fn routes(registry: &Arc<Registry>) -> Route {
     let told = warp::path("api")
         .and(warp::path::tail())
         .and(warp::post())
+        .and(access::caller(registry))
         .and(body::json(body::PLAIN, registry))
         .and(with(registry))
-        .then(|path: Tail, body: Kept<Vec<u8>>, registry: Arc<Registry>| async move {
-            or_error(write(path.as_str(), &body, registry).await.map(|answer| warp::reply::json(&answer)))
+        .then(|path: Tail, caller: Caller, body: Kept<Vec<u8>>, registry: Arc<Registry>| async move {
+            or_error(
+                write(path.as_str(), &caller, &body, registry).await.map(|answer| warp::reply::json(&answer)),
+            )
         });
     asked.or(told).unify().boxed()
 }
@@ -91,7 +95,7 @@ fn read(path: &str, registry: &Registry) -> Result<Value, Error> {
     }
 }
 
-async fn write(path: &str, body: &[u8], registry: Arc<Registry>) -> Result<Value, Error> {
+async fn write(path: &str, caller: &Caller, body: &[u8], registry: Arc<Registry>) -> Result<Value, Error> {
     match path {
         "modes/switch" => switch(body, &registry).map(|switched| json!(switched)),
         "modes/reload" => {
@@ -114,7 +118,7 @@ async fn write(path: &str, body: &[u8], registry: Arc<Registry>) -> Result<Value
             Some(id) => {
                 let unknown = || Error::not_found(format!("no job '{id}'"));
                 let id = Uuid::parse_str(id).map_err(|_| unknown())?;
-                dispatch::cancelled(&registry, id).await.map(|ack| json!(ack))
+                dispatch::cancelled(&registry, caller, id).await.map(|ack| json!(ack))
             }
             None => Err(unserved(path, READ)),
         },
@@ -290,14 +294,16 @@ struct Memory {
 
 #[derive(Serialize, JsonSchema)]
 struct Model {
-    model: PathBuf,
+    /// The name of its file or folder.
+    model: String,
     memory_mb: u64,
 }
 
 fn memory(registry: &Registry) -> Memory {
     let diffusion = &registry.services.diffusion;
     let loaded = diffusion.loaded().into_iter();
-    let models = loaded.map(|(model, bytes)| Model { model, memory_mb: bytes >> 20 }).collect();
+    let name = |model: PathBuf| model.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let models = loaded.map(|(model, bytes)| Model { model: name(model), memory_mb: bytes >> 20 }).collect();
     let gpu = diffusion.gpu();
     Memory {
         backend: diffusion.backend().to_owned(),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use reverie_access::Caller;
 use reverie_memory::Kept;
 use serde_json::{Map, Value};
 use warp::{
@@ -10,7 +11,7 @@ use warp::{
 };
 
 use super::{
-    Content, Manifest, Operation, Route, body,
+    Content, Manifest, Operation, Route, access, body,
     core::jobs::{self, Done},
     error::or_error,
     with,
@@ -24,10 +25,11 @@ use crate::{
 pub fn routes(registry: &Arc<Registry>) -> Route {
     warp::path!("generate")
         .and(warp::post())
+        .and(access::caller(registry))
         .and(body::json(body::PLAIN, registry))
         .and(with(registry))
-        .then(|body: Kept<Vec<u8>>, registry: Arc<Registry>| async move {
-            or_error(generate(&body, &registry).await)
+        .then(|caller: Caller, body: Kept<Vec<u8>>, registry: Arc<Registry>| async move {
+            or_error(generate(&caller, &body, &registry).await)
         })
         .boxed()
 }
@@ -56,10 +58,15 @@ pub fn operations() -> Vec<Operation> {
     vec![generate.errors_of_plugin()]
 }
 
-async fn generate(body: &[u8], registry: &Arc<Registry>) -> Result<impl Reply + use<>, Error> {
+async fn generate(
+    caller: &Caller,
+    body: &[u8],
+    registry: &Arc<Registry>,
+) -> Result<impl Reply + use<>, Error> {
     let params = body::object(body)?;
     known_mode(&params, registry)?;
-    let Done { job, key, content } = jobs::submit(registry, "generate", params, None).await?.done().await?;
+    let submitted = jobs::submit(registry, "generate", params, caller.owner(None)).await?;
+    let Done { job, key, content } = submitted.done().await?;
     let mut response = Response::builder()
         .header(header::CONTENT_TYPE, storage::media_type(&key))
         .header(header::CACHE_CONTROL, "no-store")

@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use warp::Filter;
 
-use super::{Content, File, Layer, Manifest, Operation, Route, body, core, error, multipart, of, with};
+use super::{
+    Content, File, Layer, Manifest, Operation, Route, access, body, core, error, multipart, of, with,
+};
 use crate::plugins::Registry;
 
 pub fn layer() -> Layer {

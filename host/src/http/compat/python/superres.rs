@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use reverie_access::Caller;
 use schemars::JsonSchema;
 use serde_json::{Map, Value};
 use warp::{
@@ -10,7 +11,7 @@ use warp::{
 };
 
 use super::{
-    Content, File, Operation, Route,
+    Content, File, Operation, Route, access,
     core::{
         jobs::{self, Done},
         uploads,
@@ -31,10 +32,14 @@ const FIELDS: &[&str] = &["magnitude", "scale", "quality", "model", "out_format"
 
 pub fn routes(registry: &Arc<Registry>) -> Route {
     let path = warp::path!("superres").or(warp::path!("v1" / "superres")).unify();
-    path.and(warp::post()).and(form()).and(with(registry)).then(
-        |form: FormData, registry: Arc<Registry>| async move { or_error(superres(form, &registry).await) },
-    )
-    .boxed()
+    path.and(warp::post())
+        .and(access::caller(registry))
+        .and(form())
+        .and(with(registry))
+        .then(|caller: Caller, form: FormData, registry: Arc<Registry>| async move {
+            or_error(superres(form, &caller, &registry).await)
+        })
+        .boxed()
 }
 
 /// Headers of enlarged pictures.
@@ -77,17 +82,21 @@ pub fn operations() -> Vec<Operation> {
     vec![at("/superres"), at("/v1/superres")]
 }
 
-async fn superres(form: FormData, registry: &Arc<Registry>) -> Result<impl Reply + use<>, Error> {
+async fn superres(
+    form: FormData,
+    caller: &Caller,
+    registry: &Arc<Registry>,
+) -> Result<impl Reply + use<>, Error> {
     // This API answers a bad field with 400, as a bad form.
     let bad_request = |error: Error| match error.kind {
         ErrorKind::InvalidInput => Error::new(ErrorKind::BadRequest, error.message),
         _ => error,
     };
-    let form = uploads::read(form, &registry.services.uploads, &["file"]).await?;
+    let form = uploads::read(form, &registry.services.uploads, caller.tenant(), &["file"]).await?;
     let file_ref = form.file.ok_or_else(|| uploads::missing_file("file"))?;
     let mut params = params(form.fields).map_err(bad_request)?;
     params.insert("fileRef".into(), file_ref.into());
-    let made = async { jobs::submit(registry, "sr", params, None).await?.done().await };
+    let made = async { jobs::submit(registry, "sr", params, caller.owner(None)).await?.done().await };
     let Done { job, key, content } = made.await.map_err(bad_request)?;
     let response = Response::builder()
         .header(header::CONTENT_TYPE, storage::media_type(&key))

@@ -10,12 +10,15 @@ use schemars::{
     generate::{Contract, SchemaSettings},
 };
 use serde_json::{Map, Value, json};
-use warp::{Filter, Reply, http::StatusCode};
+use warp::{
+    Filter, Reply,
+    http::{Method, StatusCode},
+};
 
 use super::{
     Route,
     describe::{Content, Errors, Manifest, Operation, Place, SchemaOf, Section},
-    with,
+    needs, with,
 };
 use crate::{error::ErrorKind, plugins::Registry};
 use plugins::Schemas;
@@ -66,8 +69,8 @@ fn document(registry: &Registry, sections: &[Section]) -> Value {
     let mut components = schemas.components;
     components.extend(read.take_definitions(true));
     components.extend(written.take_definitions(true));
-    let mut security = vec![json!({"bearer": []}), json!({"token": []})];
-    if registry.services.config.server.auth_token.is_empty() {
+    let mut security = vec![json!({"bearer": []}), json!({"session": []}), json!({"token": []})];
+    if !registry.services.access.is_keyed() {
         security.insert(0, json!({}));
     }
     json!({
@@ -81,8 +84,9 @@ fn document(registry: &Registry, sections: &[Section]) -> Value {
             "schemas": components,
             "responses": responses,
             "securitySchemes": {
-                "bearer": {"type": "http", "scheme": "bearer", "description": "The operator's `server.auth_token`."},
-                "token": {"type": "apiKey", "in": "query", "name": "token", "description": "The same in the address."},
+                "bearer": {"type": "http", "scheme": "bearer", "description": "A key."},
+                "session": {"type": "apiKey", "in": "cookie", "name": "reverie_session", "description": "The cookie of `POST /v1/session`."},
+                "token": {"type": "apiKey", "in": "query", "name": "token", "description": "A signature by `POST /v1/sign`."},
             },
         },
     })
@@ -128,6 +132,9 @@ impl Document {
         }
         if operation.open {
             described["security"] = json!([]);
+        } else {
+            let method = Method::from_bytes(operation.method.to_uppercase().as_bytes()).unwrap_or_default();
+            described["x-scope"] = needs::of(&method, &operation.path).accepted().into();
         }
         let path = self.paths.entry(&operation.path).or_insert_with(|| json!({}));
         path[operation.method] = described;
@@ -216,7 +223,8 @@ fn kinds(operation: &Operation) -> Vec<ErrorKind> {
     // By its origin.
     kinds.push(ErrorKind::Denied);
     if !operation.open {
-        kinds.push(ErrorKind::Unauthorized);
+        // By its key's limits.
+        kinds.extend([ErrorKind::Unauthorized, ErrorKind::Busy]);
     }
     if operation.body.is_some() {
         kinds.extend([ErrorKind::BadRequest, ErrorKind::TooLarge]);
