@@ -101,7 +101,9 @@ pub fn decode(content: &[u8], max_pixels: u64, memory: &Arc<Budget>) -> Result<K
     let none = || Error::invalid(format!("the file is not a picture; accepted are {ACCEPTED}"));
     let reader = reader(content).ok_or_else(none)?;
     if reader.format() == Some(ImageFormat::Jpeg) && !jpeg::is_whole(content) {
-        return Err(Error::invalid(format!("the file is a JPEG without its end; accepted are whole {ACCEPTED}")));
+        return Err(Error::invalid(format!(
+            "the file is a JPEG without its end; accepted are whole {ACCEPTED}"
+        )));
     }
     let mut held = memory.hold(Use::Pictures, HEADER_BYTES + content.len())?;
     let mut decoder = reader.into_decoder().map_err(broken)?;

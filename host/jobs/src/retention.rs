@@ -126,3 +126,91 @@ impl Retention {
         self.objects.get(&n).map_or(0, |objects| objects.iter().map(|object| object.bytes).sum())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Ended { n: u64, owner: usize, weight: usize },
+        Stored { n: u64, bytes: u64 },
+        Removed(u64),
+        Later(f64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let n = 0..20u64;
+        prop_oneof![
+            (n.clone(), 0..3usize, 0..1usize << 20).prop_map(|(n, owner, weight)| Step::Ended {
+                n,
+                owner,
+                weight
+            }),
+            (n.clone(), 0..1u64 << 20).prop_map(|(n, bytes)| Step::Stored { n, bytes }),
+            n.prop_map(Step::Removed),
+            (0.0..100.0).prop_map(Step::Later),
+        ]
+    }
+
+    fn config() -> Config {
+        Config {
+            default_type: String::new(),
+            queue_limit: 1,
+            max_params_bytes: 1,
+            max_params_values: 1,
+            concurrency: 1,
+            background_limit: 1,
+            background_concurrency: 1,
+            max_attempts: 1,
+            max_interruptions: 1,
+            keep_finished: 4,
+            keep_finished_total: 7,
+            keep_finished_hours: 0.1,
+            keep_records_mb: 2,
+            keep_outputs_mb: 2,
+            ledger: Default::default(),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_kept_is_within_the_limits(steps in proptest::collection::vec(step(), 1..80)) {
+            let (config, mut retention, mut now) = (config(), Retention::default(), 0.0);
+            for step in steps {
+                match step {
+                    Step::Ended { n, owner, weight } if !retention.ended.contains_key(&n) => {
+                        retention.ended(n, [None, Some("a"), Some("b")][owner], now, weight);
+                    }
+                    Step::Ended { .. } => {}
+                    Step::Stored { n, bytes } => {
+                        let key = format!("{n}-{bytes}");
+                        retention.stored(Object { key, n, attempt: 1, bytes });
+                    }
+                    Step::Removed(n) => drop(retention.remove(n)),
+                    Step::Later(seconds) => now += seconds,
+                }
+                let young: Vec<u64> =
+                    retention.ended.iter().filter(|(_, job)| job.at > now - GRACE_S).map(|(n, _)| *n).collect();
+                let stored = retention.objects().count();
+                let (gone, objects) = retention.excess(&config, now);
+                // Nothing is forgotten: what went was told, with all that it had stored.
+                prop_assert_eq!(retention.objects().count() + objects.len(), stored);
+                prop_assert!(gone.iter().all(|n| !retention.ended.contains_key(n) && !young.contains(n)));
+                let ended = || retention.ended.iter();
+                prop_assert_eq!(retention.weight, ended().map(|(_, job)| job.weight).sum::<usize>());
+                prop_assert_eq!(retention.bytes, ended().map(|(n, _)| retention.bytes_of(*n)).sum::<u64>());
+                let owned: usize = retention.by_owner.values().map(BTreeSet::len).sum();
+                prop_assert_eq!(owned, retention.ended.len());
+                // What is over a limit all the same is in its first minute, or takes none of what there is too much of.
+                let settled: Vec<u64> = ended().map(|(n, _)| *n).filter(|n| !young.contains(n)).collect();
+                prop_assert!(settled.iter().all(|n| retention.ended[n].at >= now - 360.0));
+                prop_assert!(retention.ended.len() <= 7 || settled.is_empty());
+                prop_assert!(retention.weight <= 2 << 20 || settled.is_empty());
+                prop_assert!(retention.bytes <= 2 << 20 || settled.iter().all(|n| retention.bytes_of(*n) == 0));
+            }
+        }
+    }
+}

@@ -104,8 +104,9 @@ impl Library {
             None => Arc::new(self.open(backend, path, vae)?),
         };
         let began = std::time::Instant::now();
-        let loras =
-            adapters.iter().map(|adapter| Ok((Arc::new(Lora::open(&adapter.path)?), adapter.strength as f32)));
+        let loras = adapters
+            .iter()
+            .map(|adapter| Ok((Arc::new(Lora::open(&adapter.path)?), adapter.strength as f32)));
         let loras = loras.collect::<Result<Vec<_>, _>>().map_err(error)?;
         let added =
             Adapters::for_model(&base.files, &loras).map_err(|e| Error::invalid(format!("loras: {e}")))?;
@@ -118,8 +119,7 @@ impl Library {
         let pipeline = pipeline.map_err(|error| base.error(error))?;
         tracing::info!(model = %path.display(), adapters = adapters.len(), "model loaded in {:.1} s", began.elapsed().as_secs_f32());
         let adapter_warnings = added.warnings().collect();
-        let model =
-            Arc::new(Model { pipeline, adapter_warnings, lane: Lane::default(), base: base.clone() });
+        let model = Arc::new(Model { pipeline, adapter_warnings, lane: Lane::default(), base: base.clone() });
         let mut shelf = self.shelf.lock();
         let used = shelf.tick();
         shelf.slots.push(Slot { base, adapters: adapters.to_vec(), model: model.clone(), used });

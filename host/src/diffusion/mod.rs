@@ -275,7 +275,9 @@ impl Diffusion {
         if request.strict
             && let Some(lost) = model.adapter_warnings.first()
         {
-            return Err(Error::invalid(format!("loras: {lost}; strict accepts those alone of which every part fits")));
+            return Err(Error::invalid(format!(
+                "loras: {lost}; strict accepts those alone of which every part fits"
+            )));
         }
         *self.current.lock() = Some(mode_name.clone());
         let loaded = Instant::now();

@@ -22,8 +22,7 @@ impl Diffusion {
         let pipeline = &model.pipeline;
         let (scheduler, spacing) = (request.scheduler.as_deref(), request.schedule_type.as_deref());
         // diffusers' pipeline with a mask reads old configurations in another way.
-        let own =
-            if request.mask.is_some() { pipeline.inpaint_scheduler() } else { pipeline.scheduler() };
+        let own = if request.mask.is_some() { pipeline.inpaint_scheduler() } else { pipeline.scheduler() };
         let scheduler = rules::scheduler(name, mode, scheduler, spacing, own)?;
         let few = pipeline.is_lcm() || pipeline.is_turbo();
         let (default_steps, default_guidance) = steps_and_guidance(few, scheduler.name());

@@ -269,6 +269,7 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use reverie_memory::{Budget, Use};
 
     use super::*;
@@ -357,5 +358,70 @@ mod tests {
         let Next::Close(close_code::TRY_AGAIN_LATER, reason) = second.next().await else { panic!("goes on") };
         assert!(reason.contains("server.memory_mb"), "{reason}");
         assert!(matches!(first.next().await, Next::Send(_)));
+    }
+
+    /// What somebody does to an outbox.
+    #[derive(Debug, Clone)]
+    enum Step {
+        Push(Option<u8>, usize),
+        Take,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let length = prop_oneof![0..200usize, 0..3000usize];
+        let push = (proptest::option::of(0..3u8), length).prop_map(|(key, length)| Step::Push(key, length));
+        prop_oneof![2 => push, 1 => Just(Step::Take)]
+    }
+
+    proptest! {
+        /// Beside a plain model: frames come in order, none without a key is missed unless the client is closed, each key's
+        /// newest comes, and nothing is over its limits.
+        #[test]
+        fn what_is_pushed_comes_or_the_client_goes(steps in proptest::collection::vec(step(), 1..60)) {
+            let (limits, budget) = (Limits { frames: 8, bytes: 6000 }, Budget::new(8000));
+            let outbox = within(limits, &budget);
+            let jobs = [1, 2, 3].map(Uuid::from_u128);
+            // Key and text, as they are to come.
+            let mut expected: VecDeque<(Option<u8>, String)> = VecDeque::new();
+            for (n, step) in steps.into_iter().enumerate() {
+                match step {
+                    Step::Push(key, length) => {
+                        let text = format!("{n} {}", "x".repeat(length));
+                        let frame = match key {
+                            Some(key) => Frame::progress(jobs[usize::from(key)], &*text),
+                            None => Frame::new(&*text),
+                        };
+                        let held = budget.used();
+                        outbox.push(frame);
+                        if outbox.state.lock().closed.is_some() {
+                            break;
+                        }
+                        match expected.iter_mut().find(|(other, _)| key.is_some() && *other == key) {
+                            // It may be left out where there is no memory for it: then the older one stays.
+                            Some(older) if budget.used() != held || older.1.len() == text.len() => older.1 = text,
+                            Some(_) => {}
+                            None if budget.used() != held => expected.push_back((key, text)),
+                            None => prop_assert!(key.is_some(), "a frame without a key was left out"),
+                        }
+                    }
+                    Step::Take => {
+                        let taken = outbox.state.lock().pop();
+                        let text = taken.map(|frame| match frame.content {
+                            Content::Text(text) => text.to_string(),
+                            Content::Binary(_) => unreachable!(),
+                        });
+                        prop_assert_eq!(text, expected.pop_front().map(|(_, text)| text));
+                    }
+                }
+                let state = outbox.state.lock();
+                let waiting: usize = state.frames.iter().map(Frame::bytes).sum();
+                prop_assert_eq!(state.waiting(), waiting);
+                prop_assert!(state.frames.len() <= limits.frames);
+                prop_assert!(waiting <= limits.bytes || state.frames.len() == 1);
+                prop_assert_eq!(budget.used(), waiting + state.sending);
+            }
+            drop(outbox);
+            prop_assert_eq!(budget.used(), 0);
+        }
     }
 }

@@ -12,7 +12,8 @@ pub fn is_whole(content: &[u8]) -> bool {
     let mut scanned = false;
     loop {
         // What is between segments, above all the data of a scan: a zero behind 0xff says that it is no marker.
-        let Some(at) = rest.windows(2).position(|pair| pair[0] == 0xff && !matches!(pair[1], 0 | 0xff)) else {
+        let Some(at) = rest.windows(2).position(|pair| pair[0] == 0xff && !matches!(pair[1], 0 | 0xff))
+        else {
             return false;
         };
         let marker = rest[at + 1];
@@ -42,7 +43,8 @@ mod tests {
     /// A JPEG with another one in its EXIF segment, as cameras write them.
     fn with_thumbnail() -> Vec<u8> {
         let plain = |side: u32| {
-            let picture = image::RgbImage::from_fn(side, side, |x, y| image::Rgb([(x * 7) as u8, (y * 9) as u8, 90]));
+            let picture =
+                image::RgbImage::from_fn(side, side, |x, y| image::Rgb([(x * 7) as u8, (y * 9) as u8, 90]));
             let mut content = Vec::new();
             let encoder = JpegEncoder::new_with_quality(&mut content, 90);
             encoder.write_image(&picture, side, side, image::ExtendedColorType::Rgb8).unwrap();

@@ -9,7 +9,9 @@ pub use reverie_models::pillow::Filter;
 pub fn rgb(picture: &DynamicImage) -> Vec<u8> {
     match picture {
         DynamicImage::ImageRgb8(picture) => picture.as_raw().clone(),
-        DynamicImage::ImageLuma16(picture) => grey_to_rgb(picture.as_raw().iter().map(|x| (*x).min(255) as u8)),
+        DynamicImage::ImageLuma16(picture) => {
+            grey_to_rgb(picture.as_raw().iter().map(|x| (*x).min(255) as u8))
+        }
         DynamicImage::ImageLumaA16(picture) => grey_to_rgb(picture.pixels().map(|pixel| upper(pixel[0]))),
         DynamicImage::ImageRgb16(picture) => picture.as_raw().iter().map(|x| upper(*x)).collect(),
         DynamicImage::ImageRgba16(picture) => {
@@ -23,14 +25,20 @@ pub fn rgb(picture: &DynamicImage) -> Vec<u8> {
 pub fn fitted(picture: &DynamicImage, [width, height]: [usize; 2]) -> Vec<u8> {
     let size = size(picture);
     let rgb = rgb(picture);
-    if size == [width, height] { rgb } else { pillow::resize(&rgb, size, 3, [width, height], Filter::Lanczos) }
+    if size == [width, height] {
+        rgb
+    } else {
+        pillow::resize(&rgb, size, 3, [width, height], Filter::Lanczos)
+    }
 }
 
 /// A mask of this size, a byte a pixel. One in colour is resized before it becomes grey, as by diffusers.
 pub fn mask(picture: &DynamicImage, to: [usize; 2]) -> Vec<u8> {
     match picture {
         DynamicImage::ImageLuma8(grey) if size(picture) == to => grey.as_raw().clone(),
-        DynamicImage::ImageLuma8(grey) => pillow::resize(grey.as_raw(), size(picture), 1, to, Filter::Lanczos),
+        DynamicImage::ImageLuma8(grey) => {
+            pillow::resize(grey.as_raw(), size(picture), 1, to, Filter::Lanczos)
+        }
         picture => pillow::grey(&fitted(picture, to)),
     }
 }
@@ -59,11 +67,13 @@ pub fn resize(picture: &DynamicImage, width: u32, height: u32, filter: Filter) -
             RgbImage::from_raw(width, height, to(rgb.as_raw(), 3)).map(DynamicImage::ImageRgb8)
         }
         DynamicImage::ImageLumaA8(grey) => {
-            let pixels = if weighs { weighed::<2>(grey.as_raw(), &|x| to(x, 2)) } else { to(grey.as_raw(), 2) };
+            let pixels =
+                if weighs { weighed::<2>(grey.as_raw(), &|x| to(x, 2)) } else { to(grey.as_raw(), 2) };
             GrayAlphaImage::from_raw(width, height, pixels).map(DynamicImage::ImageLumaA8)
         }
         DynamicImage::ImageRgba8(rgba) => {
-            let pixels = if weighs { weighed::<4>(rgba.as_raw(), &|x| to(x, 4)) } else { to(rgba.as_raw(), 4) };
+            let pixels =
+                if weighs { weighed::<4>(rgba.as_raw(), &|x| to(x, 4)) } else { to(rgba.as_raw(), 4) };
             RgbaImage::from_raw(width, height, pixels).map(DynamicImage::ImageRgba8)
         }
         picture => Some(picture.resize_exact(width, height, of_more_bits(filter))),
@@ -77,7 +87,8 @@ pub fn bytes_to_resize(picture: &DynamicImage, width: u32, height: u32) -> usize
     let [from_width, from_height] = size(picture);
     let (width, height) = (width as usize, height as usize);
     let between = (width * from_height).max(from_width * height);
-    let pixels = width.saturating_mul(height).saturating_add(between).saturating_add(from_width * from_height);
+    let pixels =
+        width.saturating_mul(height).saturating_add(between).saturating_add(from_width * from_height);
     pixels.saturating_mul(usize::from(picture.color().bytes_per_pixel()).max(3))
 }
 

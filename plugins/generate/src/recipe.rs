@@ -19,11 +19,8 @@ pub fn text(request: &Request, asked: &Order, made: &Made, scheduler_id: Option<
         "scheduler_id": scheduler_id,
         "mode": made.mode,
     });
-    let loras: Vec<Value> = asked
-        .loras
-        .iter()
-        .map(|lora| json!({"name": lora.name, "strength": lora.strength}))
-        .collect();
+    let loras: Vec<Value> =
+        asked.loras.iter().map(|lora| json!({"name": lora.name, "strength": lora.strength})).collect();
     // An id that was found says what the spacing says, too.
     let spacing = asked.schedule_type.as_ref().filter(|_| scheduler_id.is_none());
     let further = [

@@ -146,7 +146,9 @@ impl Request {
         if request.strict()
             && let Some(first) = warnings.first()
         {
-            return Err(Error::invalid_input(format!("{first}: strict accepts no other parameters than its own")));
+            return Err(Error::invalid_input(format!(
+                "{first}: strict accepts no other parameters than its own"
+            )));
         }
         Ok(Self { warnings, spelt: named.spelt, ..request })
     }

@@ -388,7 +388,9 @@ async fn inverted(mask: Kept<Vec<u8>>, registry: &Registry) -> Result<Kept<Vec<u
         // Its colours stay: it is resized before it becomes grey.
         let mask = mask.map(|mask| {
             let inverted = pillow::rgb(&mask).into_iter().map(|value| 255 - value).collect();
-            RgbImage::from_raw(width, height, inverted).map(DynamicImage::ImageRgb8).expect("three bytes a pixel")
+            RgbImage::from_raw(width, height, inverted)
+                .map(DynamicImage::ImageRgb8)
+                .expect("three bytes a pixel")
         });
         let encoding = Encoding { format: Format::Png, quality: 100 };
         pictures::encode(&mask, encoding, &memory)

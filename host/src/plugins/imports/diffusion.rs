@@ -79,8 +79,7 @@ impl wit::Host for CallState {
             Ok(made) => made,
             Err(error) => return Ok(Err(error)),
         };
-        let lora =
-            |lora: wit::Adapter| wit::Lora { name: lora.name, strength: lora.strength as f32 };
+        let lora = |lora: wit::Adapter| wit::Lora { name: lora.name, strength: lora.strength as f32 };
         Ok(Ok(wit::Generated {
             picture: made.picture,
             mode: made.mode,
@@ -110,8 +109,7 @@ impl wit::Host for CallState {
 
 /// A request of interface 0.2.3 and before as an order.
 fn order(request: wit::Request) -> wit::Order {
-    let adapter =
-        |lora: wit::Lora| wit::Adapter { name: lora.name, strength: decimal(lora.strength) };
+    let adapter = |lora: wit::Lora| wit::Adapter { name: lora.name, strength: decimal(lora.strength) };
     wit::Order {
         mode: request.mode,
         prompt: request.prompt,
