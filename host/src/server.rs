@@ -178,6 +178,8 @@ pub async fn registry(config: Config) -> Result<Arc<Registry>, String> {
         jobs,
         uploads: Uploads::new(config.uploads.clone(), memory.clone()),
         storage: Storage::open(&config.storage)?,
+        stored: Default::default(),
+        log_lines: Default::default(),
         storage_ok: AtomicBool::new(true),
         upscalers,
         diffusion,

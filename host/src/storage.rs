@@ -5,7 +5,7 @@ mod content;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use object_store::{
     ObjectStore, ObjectStoreExt, PutMode, PutPayload, local::LocalFileSystem, memory::InMemory, path::Path,
 };
@@ -143,6 +143,46 @@ impl Storage {
         let path = parse(key)?;
         let found = self.store.get(&path).await.map_err(|e| failed("read", key, &e))?;
         found.bytes().await.map_err(|e| failed("read", key, &e))
+    }
+
+    /// The same, into memory that `room` grants for so many bytes before any is read.
+    ///
+    /// # Errors
+    /// Those of [`Storage::get`], and of `room`.
+    pub async fn get_into<T>(
+        &self,
+        key: &str,
+        room: impl FnOnce(u64) -> Result<T, Error>,
+    ) -> Result<(Bytes, T), Error> {
+        let path = parse(key)?;
+        let found = self.store.get(&path).await.map_err(|e| failed("read", key, &e))?;
+        let granted = room(found.meta.size)?;
+        Ok((found.bytes().await.map_err(|e| failed("read", key, &e))?, granted))
+    }
+
+    /// The bytes under a key; none where there is nothing.
+    ///
+    /// # Errors
+    /// Those of [`Storage::get`].
+    pub async fn size(&self, key: &str) -> Result<Option<u64>, Error> {
+        match self.store.head(&parse(key)?).await {
+            Ok(meta) => Ok(Some(meta.size)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(failed("read", key, &error)),
+        }
+    }
+
+    /// Calls `see` with each key and the bytes under it.
+    ///
+    /// # Errors
+    /// Those of [`Storage::get`].
+    pub async fn each(&self, mut see: impl FnMut(&str, u64) + Send) -> Result<(), Error> {
+        let mut found = self.store.list(None);
+        while let Some(object) = found.next().await {
+            let object = object.map_err(|e| failed("list", "", &e))?;
+            see(object.location.as_ref(), object.size);
+        }
+        Ok(())
     }
 
     /// Opens what is stored under a key, to be read piece by piece.

@@ -141,6 +141,15 @@ impl Server {
         assert!(Command::new("kill").args([signal, &pid]).status().expect("kill runs").success());
     }
 
+    /// MiB of memory that the process has resident (Linux).
+    pub fn resident_mb(&self) -> usize {
+        let path = format!("/proc/{}/status", self.process.id());
+        let status = std::fs::read_to_string(path).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process has it");
+        let kib: usize = line.trim().trim_end_matches(" kB").trim().parse().expect("a number");
+        kib >> 10
+    }
+
     /// Waits until it has ended by itself; how it did.
     pub fn ended(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;

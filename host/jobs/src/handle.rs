@@ -7,6 +7,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use reverie_memory::{Held, Kept};
 use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
@@ -15,14 +16,44 @@ use crate::{
     error::{Error, ErrorKind},
 };
 
-/// Messages that may wait in the inbox of one job.
+/// Messages that may wait in the inbox of one job, and bytes of them all.
 const INBOX: usize = 256;
+const INBOX_BYTES: usize = 4 << 20;
 
 #[derive(Default)]
 struct Inbox {
-    waiting: VecDeque<String>,
+    waiting: Messages,
     /// Of a background job: the last ones that it took since it stored its state.
-    taken: VecDeque<String>,
+    taken: Messages,
+}
+
+/// Messages with their memory: those that an earlier process was told hold none.
+#[derive(Default)]
+struct Messages {
+    messages: VecDeque<(String, Option<Held>)>,
+    bytes: usize,
+}
+
+impl Messages {
+    /// Whether one of so many bytes fits beside the others.
+    fn has_room(&self, bytes: usize) -> bool {
+        self.messages.len() < INBOX && self.bytes + bytes <= INBOX_BYTES
+    }
+
+    fn push(&mut self, message: String, held: Option<Held>) {
+        self.bytes += message.len();
+        self.messages.push_back((message, held));
+    }
+
+    fn pop(&mut self) -> Option<(String, Option<Held>)> {
+        let first = self.messages.pop_front()?;
+        self.bytes -= first.0.len();
+        Some(first)
+    }
+
+    fn texts(&self) -> impl Iterator<Item = &String> {
+        self.messages.iter().map(|(message, _)| message)
+    }
 }
 
 /// What a running job and its worker share.
@@ -60,7 +91,9 @@ impl JobHandle {
 
     /// One of an earlier process, which was told this.
     pub(crate) fn with_told(self, told: Vec<String>) -> Self {
-        self.inbox.lock().waiting = told.into();
+        let mut inbox = self.inbox.lock();
+        told.into_iter().for_each(|message| inbox.waiting.push(message, None));
+        drop(inbox);
         self
     }
 
@@ -97,17 +130,20 @@ impl JobHandle {
     /// Puts a message into the inbox.
     ///
     /// # Errors
-    /// `Busy` when it is full.
-    pub fn post(&self, message: String) -> Result<(), Error> {
-        let mut inbox = self.inbox.lock();
-        if inbox.waiting.len() >= INBOX {
-            let job = self.id;
-            return Err(Error::new(
-                ErrorKind::Busy,
-                format!("the inbox of job {job} is full ({INBOX} messages)"),
-            ));
+    /// `TooLarge` for one that never fits, `Busy` when the inbox is full.
+    pub fn post(&self, message: Kept<String>) -> Result<(), Error> {
+        let (message, held) = message.apart();
+        let (job, bytes) = (self.id, message.len());
+        if bytes > INBOX_BYTES {
+            let error = format!("a message to job {job} has {bytes} bytes; its inbox takes {INBOX_BYTES}");
+            return Err(Error::new(ErrorKind::TooLarge, error));
         }
-        inbox.waiting.push_back(message);
+        let mut inbox = self.inbox.lock();
+        if !inbox.waiting.has_room(bytes) {
+            let error = format!("the inbox of job {job} is full ({INBOX} messages, {INBOX_BYTES} bytes)");
+            return Err(Error::new(ErrorKind::Busy, error));
+        }
+        inbox.waiting.push(message, Some(held));
         self.mail.notify_one();
         Ok(())
     }
@@ -118,12 +154,12 @@ impl JobHandle {
             return Vec::new();
         }
         let inbox = self.inbox.lock();
-        inbox.taken.iter().chain(&inbox.waiting).cloned().collect()
+        inbox.taken.texts().chain(inbox.waiting.texts()).cloned().collect()
     }
 
     /// Takes note that the job stored what came of the messages it took; whether there were any.
     pub(crate) fn settle(&self) -> bool {
-        !std::mem::take(&mut self.inbox.lock().taken).is_empty()
+        !std::mem::take(&mut self.inbox.lock().taken).messages.is_empty()
     }
 
     /// How long its computations have waited for the device.
@@ -139,11 +175,10 @@ impl JobHandle {
     pub async fn receive(&self, timeout: Duration) -> Option<String> {
         let take = || {
             let mut inbox = self.inbox.lock();
-            let message = inbox.waiting.pop_front()?;
+            let (message, held) = inbox.waiting.pop()?;
             if self.spec.background {
-                inbox.taken.push_back(message.clone());
-                let excess = inbox.taken.len().saturating_sub(INBOX);
-                inbox.taken.drain(..excess);
+                while !inbox.taken.has_room(message.len()) && inbox.taken.pop().is_some() {}
+                inbox.taken.push(message.clone(), held);
             }
             Some(message)
         };

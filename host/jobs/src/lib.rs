@@ -6,6 +6,7 @@
 mod clock;
 mod config;
 mod described;
+mod detail;
 pub mod error;
 mod handle;
 mod jobs;
@@ -25,6 +26,7 @@ use serde_json::{Map, Value};
 pub use clock::{Clock, Machine, now};
 pub use config::Config;
 pub use described::Described;
+pub use detail::MAX_DETAIL;
 use error::Error;
 pub use handle::JobHandle;
 pub use jobs::{Given, Jobs, Submitted, check_key, check_priority, unknown};

@@ -1,7 +1,7 @@
 //! Outputs that go when their jobs go. That they are to be deleted is stored before the first of them is, and forgotten after
 //! the last, so that a crash in between leaves none behind.
 
-use std::{future::Future, mem, sync::Arc};
+use std::{collections::HashSet, future::Future, mem, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -76,6 +76,14 @@ impl Jobs {
     pub fn tick(&self) {
         self.prune();
         drop(self.store.write(Change::Served(self.served()), Durability::Written));
+    }
+
+    /// The keys of the outputs of all jobs, and of those that are still to be deleted.
+    pub fn output_keys(&self) -> HashSet<String> {
+        let mut keys: HashSet<String> =
+            self.state.lock().retention.objects().map(|object| object.key.clone()).collect();
+        keys.extend(self.sweep.objects().into_iter().map(|object| object.key));
+        keys
     }
 
     /// Deletes outputs, for ever. `delete` is asked for each; one that fails is asked for again at the next start.

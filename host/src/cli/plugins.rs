@@ -61,6 +61,9 @@ fn print(report: &Report) {
         }
         None => println!("{} ({})", plain(&report.source.to_string()), report.state),
     }
+    if let Some(digest) = &report.digest {
+        println!("  digest   {digest}");
+    }
     if let Some(error) = &report.last_error {
         println!("  refused: {}", plain(error));
     }

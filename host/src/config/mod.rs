@@ -214,6 +214,8 @@ pub struct PluginRuntime {
     pub dir: PathBuf,
     pub hot_reload: bool,
     pub builtin: bool,
+    pub allowed_digests: Vec<String>,
+    pub minisign_keys: Vec<String>,
     pub cache_dir: PathBuf,
     pub max_instances: u32,
     pub threads: usize,

@@ -5,9 +5,15 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::Config;
-use crate::outbound::{Network, Origin};
+use crate::{
+    outbound::{Network, Origin},
+    plugins::Trust,
+};
 
-/// Bytes of a WebSocket message that a limit may allow: 1 GiB, which is all the memory that a plugin can have.
+/// MiB that a plugin may be allowed: more are a slip of the keyboard.
+const MAX_MEMORY_MB: usize = 1 << 16;
+
+/// Bytes of a WebSocket message that a limit may allow: 1 GiB, which is all the memory that a guest can have itself.
 const MAX_MESSAGE: usize = 1 << 30;
 
 /// Limits of one plugin.
@@ -29,6 +35,8 @@ pub struct Limits {
     pub http_max_body_bytes: usize,
     pub websocket_max_message_bytes: usize,
     pub file_max_bytes: u64,
+    pub storage_mb: u64,
+    pub log_lines_per_minute: u32,
 }
 
 /// What the operator grants to one plugin. A limit that is absent is that of `[plugin_runtime.limits]`.
@@ -75,6 +83,10 @@ pub struct Plugin {
     pub websocket_max_message_bytes: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file_max_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage_mb: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_lines_per_minute: Option<u32>,
 }
 
 impl Config {
@@ -100,17 +112,21 @@ impl Config {
                 .websocket_max_message_bytes
                 .unwrap_or(all.websocket_max_message_bytes),
             file_max_bytes: own.file_max_bytes.unwrap_or(all.file_max_bytes),
+            storage_mb: own.storage_mb.unwrap_or(all.storage_mb),
+            log_lines_per_minute: own.log_lines_per_minute.unwrap_or(all.log_lines_per_minute),
         }
     }
 
     /// Checks what the types can't say. The message names the key and what is accepted.
     pub(super) fn check_plugins(&self) -> Result<(), String> {
+        Trust::new(&self.plugin_runtime)?;
         for name in self.plugins.keys().map(String::as_str).chain([""]) {
             let limits = self.limits(name);
             let table =
                 if name.is_empty() { "plugin_runtime.limits".into() } else { format!("plugins.{name}") };
-            if !(1..=1024).contains(&limits.memory_mb) {
-                return Err(format!("{table}.memory_mb = {}: must be from 1 to 1024", limits.memory_mb));
+            if !(1..=MAX_MEMORY_MB).contains(&limits.memory_mb) {
+                let memory_mb = limits.memory_mb;
+                return Err(format!("{table}.memory_mb = {memory_mb}: must be from 1 to {MAX_MEMORY_MB}"));
             }
             if limits.message_concurrency == 0 || limits.job_concurrency == 0 {
                 return Err(format!("{table}: message_concurrency and job_concurrency must be at least 1"));

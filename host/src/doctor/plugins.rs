@@ -43,6 +43,7 @@ pub async fn check(config: &Config, area: &mut Area<'_>) {
     for report in &reports {
         tell(report, config, area);
     }
+    tell_pins(&reports, config, area);
     if reports.is_empty() {
         area.warning(
             "there is no plugin: the server handles no job",
@@ -67,6 +68,34 @@ pub async fn check(config: &Config, area: &mut Area<'_>) {
                 ),
             );
         }
+    }
+}
+
+/// Says whether any file may be a plugin, and which pinned ones are missed.
+fn tell_pins(reports: &[Report], config: &Config, area: &mut Area<'_>) {
+    let runtime = &config.plugin_runtime;
+    let (digests, keys) = (&runtime.allowed_digests, runtime.minisign_keys.len());
+    if digests.is_empty() && keys == 0 {
+        let files = reports.iter().filter(|report| matches!(report.source, Source::File(_)));
+        let loaded: Vec<&str> = files
+            .filter(|report| report.plugin.is_some())
+            .filter_map(|report| report.digest.as_deref())
+            .collect();
+        if !loaded.is_empty() {
+            area.note(
+                "any file in the plugin folder is loaded",
+                format!("to pin those that are there now, set plugin_runtime.allowed_digests = {loaded:?}"),
+            );
+        }
+        return;
+    }
+    area.ok(format!("files are pinned: by {} digest(s) and {keys} key(s) of minisign", digests.len()));
+    let found = |digest: &str| reports.iter().any(|report| report.digest.as_deref() == Some(digest));
+    for digest in digests.iter().filter(|digest| !found(&digest.to_ascii_lowercase())) {
+        area.note(
+            format!("plugin_runtime.allowed_digests has {digest}, which no file has"),
+            "take it out unless that file is still to come",
+        );
     }
 }
 
@@ -102,6 +131,9 @@ fn tell(report: &Report, config: &Config, area: &mut Area<'_>) {
         let remedy = match &report.source {
             Source::File(path) if error.contains("not granted") => {
                 format!("grant it as it says, if you trust the plugin, or remove {}", path.display())
+            }
+            Source::File(path) if error.contains("allowed_digests") => {
+                format!("add its digest if you trust it, or remove {}", path.display())
             }
             Source::File(path) => format!(
                 "replace {} by a component for wasm32-wasip2 that this server runs (reverie plugins FILE checks one), or \

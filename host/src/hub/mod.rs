@@ -85,11 +85,16 @@ pub struct Client {
 
 impl Client {
     /// Queues a direct reply. `id` is the correlation id of the request.
-    pub fn reply(&self, mut message: Value, id: Option<&Value>) {
+    pub fn reply(&self, message: Value, id: Option<&Value>) {
+        self.outbox.push(Self::answer(message, id));
+    }
+
+    /// The frame of a direct reply.
+    pub fn answer(mut message: Value, id: Option<&Value>) -> Frame {
         if let (Some(id), Some(object)) = (id, message.as_object_mut()) {
             object.insert("id".into(), id.clone());
         }
-        self.outbox.push(Frame::new(message.to_string()));
+        Frame::new(message.to_string())
     }
 
     /// Makes the events of a job come to this connection too.
@@ -147,12 +152,12 @@ impl Hub {
         self.len() == 0
     }
 
-    /// Sends a message to every connection of one client. False when it has none.
-    pub fn send(&self, client: &str, message: &str) -> bool {
+    /// Sends a frame to every connection of one client. False when it has none.
+    pub fn send(&self, client: &str, frame: Frame) -> bool {
         let clients = self.clients.read();
         let mut found = false;
         for connection in clients.values().filter(|c| c.id == client) {
-            connection.outbox.push(Frame::new(message));
+            connection.outbox.push(frame.clone());
             found = true;
         }
         found

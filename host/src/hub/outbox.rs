@@ -1,6 +1,7 @@
 //! What waits to be sent to one client: bounded, and newer progress takes the place of older.
 
 use std::{
+    any::Any,
     collections::VecDeque,
     future::poll_fn,
     hash::{DefaultHasher, Hash, Hasher},
@@ -32,6 +33,8 @@ pub enum Key {
 pub struct Frame {
     pub content: Content,
     key: Option<Key>,
+    /// Dropped with the last of the frame.
+    _with: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 /// What it holds.
@@ -55,7 +58,7 @@ impl Frame {
     }
 
     pub fn new(text: impl Into<Arc<str>>) -> Self {
-        Self { content: Content::Text(text.into()), key: None }
+        Self { content: Content::Text(text.into()), key: None, _with: None }
     }
 
     /// Progress of a job, which a later frame of the same job may replace while it waits.
@@ -70,7 +73,7 @@ impl Frame {
 
     /// The same as a binary message.
     pub fn binary_preview(job: Uuid, content: Vec<u8>) -> Self {
-        Self { content: Content::Binary(content.into()), key: Some(Key::Preview(job)) }
+        Self { content: Content::Binary(content.into()), key: Some(Key::Preview(job)), _with: None }
     }
 
     /// An event of a job. Where it has a topic, a later one of the same topic may replace it while it waits.
@@ -81,6 +84,11 @@ impl Frame {
             Key::Event(job, hasher.finish())
         });
         Self { key, ..Self::new(text) }
+    }
+
+    /// The same, and something that is kept for as long as it waits, such as the memory that it takes of who sent it.
+    pub fn with(self, kept: impl Any + Send + Sync) -> Self {
+        Self { _with: Some(Arc::new(kept)), ..self }
     }
 
     /// The server's status, which a later one may replace while it waits.

@@ -5,18 +5,25 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 use serde_json::{Map, Value};
 use tokio::sync::{Mutex as AsyncMutex, OwnedSemaphorePermit};
 use tracing::Instrument;
-use wasmtime::{Store, Trap};
+use wasmtime::{Store, Trap, component::ResourceTableError};
 
 use super::{
     Plugin, Services,
     bindings::{Plugin as World, reverie::handler::types as wit},
     engine::Engine,
     instance::{self, Allowance, CallState, CpuTimeExceeded, Origin},
+    memory::Exhausted,
 };
 use crate::{
     error::{Error, ErrorKind},
     jobs::{JobHandle, Output},
 };
+
+/// wasmtime's words, whose type is its own, for a call that passed the host more than it may.
+const TOO_MUCH_PASSED: &str = "fuel allocated for hostcalls";
+
+/// Bytes of an error's message that a guest may return.
+const MAX_MESSAGE: usize = 16 << 10;
 
 /// What a job declared with `job.complete` or `job.requeue`.
 pub enum Completion {
@@ -103,24 +110,44 @@ fn completed(
         Ok(Ok(())) => Ok(state.completion.take()),
         Ok(Err(error)) => Err(error.into()),
         Err(trap) => {
-            let refused = state.refused();
-            let cause = if trap.is::<CpuTimeExceeded>() {
-                return Err(fault(
-                    plugin,
-                    ErrorKind::Timeout,
-                    &format!("used more than {} ms of CPU time and was stopped", allowance.cpu_ms),
-                ));
-            } else if let Some(refused) = refused {
-                refused
-            } else if let Some(trap) = trap.downcast_ref::<Trap>() {
-                format!("trapped: {trap}")
-            } else {
-                format!("failed: {}", trap.root_cause())
-            };
-            tracing::warn!(plugin = &*plugin.name, error = format!("{trap:#}"), "plugin fault");
-            Err(fault(plugin, ErrorKind::Internal, &cause))
+            let (kind, cause) = cause(plugin, allowance, state, &trap);
+            if state.services.log_lines.admit(&plugin.name, plugin.limits.log_lines_per_minute) {
+                tracing::warn!(plugin = &*plugin.name, error = format!("{trap:#}"), "plugin fault");
+            }
+            Err(fault(plugin, kind, &cause))
         }
     }
+}
+
+/// What ended a call.
+fn cause(
+    plugin: &Plugin,
+    allowance: Allowance,
+    state: &mut CallState,
+    trap: &wasmtime::Error,
+) -> (ErrorKind, String) {
+    if trap.is::<CpuTimeExceeded>() {
+        let cpu_ms = allowance.cpu_ms;
+        return (ErrorKind::Timeout, format!("used more than {cpu_ms} ms of CPU time and was stopped"));
+    }
+    if let Some(exhausted) = trap.downcast_ref::<Exhausted>() {
+        return (exhausted.kind(), exhausted.to_string());
+    }
+    if let Some(refused) = state.refused() {
+        return refused;
+    }
+    let cause = if let Some(trap) = trap.downcast_ref::<Trap>() {
+        format!("trapped: {trap}")
+    } else if let Some(ResourceTableError::Full) = trap.downcast_ref() {
+        let entries = state.wasi_table.max_capacity();
+        format!("has {entries} resources of WASI, which is all that it may have (connections allows more)")
+    } else if trap.root_cause().to_string().contains(TOO_MUCH_PASSED) {
+        let limit = plugin.limits.memory_mb;
+        format!("passed more than it may have to the host (plugins.{}.memory_mb = {limit})", plugin.name)
+    } else {
+        format!("failed: {}", trap.root_cause())
+    };
+    (ErrorKind::Internal, cause)
 }
 
 fn fault(plugin: &Plugin, kind: ErrorKind, cause: &str) -> Error {
@@ -156,7 +183,9 @@ impl From<wit::Error> for Error {
             wit::ErrorKind::Unavailable => ErrorKind::Unavailable,
             wit::ErrorKind::Internal => ErrorKind::Internal,
         };
-        Error::new(kind, error.message)
+        let mut message = error.message;
+        message.truncate(message.floor_char_boundary(MAX_MESSAGE));
+        Error::new(kind, message)
     }
 }
 

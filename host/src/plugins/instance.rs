@@ -14,8 +14,21 @@ use super::{
     call::Completion,
     engine::{Engine, TICK},
     imports::Http,
+    memory::{Memory, Part},
+    resources::Resources,
 };
-use crate::{config::Limits, hub::Client, jobs::JobHandle, outbound::Outbound};
+use crate::{config::Limits, error::ErrorKind, hub::Client, jobs::JobHandle, outbound::Outbound};
+
+/// Entries of WASI's own resources that a call may have: those of a few dozen requests, and more where it may have more
+/// connections. Nothing else counts them.
+const WASI_ENTRIES: usize = 128;
+const WASI_ENTRIES_PER_CONNECTION: usize = 16;
+
+/// The most bytes of randomness at once, by WASI as by the contract's `random.bytes`.
+const WASI_RANDOM_BYTES: u64 = 65536;
+
+/// Bytes of an element of a table, at most.
+const TABLE_ELEMENT: usize = 16;
 
 /// Whose request the call serves.
 pub enum Origin {
@@ -30,7 +43,11 @@ pub enum Origin {
 
 /// What the host functions of a call see.
 pub struct CallState {
-    pub table: ResourceTable,
+    /// What the call has of memory; whatever the host holds for its guest is taken from it.
+    pub memory: Memory,
+    pub resources: Resources,
+    /// WASI's own resources, of a bounded number.
+    pub wasi_table: ResourceTable,
     /// Made when a guest first calls into WASI: most never do.
     wasi: Option<WasiCtx>,
     /// Made when a guest first speaks HTTP.
@@ -41,16 +58,19 @@ pub struct CallState {
     pub plugin: Arc<str>,
     pub origin: Origin,
     pub completion: Option<Completion>,
+    /// The memory of what the job completed with.
+    pub completion_part: Option<Part>,
     /// Whether the guest was told that its job was cancelled.
     pub knows_of_cancel: bool,
+    pub log_lines_per_minute: u32,
     limiter: Limiter,
     cpu_ms: u64,
     cpu_ticks: u64,
 }
 
 impl CallState {
-    /// Which limit on memory or tables the guest met, if any.
-    pub fn refused(&mut self) -> Option<String> {
+    /// Which limit on memory or tables the guest met, if any, and the kind of the error that ends its call.
+    pub fn refused(&mut self) -> Option<(ErrorKind, String)> {
         self.limiter.refused.take()
     }
 
@@ -79,38 +99,48 @@ impl CallState {
 
 impl WasiView for CallState {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        // Nothing is granted: no files, sockets, arguments, environment or standard streams.
-        let ctx = self.wasi.get_or_insert_with(|| WasiCtx::builder().build());
-        WasiCtxView { ctx, table: &mut self.table }
+        // Nothing is granted: no files, sockets, arguments, environment or standard streams. A socket that leads nowhere would
+        // still take one of the process's descriptors.
+        let build = || {
+            let mut builder = WasiCtx::builder();
+            builder.allow_tcp(false).allow_udp(false).max_random_size(WASI_RANDOM_BYTES).build()
+        };
+        WasiCtxView { ctx: self.wasi.get_or_insert_with(build), table: &mut self.wasi_table }
     }
 }
 
 /// Enforces memory and table limits, and remembers that it did: the guest only sees a failed `memory.grow`.
 struct Limiter {
-    memory: usize,
+    /// The guest's linear memories and tables.
+    own: Part,
     table_elements: usize,
     instances: usize,
-    used: usize,
-    refused: Option<String>,
+    refused: Option<(ErrorKind, String)>,
+}
+
+impl Limiter {
+    /// Whether the guest gets so many bytes more.
+    fn grow(&mut self, more: usize) -> bool {
+        let grown = self.own.grow(more);
+        if let Err(exhausted) = &grown {
+            self.refused = Some((exhausted.kind(), exhausted.to_string()));
+        }
+        grown.is_ok()
+    }
 }
 
 impl ResourceLimiter for Limiter {
     fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        self.used += desired.saturating_sub(current);
-        if self.used > self.memory {
-            self.used -= desired.saturating_sub(current);
-            self.refused = Some(format!("ran out of memory (memory_mb = {})", self.memory >> 20));
-            return Ok(false);
-        }
-        Ok(true)
+        Ok(self.grow(desired.saturating_sub(current)))
     }
 
-    fn table_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+    fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
         if desired > self.table_elements {
-            self.refused = Some(format!("ran out of table space (table_elements = {})", self.table_elements));
+            let cause = format!("ran out of table space (table_elements = {})", self.table_elements);
+            self.refused = Some((ErrorKind::Internal, cause));
             return Ok(false);
         }
-        Ok(true)
+        Ok(self.grow(desired.saturating_sub(current) * TABLE_ELEMENT))
     }
 
     fn instances(&self) -> usize {
@@ -146,15 +176,20 @@ pub fn store(
     limits: &Limits,
     cpu_ms: u64,
 ) -> Store<CallState> {
+    let limit = limits.memory_mb << 20;
+    let memory = Memory::new(plugin.clone(), limit, services.memory.clone());
     let limiter = Limiter {
-        memory: limits.memory_mb << 20,
+        own: memory.nothing(),
         table_elements: limits.table_elements,
         instances: limits.instances,
-        used: 0,
         refused: None,
     };
+    let mut wasi_table = ResourceTable::new();
+    wasi_table.set_max_capacity(WASI_ENTRIES + WASI_ENTRIES_PER_CONNECTION * limits.connections);
     let state = CallState {
-        table: ResourceTable::new(),
+        memory,
+        resources: Resources::default(),
+        wasi_table,
         wasi: None,
         http: None,
         outbound: None,
@@ -162,12 +197,17 @@ pub fn store(
         plugin,
         origin,
         completion: None,
+        completion_part: None,
         knows_of_cancel: false,
+        log_lines_per_minute: limits.log_lines_per_minute,
         limiter,
         cpu_ms,
         cpu_ticks: 0,
     };
     let mut store = Store::new(&engine.wasmtime, state);
+    // What a guest passes to the host is copied before the host function sees it: no more than it may have at all, though the same
+    // bytes can be named many times over.
+    store.set_hostcall_fuel(limit);
     store.limiter(|state| &mut state.limiter);
     store.set_epoch_deadline(1);
     // A tick is counted when guest code is found running at its end, so time spent in the host is nearly free.

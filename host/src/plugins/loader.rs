@@ -32,6 +32,12 @@ const MANIFEST_ALLOWANCE: Allowance = Allowance { cpu_ms: 500, wall_ms: 2000 };
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
+/// Characters of a version.
+const MAX_VERSION: usize = 64;
+
+/// Bytes of all texts of a manifest: they are kept as long as the plugin.
+const MAX_MANIFEST: usize = 1 << 20;
+
 /// Types that the host handles itself.
 const RESERVED: &[&str] = &["ping", "pong", "error"];
 const RESERVED_DOMAINS: &[&str] = &["job:", "system:"];
@@ -44,6 +50,7 @@ pub async fn load(
     engine: &Arc<Engine>,
     services: &Arc<Services>,
     bytes: Arc<[u8]>,
+    digest: String,
 ) -> Result<Plugin, String> {
     let compiling = engine.clone();
     let compiled = tokio::task::spawn_blocking(move || compile(&compiling, &bytes)).await;
@@ -64,6 +71,7 @@ pub async fn load(
         running: Arc::new(Semaphore::new(calls)),
         admitted: Arc::new(Semaphore::new(calls * (1 + WAITING_PER_CALL))),
         limits,
+        digest,
         name,
         pre,
         warm: Warm::default(),
@@ -165,18 +173,28 @@ async fn read_manifest(
 
 fn check_manifest(manifest: &wit::Manifest) -> Result<(), String> {
     let name = &manifest.name;
+    let entries = manifest.messages.iter().chain(&manifest.jobs);
+    let texts = entries.map(|entry| entry.name.len() + entry.description.len() + entry.schema.len() + 64);
+    let lists = manifest.background.iter().chain(&manifest.capabilities).map(|name| name.len() + 64);
+    let bytes = manifest.description.len() + texts.chain(lists).sum::<usize>();
+    if bytes > MAX_MANIFEST {
+        return Err(format!("its manifest has {bytes} bytes; accepted are {MAX_MANIFEST}"));
+    }
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     if name.is_empty() || name.len() > 64 || !name.bytes().all(plain) {
         return Err(format!(
-            "its manifest's name {name:?} is not valid: accepted are 1 to 64 lower-case letters, digits and '-'"
+            "its manifest's name {:?} is not valid: accepted are 1 to 64 lower-case letters, digits and '-'",
+            name.chars().take(80).collect::<String>()
         ));
     }
     let numbers = manifest.version.split(['-', '+']).next().unwrap_or_default();
     let numbers: Vec<&str> = numbers.split('.').collect();
-    if numbers.len() != 3 || numbers.iter().any(|n| n.parse::<u32>().is_err()) {
+    let plain =
+        manifest.version.len() <= MAX_VERSION && manifest.version.bytes().all(|b| b.is_ascii_graphic());
+    if !plain || numbers.len() != 3 || numbers.iter().any(|n| n.parse::<u32>().is_err()) {
         return Err(format!(
             "its manifest's version {:?} is not a semantic version such as 1.2.0",
-            manifest.version
+            manifest.version.chars().take(MAX_VERSION).collect::<String>()
         ));
     }
     if manifest.messages.is_empty() && manifest.jobs.is_empty() {

@@ -9,8 +9,13 @@ mod engine;
 mod imports;
 mod instance;
 mod loader;
+mod log_lines;
+mod memory;
 mod registry;
+mod resources;
 mod schema;
+mod stored;
+mod trust;
 mod watcher;
 
 use std::{
@@ -49,8 +54,11 @@ use instance::{Allowance, CallState, Origin, Warm};
 
 use described::Described;
 pub use engine::Engine;
+pub use log_lines::LogLines;
 pub use registry::{Change, Registry, Report, Reported, Source, builtin};
 pub use schema::Schema;
+pub use stored::Stored;
+pub use trust::Trust;
 pub use watcher::{Watcher, watch};
 
 /// Callers that may wait for one that runs, for each call a plugin may run at once.
@@ -83,6 +91,10 @@ pub struct Services {
     pub jobs: Arc<Jobs>,
     pub uploads: Arc<Uploads>,
     pub storage: Storage,
+    /// What each plugin has stored.
+    pub stored: Stored,
+    /// What each plugin writes to the log.
+    pub log_lines: LogLines,
     /// What the last check of the storage found.
     pub storage_ok: AtomicBool,
     pub upscalers: Arc<Upscalers>,
@@ -221,6 +233,8 @@ pub struct Plugin {
     pub jobs: BTreeMap<String, Arc<Entry>>,
     pub capabilities: Vec<String>,
     pub limits: Limits,
+    /// Of its file or of its content in the binary: `sha256:` and 64 hexadecimal digits.
+    pub digest: String,
     pre: PluginPre<CallState>,
     warm: Warm,
     /// Message calls that run.

@@ -14,7 +14,10 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::sync::Mutex;
 
-use super::{Described, Engine, Entry, Plugin, Services, loader};
+use super::{
+    Described, Engine, Entry, Plugin, Services, Trust, loader,
+    trust::{digest, signature_of},
+};
 use crate::{
     health::{Health, Probes},
     hub::Frame,
@@ -65,6 +68,8 @@ pub struct Report {
     pub plugin: Option<Arc<Plugin>>,
     /// `active`, `shadowed` (a file has taken a built-in's place) or `failed` (nothing of it serves).
     pub state: &'static str,
+    /// Of the content that serves or, where none does, of the newest: `sha256:` and 64 hexadecimal digits.
+    pub digest: Option<String>,
     /// Why the newest load was refused. With a plugin: an older version still serves.
     pub last_error: Option<String>,
 }
@@ -81,6 +86,8 @@ pub struct Reported {
     source: String,
     /// `active`, `shadowed` (a file has taken a built-in's place) or `failed` (nothing of it serves).
     state: &'static str,
+    /// Of the content that serves or, where none does, of the newest: `sha256:` and 64 hexadecimal digits.
+    digest: Option<String>,
     /// Why the newest load was refused. With a version: an older one still serves.
     last_error: Option<String>,
 }
@@ -91,6 +98,7 @@ impl Report {
             plugin: self.plugin.as_ref().map(|plugin| plugin.describe()),
             source: self.source.to_string(),
             state: self.state,
+            digest: self.digest.clone(),
             last_error: self.last_error.clone(),
         }
     }
@@ -108,6 +116,8 @@ struct Table {
 #[derive(Default)]
 struct Slot {
     plugin: Option<Arc<Plugin>>,
+    /// Of the newest content.
+    digest: Option<String>,
     last_error: Option<String>,
     /// Refused only because another plugin claims the same: tried again when one goes.
     waiting: Option<Arc<Plugin>>,
@@ -120,6 +130,7 @@ pub struct Registry {
     table: RwLock<Arc<Table>>,
     /// Also serialises changes.
     slots: Mutex<BTreeMap<Source, Slot>>,
+    trust: Trust,
     probes: Probes,
 }
 
@@ -131,6 +142,7 @@ impl Registry {
             services: services.clone(),
             table: RwLock::default(),
             slots: Mutex::default(),
+            trust: Trust::new(&services.config.plugin_runtime).expect("checked with the configuration"),
             probes: Probes::default(),
         });
         let _ = services.registry.set(Arc::downgrade(&registry));
@@ -143,6 +155,7 @@ impl Registry {
         for path in components(&config.dir) {
             registry.load_file(&path).await;
         }
+        tokio::spawn(async move { services.count_stored().await });
         registry
     }
 
@@ -187,7 +200,8 @@ impl Registry {
                     None => "failed",
                 };
                 let (plugin, last_error) = (slot.plugin.clone(), slot.last_error.clone());
-                Report { source: source.clone(), plugin, state, last_error }
+                let digest = plugin.as_ref().map(|plugin| &plugin.digest).or(slot.digest.as_ref()).cloned();
+                Report { source: source.clone(), plugin, state, digest, last_error }
             })
             .collect()
     }
@@ -198,21 +212,25 @@ impl Registry {
             Ok(bytes) => self.load(Source::File(path.to_owned()), bytes.into()).await,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.remove(path).await,
             Err(error) => {
-                self.refuse(Source::File(path.to_owned()), format!("it can't be read: {error}")).await
+                self.refuse(Source::File(path.to_owned()), None, format!("it can't be read: {error}")).await
             }
         }
     }
 
     async fn load(&self, source: Source, bytes: Arc<[u8]>) -> Change {
         let began = std::time::Instant::now();
-        let plugin = match loader::load(&self.engine, &self.services, bytes).await {
+        let digest = digest(&bytes);
+        if let Err(error) = self.check_trust(&source, &bytes, &digest).await {
+            return self.refuse(source, Some(digest), error).await;
+        }
+        let plugin = match loader::load(&self.engine, &self.services, bytes, digest.clone()).await {
             Ok(plugin) => Arc::new(plugin),
-            Err(error) => return self.refuse(source, error).await,
+            Err(error) => return self.refuse(source, Some(digest), error).await,
         };
         let mut slots = self.slots.lock().await;
         if let Err(error) = self.claim(&slots, &source, &plugin) {
             let slot = slots.entry(source.clone()).or_default();
-            (slot.waiting, slot.last_error) = (Some(plugin), Some(error.clone()));
+            (slot.waiting, slot.last_error, slot.digest) = (Some(plugin), Some(error.clone()), Some(digest));
             self.announce(Change::Refused, &source, slot.plugin.clone(), Some(error));
             return Change::Refused;
         }
@@ -227,10 +245,20 @@ impl Registry {
         change
     }
 
-    async fn refuse(&self, source: Source, error: String) -> Change {
+    /// Whether a file is pinned, where files are. What is in the binary is trusted as that is.
+    async fn check_trust(&self, source: &Source, bytes: &[u8], digest: &str) -> Result<(), String> {
+        let Source::File(path) = source else { return Ok(()) };
+        let signature = match self.trust.has_keys() {
+            true => tokio::fs::read_to_string(signature_of(path)).await.ok(),
+            false => None,
+        };
+        self.trust.check(bytes, digest, signature.as_deref())
+    }
+
+    async fn refuse(&self, source: Source, digest: Option<String>, error: String) -> Change {
         let mut slots = self.slots.lock().await;
         let slot = slots.entry(source.clone()).or_default();
-        (slot.last_error, slot.waiting) = (Some(error.clone()), None);
+        (slot.last_error, slot.waiting, slot.digest) = (Some(error.clone()), None, digest);
         self.announce(Change::Refused, &source, slot.plugin.clone(), Some(error));
         Change::Refused
     }

@@ -15,7 +15,7 @@ use notify::{
 use reverie_crash::vital;
 use tokio::sync::mpsc;
 
-use super::{Registry, registry};
+use super::{Registry, registry, trust::signed_by};
 
 /// Rest after a write that was seen to end (closed, or renamed into place).
 const SETTLE: Duration = Duration::from_millis(30);
@@ -64,6 +64,8 @@ pub fn watch(registry: &Arc<Registry>) -> Result<Watcher, String> {
                     let Some((path, rest)) = change else { return };
                     // The events carry the path as the folder was given, plus the name.
                     let path = path.file_name().map_or(path.clone(), |name| dir.join(name));
+                    // A signature that comes after its component is for that.
+                    let path = signed_by(&path).unwrap_or(path);
                     if registry::is_component(&path) {
                         due.insert(path, Instant::now() + rest);
                     }

@@ -45,12 +45,17 @@ impl Jobs {
         self.work.notify_waiters();
     }
 
-    /// Records the progress of a running job: `fraction` 0 to 1 and fields merged into `progress`.
-    pub fn progress(&self, id: Uuid, fraction: f32, detail: Map<String, Value>) {
+    /// Records the progress of a running job: `fraction` 0 to 1 and fields merged into `progress`. False where those would lead over
+    /// [`MAX_DETAIL`](crate::MAX_DETAIL): then nothing is recorded.
+    pub fn progress(&self, id: Uuid, fraction: f32, detail: Map<String, Value>) -> bool {
         let mut state = self.state.lock();
+        if !state.detail_fits(id, &detail) {
+            return false;
+        }
         if state.progress(id, fraction, detail) {
             self.publish(&state, id);
         }
+        true
     }
 
     /// Takes note that a running job has stored its work: crashes before this count no more.

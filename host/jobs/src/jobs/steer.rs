@@ -1,5 +1,6 @@
 //! What the owner of a job does to it: cancel it, change its priority, tell it something, delete it.
 
+use reverie_memory::Kept;
 use uuid::Uuid;
 
 use super::{Given, Jobs, submit::taken_apart, unknown, unwritten};
@@ -68,8 +69,9 @@ impl Jobs {
     /// that it names, when this returns, and comes again after a crash until the job has stored what came of it.
     ///
     /// # Errors
-    /// `NotFound` for an unknown or ended job, `Busy` when its inbox is full, `Unavailable` when it can't be stored.
-    pub async fn post(&self, id: Uuid, message: String, given: Vec<Given>) -> Result<(), Error> {
+    /// `NotFound` for an unknown or ended job, `TooLarge` for a message that no inbox takes, `Busy` when it is full, `Unavailable`
+    /// when it can't be stored.
+    pub async fn post(&self, id: Uuid, message: Kept<String>, given: Vec<Given>) -> Result<(), Error> {
         let stored = {
             let mut state = self.state.lock();
             let handle = state.handle(id).filter(|_| state.status(id).is_some_and(Status::is_active));

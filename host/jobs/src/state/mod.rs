@@ -17,7 +17,9 @@ pub use restart::Restored;
 
 use reverie_memory::Held;
 
-use crate::{Input, JobHandle, MayStart, Record, Snapshot, Spec, Status, retention::Retention, weight};
+use crate::{
+    Input, JobHandle, MayStart, Record, Snapshot, Spec, Status, detail, retention::Retention, weight,
+};
 
 #[derive(Default)]
 pub struct State {
@@ -111,6 +113,11 @@ impl State {
         entry.snapshot.started = Some(now);
         entry.started = Some(Instant::now());
         Some(entry.handle.clone())
+    }
+
+    /// Whether these fields and the others that the job's progress has are within bounds.
+    pub fn detail_fits(&self, id: Uuid, detail: &Map<String, Value>) -> bool {
+        self.entry(id).is_none_or(|entry| detail::fits(&entry.snapshot.detail, detail))
     }
 
     pub fn progress(&mut self, id: Uuid, fraction: f32, detail: Map<String, Value>) -> bool {

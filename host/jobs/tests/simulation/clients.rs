@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use reverie_jobs::{Jobs, Submitted, error::ErrorKind};
+use reverie_memory::{Budget, Use};
 
 use crate::{
     executor::pause,
@@ -156,7 +157,8 @@ pub async fn post(world: Shared, jobs: Arc<Jobs>, request: usize) {
         request.messages.push(Message { text: text.clone(), acked: false, settled: false, taken: false });
         (number, text)
     });
-    let result = jobs.post(id, text, given(&inputs)).await;
+    let message = Budget::unlimited().nothing(Use::Jobs).with(text);
+    let result = jobs.post(id, message, given(&inputs)).await;
     world.say(|| format!("    message {number} to request {request}: {result:?}"));
     match result {
         Ok(()) => world.with(request, |request| {

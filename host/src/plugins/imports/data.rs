@@ -33,27 +33,28 @@ impl types::Host for CallState {}
 
 impl types::HostBlob for CallState {
     fn new(&mut self, content: Vec<u8>, media_type: String) -> wasmtime::Result<Resource<Blob>> {
-        Ok(self.table.push(Blob { content: content.into(), media_type })?)
+        let part = self.memory.take(content.len() + media_type.len())?;
+        Ok(self.resources.push(Blob { content: content.into(), media_type }, part)?)
     }
 
     fn len(&mut self, blob: Resource<Blob>) -> wasmtime::Result<u64> {
-        Ok(self.table.get(&blob)?.content.len() as u64)
+        Ok(self.resources.get(&blob)?.content.len() as u64)
     }
 
     fn media_type(&mut self, blob: Resource<Blob>) -> wasmtime::Result<String> {
-        Ok(self.table.get(&blob)?.media_type.clone())
+        Ok(self.resources.get(&blob)?.media_type.clone())
     }
 
     fn read(&mut self, blob: Resource<Blob>, offset: u64, length: u64) -> wasmtime::Result<Vec<u8>> {
-        let content = &self.table.get(&blob)?.content;
+        let content = &self.resources.get(&blob)?.content;
         let begin = offset.min(content.len() as u64);
         let end = begin.saturating_add(length).min(content.len() as u64);
+        self.memory.check((end - begin) as usize)?;
         Ok(content[begin as usize..end as usize].to_vec())
     }
 
     fn drop(&mut self, blob: Resource<Blob>) -> wasmtime::Result<()> {
-        self.table.delete(blob)?;
-        Ok(())
+        self.resources.delete(blob)
     }
 }
 
@@ -111,15 +112,25 @@ impl uploads::Host for CallState {
         let job = self.job().map(|job| job.id);
         let tenant = self.tenant().map(str::to_owned);
         match upload(&self.services.clone(), tenant.as_deref(), job, &file_ref).await {
-            Ok(blob) => Ok(Ok(self.table.push(blob)?)),
+            // The content holds memory of the server's as long as anybody has it.
+            Ok(blob) => Ok(self.shared_blob(blob).map_err(Into::into)),
             Err(error) => Ok(Err(error.into())),
         }
     }
 }
 
+impl CallState {
+    /// Keeps a blob whose content holds memory of the server's itself.
+    pub(super) fn shared_blob(&mut self, blob: Blob) -> Result<Resource<Blob>, Error> {
+        let mut part = self.memory.count(blob.content.len())?;
+        part.grow(blob.media_type.len())?;
+        Ok(self.resources.push(blob, part)?)
+    }
+}
+
 impl storage::Host for CallState {
     async fn put(&mut self, blob: Resource<Blob>) -> wasmtime::Result<Result<String, types::Error>> {
-        let Blob { content, media_type } = self.table.get(&blob)?.clone();
+        let Blob { content, media_type } = self.resources.get(&blob)?.clone();
         let tenant = self.tenant().map(str::to_owned);
         let key = key_of(tenant.as_deref(), &Storage::new_key(&self.plugin, &media_type));
         let (services, length) = (self.services.clone(), content.len() as u64);
@@ -128,8 +139,8 @@ impl storage::Host for CallState {
             return Ok(Err(error.into()));
         }
         let stored = match self.job().cloned() {
-            Some(job) => put_for_job(&self.services.clone(), &job, &key, content).await,
-            None => self.services.storage.put(&key, content).await,
+            Some(job) => put_for_job(&services, &job, &key, content).await,
+            None => services.put_for_plugin(&self.plugin, &key, content).await,
         };
         Ok(stored.map(|()| key).map_err(Into::into))
     }
@@ -139,7 +150,7 @@ impl storage::Host for CallState {
         name: String,
         blob: Resource<Blob>,
     ) -> wasmtime::Result<Result<String, types::Error>> {
-        let content = self.table.get(&blob)?.content.clone();
+        let content = self.resources.get(&blob)?.content.clone();
         if name.len() > 128 || name.contains('/') {
             let error = Error::invalid(format!(
                 "name '{name}' is not valid: accepted are 1 to 128 letters, digits, '-', '_' and '.'"
@@ -147,7 +158,7 @@ impl storage::Host for CallState {
             return Ok(Err(error.into()));
         }
         let key = format!("{STATE_PREFIX}{}/{name}", self.plugin);
-        let stored = self.services.storage.put(&self.lies_at(&key), content).await;
+        let stored = self.services.put_for_plugin(&self.plugin, &self.lies_at(&key), content).await;
         Ok(stored.map(|()| key).map_err(Into::into))
     }
 
@@ -156,13 +167,14 @@ impl storage::Host for CallState {
             let error = Error::new(ErrorKind::Denied, format!("'{key}' is another plugin's state"));
             return Ok(Err(error.into()));
         }
-        let lies_at = self.lies_at(&key);
-        match self.services.storage.get(&lies_at).await {
-            Ok(content) => {
-                let media_type = crate::storage::media_type(&key).to_owned();
-                Ok(Ok(self.table.push(Blob { content, media_type })?))
-            }
-            Err(error) => Ok(Err(error.into())),
-        }
+        let media_type = crate::storage::media_type(&key).to_owned();
+        let room = |bytes: u64| {
+            let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+            Ok(self.memory.take(bytes.saturating_add(media_type.len()))?)
+        };
+        let found = self.services.storage.get_into(&self.lies_at(&key), room).await;
+        let kept =
+            found.and_then(|(content, part)| Ok(self.resources.push(Blob { content, media_type }, part)?));
+        Ok(kept.map_err(Into::into))
     }
 }

@@ -182,7 +182,10 @@ impl CallState {
             Ok(Err(error)) => return Ok(Err(error.into())),
             Err(_) => return Ok(Err(Error::internal("the model failed (a fault of the server)").into())),
         };
-        let picture = self.table.push(Picture(Arc::new(made.picture.map(DynamicImage::ImageRgb8))))?;
+        let picture = match self.picture(made.picture.map(DynamicImage::ImageRgb8)) {
+            Ok(picture) => picture,
+            Err(error) => return Ok(Err(error.into())),
+        };
         Ok(Ok(wit::Made {
             picture,
             mode: made.mode,
@@ -202,7 +205,7 @@ impl CallState {
     }
 
     fn given(&self, picture: Option<Resource<Picture>>) -> wasmtime::Result<Option<Arc<Kept<DynamicImage>>>> {
-        picture.map(|picture| Ok(self.table.get(&picture)?.0.clone())).transpose()
+        picture.map(|picture| Ok(self.resources.get(&picture)?.0.clone())).transpose()
     }
 }
 

@@ -42,7 +42,9 @@ impl files::Host for CallState {
             Ok(folder) => folder,
             Err(error) => return Ok(Err(error.into())),
         };
-        let read = self.blocking(move || read(&folder, &name, limit)).await;
+        let memory = self.memory.clone();
+        let room = move |bytes: u64| Ok(memory.check(usize::try_from(bytes).unwrap_or(usize::MAX))?);
+        let read = self.blocking(move || read(&folder, &name, limit, room)).await;
         Ok(read.map_err(|_| lost()).flatten().map_err(Into::into))
     }
 }
@@ -70,11 +72,18 @@ fn list(folder: &Path) -> Result<Vec<files::Entry>, Error> {
     Ok(entries)
 }
 
-fn read(folder: &Path, name: &str, limit: u64) -> Result<Vec<u8>, Error> {
+/// The content of a file, of which `room` is asked first.
+fn read(
+    folder: &Path,
+    name: &str,
+    limit: u64,
+    room: impl FnOnce(u64) -> Result<(), Error>,
+) -> Result<Vec<u8>, Error> {
     use std::io::Read as _;
     let path = inside(folder, name)?;
     let failed = |e: std::io::Error| Error::internal(format!("file '{name}': {e}"));
     let file = std::fs::File::open(path).map_err(failed)?;
+    room(file.metadata().map_err(failed)?.len().min(limit))?;
     let mut content = Vec::new();
     // One byte more tells a file that is too long, though it may be growing.
     file.take(limit.saturating_add(1)).read_to_end(&mut content).map_err(failed)?;
@@ -125,12 +134,12 @@ mod tests {
         }
         let names: Vec<String> = list(&folder).unwrap().into_iter().map(|entry| entry.name).collect();
         assert_eq!(names, ["a.toml", "b.json", "within.json"]);
-        assert_eq!(read(&folder, "b.json", 2).unwrap(), b"{}");
-        assert_eq!(read(&folder, "a.toml", 2).unwrap_err().kind, ErrorKind::TooLarge);
+        assert_eq!(read(&folder, "b.json", 2, |_| Ok(())).unwrap(), b"{}");
+        assert_eq!(read(&folder, "a.toml", 2, |_| Ok(())).unwrap_err().kind, ErrorKind::TooLarge);
         for name in
             ["../secret", "out", "deeper", "deeper/c.json", ".hidden", "", "..", "/etc/passwd", "none"]
         {
-            let kind = read(&folder, name, 100).unwrap_err().kind;
+            let kind = read(&folder, name, 100, |_| Ok(())).unwrap_err().kind;
             assert!(matches!(kind, ErrorKind::InvalidInput | ErrorKind::NotFound), "{name}");
         }
     }

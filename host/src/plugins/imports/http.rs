@@ -21,16 +21,24 @@ use wasmtime_wasi_http::{
     io::TokioIo, p2::bindings::http::types::ErrorCode,
 };
 
-use super::super::{bindings::reverie::handler::types as wit, instance::CallState};
+use super::super::{bindings::reverie::handler::types as wit, instance::CallState, memory::Part};
 use crate::{
     error::{Error, ErrorKind},
     outbound::{Origin, Outbound},
 };
 
+/// Bytes of a request's or an answer's headers, about, and of one piece of a body.
+const PIECE: usize = 32 << 10;
+
+/// The same where there is no memory for that.
+const SCARCE: usize = 2 << 10;
+
 /// What a call needs to speak HTTP, made when it first does.
 pub struct Http {
     context: WasiHttpCtx,
     hooks: Hooks,
+    /// What all of WASI's resources of the call may hold of headers and bodies.
+    _buffers: Option<Part>,
 }
 
 struct Hooks {
@@ -41,18 +49,38 @@ struct Hooks {
 impl WasiHttpView for CallState {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
         if self.http.is_none() {
-            let hooks = Hooks { outbound: self.outbound(), granted: self.granted("http") };
-            self.http = Some(Http { context: WasiHttpCtx::new(), hooks });
+            self.http = Some(self.speak_http());
         }
         let http = self.http.as_mut().expect("made above");
-        WasiHttpCtxView { hooks: &mut http.hooks, table: &mut self.table, ctx: &mut http.context }
+        WasiHttpCtxView { hooks: &mut http.hooks, table: &mut self.wasi_table, ctx: &mut http.context }
     }
 }
 
 /// An answer, and what keeps its connection going.
 type Answered = (Response<WasiBody>, Box<dyn Future<Output = Result<(), WasiError>> + Send>);
 
+impl CallState {
+    /// WASI has no errors for memory: what all of its resources can hold is taken at once, and where it is not there, no request is
+    /// sent, and what is put together for one is small.
+    fn speak_http(&mut self) -> Http {
+        let buffers = self
+            .granted("http")
+            .and_then(|()| Ok(self.memory.take(self.wasi_table.max_capacity().saturating_mul(PIECE))?));
+        let mut context = WasiHttpCtx::new();
+        context.set_field_size_limit(if buffers.is_ok() { PIECE } else { SCARCE });
+        let (granted, buffers) = match buffers {
+            Ok(buffers) => (Ok(()), Some(buffers)),
+            Err(error) => (Err(error), None),
+        };
+        Http { context, hooks: Hooks { outbound: self.outbound(), granted }, _buffers: buffers }
+    }
+}
+
 impl WasiHttpHooks for Hooks {
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        if self.granted.is_ok() { PIECE } else { SCARCE }
+    }
+
     fn send_request(
         &mut self,
         request: Request<WasiBody>,
@@ -95,7 +123,9 @@ async fn send(
     let target = Origin::of(request.uri()).map_err(|e| described(Error::invalid(e)))?;
     let (stream, permit) =
         outbound.connect(&target, limit(options.connect_timeout)).await.map_err(described)?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let mut http = http1::Builder::new();
+    http.max_buf_size(PIECE);
+    let (mut sender, connection) = http.handshake(TokioIo::new(stream)).await?;
     // Aborted when it is dropped, as by a guest that lost interest or a call that ended.
     let driven = wasmtime_wasi::runtime::spawn(connection);
     // Scheme and authority have done their service: on the wire only a proxy is told them.

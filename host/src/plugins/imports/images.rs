@@ -41,21 +41,24 @@ impl CallState {
         }
     }
 
-    fn picture(&mut self, made: Result<Kept<DynamicImage>, Error>) -> Answer<Resource<Picture>> {
-        match made {
-            Ok(picture) => Ok(Ok(self.table.push(Picture(Arc::new(picture)))?)),
-            Err(error) => Ok(Err(error.into())),
-        }
+    /// Keeps a picture, which holds memory of the server's itself.
+    pub(super) fn picture(&mut self, made: Kept<DynamicImage>) -> Result<Resource<Picture>, Error> {
+        let part = self.memory.count(made.held.bytes())?;
+        Ok(self.resources.push(Picture(Arc::new(made)), part)?)
+    }
+
+    fn pictured(&mut self, made: Result<Kept<DynamicImage>, Error>) -> Answer<Resource<Picture>> {
+        Ok(made.and_then(|made| self.picture(made)).map_err(Into::into))
     }
 }
 
 impl wit::Host for CallState {
     async fn decode(&mut self, blob: Resource<Blob>) -> Answer<Resource<Picture>> {
-        let content = self.table.get(&blob)?.content.clone();
+        let content = self.resources.get(&blob)?.content.clone();
         let limit = self.services.config.images.max_input_pixels;
         let memory = self.services.memory.clone();
         let decoded = self.on_picture(move || pictures::decode(&content, limit, &memory)).await;
-        self.picture(decoded)
+        self.pictured(decoded)
     }
 }
 
@@ -73,19 +76,19 @@ impl wit::HostImage for CallState {
             })?;
             Ok(held.with(DynamicImage::ImageRgba8(picture)))
         });
-        self.picture(made)
+        self.pictured(made)
     }
 
     fn width(&mut self, picture: Resource<Picture>) -> wasmtime::Result<u32> {
-        Ok(self.table.get(&picture)?.0.width())
+        Ok(self.resources.get(&picture)?.0.width())
     }
 
     fn height(&mut self, picture: Resource<Picture>) -> wasmtime::Result<u32> {
-        Ok(self.table.get(&picture)?.0.height())
+        Ok(self.resources.get(&picture)?.0.height())
     }
 
     fn has_alpha(&mut self, picture: Resource<Picture>) -> wasmtime::Result<bool> {
-        Ok(self.table.get(&picture)?.0.color().has_alpha())
+        Ok(self.resources.get(&picture)?.0.color().has_alpha())
     }
 
     async fn encode(
@@ -116,7 +119,7 @@ impl wit::HostImage for CallState {
         quality: u8,
         texts: Vec<(String, String)>,
     ) -> Answer<Resource<Blob>> {
-        let picture = self.table.get(&picture)?.0.clone();
+        let picture = self.resources.get(&picture)?.0.clone();
         let format = match format {
             wit::Format::Png => Format::Png,
             wit::Format::Jpeg => Format::Jpeg,
@@ -135,13 +138,8 @@ impl wit::HostImage for CallState {
             Ok(held.with_bytes(content))
         });
         let encoded = encoded.await;
-        match encoded {
-            Ok(content) => {
-                let blob = Blob { content, media_type: format.media_type().into() };
-                Ok(Ok(self.table.push(blob)?))
-            }
-            Err(error) => Ok(Err(error.into())),
-        }
+        let media_type = format.media_type().to_owned();
+        Ok(encoded.and_then(|content| self.shared_blob(Blob { content, media_type })).map_err(Into::into))
     }
 
     async fn resize(
@@ -151,7 +149,7 @@ impl wit::HostImage for CallState {
         height: u32,
         filter: wit::Filter,
     ) -> Answer<Resource<Picture>> {
-        let picture = self.table.get(&picture)?.0.clone();
+        let picture = self.resources.get(&picture)?.0.clone();
         let limit = self.services.config.images.max_output_pixels;
         let filter = match filter {
             wit::Filter::Nearest => Filter::Nearest,
@@ -159,25 +157,28 @@ impl wit::HostImage for CallState {
             wit::Filter::Bicubic => Filter::Bicubic,
             wit::Filter::Lanczos3 => Filter::Lanczos,
         };
-        let memory = self.services.memory.clone();
+        let (memory, own) = (self.services.memory.clone(), self.memory.clone());
         let resized = self.on_picture(move || {
             pictures::check_size(width, height, limit)?;
-            let held = memory.hold(Use::Pictures, pillow::bytes_to_resize(&picture, width, height))?;
+            let bytes = pillow::bytes_to_resize(&picture, width, height);
+            own.count(bytes)?;
+            let held = memory.hold(Use::Pictures, bytes)?;
             let mut resized = held.with(pillow::resize(&picture, width, height, filter));
             let over = resized.held.bytes().saturating_sub(resized.as_bytes().len());
             resized.held.shrink(over);
             Ok(resized)
         });
         let resized = resized.await;
-        self.picture(resized)
+        self.pictured(resized)
     }
 
     fn rgba(&mut self, picture: Resource<Picture>) -> wasmtime::Result<Vec<u8>> {
-        Ok(self.table.get(&picture)?.0.to_rgba8().into_raw())
+        let picture = &self.resources.get(&picture)?.0;
+        self.memory.check((u64::from(picture.width()) * u64::from(picture.height()) * 4) as usize)?;
+        Ok(picture.to_rgba8().into_raw())
     }
 
     fn drop(&mut self, picture: Resource<Picture>) -> wasmtime::Result<()> {
-        self.table.delete(picture)?;
-        Ok(())
+        self.resources.delete(picture)
     }
 }

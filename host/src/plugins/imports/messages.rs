@@ -3,20 +3,22 @@
 use std::time::Duration;
 
 use reverie_access::tenant_of;
+use reverie_memory::{Held, Use};
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
     super::{
-        bindings::reverie::handler::{hub, job, jobs, types},
+        bindings::reverie::handler::{hub, job, jobs, log::Level, types},
         call::Completion,
         instance::{CallState, Origin},
+        memory::Part,
     },
-    object,
+    room,
 };
 use crate::{
     error::{Error, ErrorKind},
-    hub::Frame,
+    hub::{Client, Frame},
     jobs::{Output, Snapshot, Spec},
 };
 
@@ -26,13 +28,26 @@ const MAX_NAME: usize = 64;
 /// What stands between a tenant and its job's name.
 const OF_TENANT: char = '\u{1f}';
 
+/// Bytes of the detail of a job's progress, in all: clients are sent it with every step.
+const MAX_DETAIL: usize = crate::jobs::MAX_DETAIL;
+
+/// Bytes of the keys and the `meta` that a job completes with: they are kept as long as the job is.
+const MAX_COMPLETION: usize = 4 << 20;
+
 impl job::Host for CallState {
     fn progress(&mut self, fraction: f32, detail: String) -> wasmtime::Result<()> {
         if let Some(job) = self.job() {
-            match object("detail", &detail) {
-                Ok(detail) => self.services.jobs.progress(job.id, fraction, detail),
-                Err(error) => tracing::warn!(plugin = &*self.plugin, error = error.message, "job.progress"),
-            }
+            let read = match detail.len() {
+                ..=MAX_DETAIL => self.object("detail", &detail).map(|(detail, _)| detail),
+                bytes => Err(Error::invalid(format!("detail has {bytes} bytes; accepted are {MAX_DETAIL}"))),
+            };
+            let fits = read.map(|detail| self.services.jobs.progress(job.id, fraction, detail));
+            let error = match fits {
+                Ok(true) => return Ok(()),
+                Ok(false) => format!("all fields of a job's detail together are over {MAX_DETAIL} bytes"),
+                Err(error) => error.message,
+            };
+            self.log(Level::Warn, &format!("job.progress: {error}"));
         }
         Ok(())
     }
@@ -44,7 +59,11 @@ impl job::Host for CallState {
 
     async fn receive(&mut self, timeout_ms: u32) -> wasmtime::Result<Option<String>> {
         match self.job().cloned() {
-            Some(job) => Ok(job.receive(Duration::from_millis(timeout_ms.into())).await),
+            Some(job) => {
+                let message = job.receive(Duration::from_millis(timeout_ms.into())).await;
+                self.memory.check(message.as_ref().map_or(0, String::len))?;
+                Ok(message)
+            }
             None => Ok(None),
         }
     }
@@ -64,8 +83,18 @@ impl job::Host for CallState {
         if self.completion.is_some() {
             return Ok(Err(Error::invalid("job.complete or job.requeue was called before").into()));
         }
-        let outputs = outputs.into_iter().map(|output| Output::stored(output.key)).collect();
-        Ok(object("meta", &meta).map(|meta| self.completion = Some(Completion::Done { outputs, meta })))
+        let bytes =
+            outputs.iter().map(|output| output.key.len() + size_of::<Output>()).sum::<usize>() + meta.len();
+        if bytes > MAX_COMPLETION {
+            let error =
+                format!("outputs and meta have {bytes} bytes; a job can complete with {MAX_COMPLETION}");
+            return Ok(Err(Error::new(ErrorKind::TooLarge, error).into()));
+        }
+        Ok(self.object("meta", &meta).map_err(Into::into).map(|(meta, part)| {
+            let outputs = outputs.into_iter().map(|output| Output::stored(output.key)).collect();
+            self.completion = Some(Completion::Done { outputs, meta });
+            self.completion_part = part;
+        }))
     }
 
     fn interruption(&mut self) -> wasmtime::Result<Option<job::InterruptionReason>> {
@@ -101,9 +130,10 @@ impl job::Host for CallState {
         let Some(job) = self.job() else {
             return Ok(Err(Error::invalid("job.event outside of a job").into()));
         };
-        Ok(message(&text).map(|mut value| {
+        Ok(self.message(&text).map(|(mut value, part)| {
             value["jobId"] = job.id.to_string().into();
             let frame = Frame::event(job.id, topic.as_deref(), value.to_string());
+            let frame = waiting(frame, part, text.len());
             self.services.hub.job_event(job.id, job.spec.owner.as_deref(), frame, false);
         }))
     }
@@ -147,9 +177,9 @@ impl CallState {
                 format!("a job's name has 1 to {MAX_NAME} characters, none of them a control character");
             return Ok(Err(Error::invalid(error).into()));
         }
-        let params = match object("params", &params) {
+        let (params, _part) = match self.object("params", &params) {
             Ok(params) => params,
-            Err(error) => return Ok(Err(error)),
+            Err(error) => return Ok(Err(error.into())),
         };
         if !self.services.owns_job_type(&self.plugin, &job_type) {
             let error = format!("job type '{job_type}' is not one of plugin '{}'", self.plugin);
@@ -167,7 +197,12 @@ impl CallState {
         Ok(submitted.map(|job| job.id.to_string()).map_err(Into::into))
     }
 
-    /// The same, active or not.
+    /// The memory of a message to a job: while it is read, and while it waits.
+    fn room_to_send(&self, message: &str) -> Result<(Part, Held), Error> {
+        Ok((self.memory.take(room(message))?, self.services.memory.hold(Use::Jobs, message.len())?))
+    }
+
+    /// A job of a type that this plugin owns, active or not.
     fn own_record(&self, id: &str) -> Result<Snapshot, Error> {
         let job = Uuid::parse_str(id).ok().and_then(|id| self.services.jobs.get(id).ok());
         let own = |job: &Snapshot| {
@@ -228,7 +263,10 @@ impl jobs::Host for CallState {
         };
         let limit = Duration::from_millis(timeout_ms.into());
         Ok(match tokio::time::timeout(limit, self.services.jobs.wait(job.id)).await {
-            Ok(Ok(ended)) => Ok(Some(Value::Object(ended.meta).to_string())),
+            Ok(Ok(ended)) => {
+                let meta = Value::Object(ended.meta).to_string();
+                self.memory.check(meta.len()).map(|()| Some(meta)).map_err(|e| Error::from(e).into())
+            }
             Ok(Err(error)) => Err(error.into()),
             Err(_) => Ok(None),
         })
@@ -249,6 +287,11 @@ impl jobs::Host for CallState {
             Ok(job) => job,
             Err(error) => return Ok(Err(error.into())),
         };
+        // It is read where it may name uploads.
+        let (_part, held) = match self.room_to_send(&message) {
+            Ok(granted) => granted,
+            Err(error) => return Ok(Err(error.into())),
+        };
         let given = match job.spec.background {
             true => {
                 let tenant = job.spec.owner.as_deref().and_then(tenant_of);
@@ -256,7 +299,7 @@ impl jobs::Host for CallState {
             }
             false => Vec::new(),
         };
-        Ok(self.services.jobs.post(job.id, message, given).await.map_err(Into::into))
+        Ok(self.services.jobs.post(job.id, held.with(message), given).await.map_err(Into::into))
     }
 
     async fn cancel(&mut self, job_id: String) -> wasmtime::Result<Result<(), types::Error>> {
@@ -276,18 +319,32 @@ impl jobs::Host for CallState {
     }
 }
 
-/// A message to a client: a JSON object with a string `type`.
-fn message(text: &str) -> Result<Value, types::Error> {
-    let value = Value::Object(object("message", text)?);
-    match value.get("type").and_then(Value::as_str) {
-        Some(_) => Ok(value),
-        None => Err(Error::invalid("message: the field 'type' must be a string").into()),
+/// A frame that takes memory of the call that sent it for as long as it waits; that of a small one is bounded by the queues.
+fn waiting(frame: Frame, part: Option<Part>, bytes: usize) -> Frame {
+    match part {
+        Some(mut part) => {
+            part.shrink(part.bytes().saturating_sub(bytes));
+            frame.with(part.shared())
+        }
+        None => frame,
+    }
+}
+
+impl CallState {
+    /// A message to a client: a JSON object with a string `type`. Also the memory that a large one takes.
+    fn message(&self, text: &str) -> Result<(Value, Option<Part>), types::Error> {
+        let (object, part) = self.object("message", text)?;
+        let value = Value::Object(object);
+        match value.get("type").and_then(Value::as_str) {
+            Some(_) => Ok((value, part)),
+            None => Err(Error::invalid("message: the field 'type' must be a string").into()),
+        }
     }
 }
 
 impl hub::Host for CallState {
     fn reply(&mut self, text: String) -> wasmtime::Result<Result<(), types::Error>> {
-        Ok(message(&text).and_then(|value| match &self.origin {
+        Ok(self.message(&text).and_then(|(value, part)| match &self.origin {
             Origin::Message { client, id } => {
                 let mut value = value;
                 if let Some(error) = value.get("error").and_then(Value::as_str)
@@ -295,21 +352,25 @@ impl hub::Host for CallState {
                 {
                     value["error"] = told.into();
                 }
-                client.reply(value, id.as_ref());
+                let frame = Client::answer(value, id.as_ref());
+                client.outbox.push(waiting(frame, part, text.len()));
                 Ok(())
             }
-            Origin::Job(job) => match &job.spec.owner {
-                Some(owner) if self.services.hub.send(owner, &value.to_string()) => Ok(()),
-                _ => Err(Error::not_found("the client of this job is not connected").into()),
-            },
+            Origin::Job(job) => {
+                let frame = waiting(Frame::new(value.to_string()), part, text.len());
+                match &job.spec.owner {
+                    Some(owner) if self.services.hub.send(owner, frame) => Ok(()),
+                    _ => Err(Error::not_found("the client of this job is not connected").into()),
+                }
+            }
             Origin::Loader => Err(Error::invalid("hub.reply outside of a call").into()),
         }))
     }
 
     fn send(&mut self, client: String, text: String) -> wasmtime::Result<Result<(), types::Error>> {
-        Ok(message(&text).and_then(|value| {
+        Ok(self.message(&text).and_then(|(value, part)| {
             self.granted("hub")?;
-            if self.services.hub.send(&client, &value.to_string()) {
+            if self.services.hub.send(&client, waiting(Frame::new(value.to_string()), part, text.len())) {
                 return Ok(());
             }
             Err(Error::not_found(format!("client '{client}' is not connected")).into())
@@ -317,9 +378,9 @@ impl hub::Host for CallState {
     }
 
     fn broadcast(&mut self, text: String) -> wasmtime::Result<Result<(), types::Error>> {
-        Ok(message(&text).and_then(|value| {
+        Ok(self.message(&text).and_then(|(value, part)| {
             self.granted("hub")?;
-            self.services.hub.broadcast(Frame::new(value.to_string()));
+            self.services.hub.broadcast(waiting(Frame::new(value.to_string()), part, text.len()));
             Ok(())
         }))
     }

@@ -7,6 +7,7 @@ mod files;
 mod http;
 mod images;
 mod messages;
+mod metered;
 mod scoring;
 mod system;
 mod turn;
@@ -22,7 +23,10 @@ use reverie_crash::blame;
 use serde_json::{Map, Value};
 use tokio::task::JoinHandle;
 
-use super::{bindings::reverie::handler::types as wit, instance::CallState};
+use super::{
+    instance::CallState,
+    memory::{Part, SMALL},
+};
 use crate::error::{Error, ErrorKind};
 
 impl CallState {
@@ -51,10 +55,49 @@ impl CallState {
     }
 }
 
-/// A guest's JSON text as an object; an empty text is an empty object.
-fn object(what: &str, text: &str) -> Result<Map<String, Value>, wit::Error> {
-    if text.is_empty() {
-        return Ok(Map::new());
+/// Bytes that JSON takes in memory beside those of its text, at most about: a value, and an object with places for eleven.
+const VALUE: usize = 128;
+const OBJECT: usize = 768;
+
+/// Bytes that a JSON text takes at most when it is read and written again.
+fn room(text: &str) -> usize {
+    let beside = |byte| match byte {
+        b',' | b'[' => VALUE,
+        b'{' => OBJECT,
+        _ => 0,
+    };
+    text.len().saturating_add(text.bytes().map(beside).sum())
+}
+
+impl CallState {
+    /// A guest's JSON text as an object; an empty text is an empty object. Also the memory that a large one takes.
+    ///
+    /// # Errors
+    /// `InvalidInput` for anything else, `TooLarge` when the call has not that much memory.
+    fn object(&self, what: &str, text: &str) -> Result<(Map<String, Value>, Option<Part>), Error> {
+        if text.is_empty() {
+            return Ok((Map::new(), None));
+        }
+        let part = match text.len() {
+            ..=SMALL => None,
+            _ => Some(self.memory.take(room(text))?),
+        };
+        let object = serde_json::from_str(text);
+        Ok((object.map_err(|e| Error::invalid(format!("{what} is not a JSON object: {e}")))?, part))
     }
-    serde_json::from_str(text).map_err(|e| Error::invalid(format!("{what} is not a JSON object: {e}")).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_enough_for_the_densest_texts() {
+        // A list that grows by doubling has room for twice as many as it has.
+        let list = "[0".to_owned() + &",0".repeat(9999) + "]";
+        assert!(room(&list) >= 10_000 * 2 * size_of::<Value>());
+        let objects = "{\"a\":0},".repeat(500);
+        assert!(room(&objects) >= 500 * (704 + 2 * size_of::<Value>()));
+        assert_eq!(room(&"x".repeat(1 << 20)), 1 << 20, "a picture in base64 is as long as its text");
+    }
 }

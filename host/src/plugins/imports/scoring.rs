@@ -32,7 +32,7 @@ impl wit::Host for CallState {
     }
 
     async fn embed_image(&mut self, image: Resource<Picture>) -> Answer<Vec<f32>> {
-        let image = self.table.get(&image)?.0.clone();
+        let image = self.resources.get(&image)?.0.clone();
         self.on_device(
             |services| services.scoring.load(&services.device.room),
             move |services, model| services.scoring.embed_image(&services.device.room, &model, &image),
@@ -41,7 +41,7 @@ impl wit::Host for CallState {
     }
 
     async fn measure(&mut self, image: Resource<Picture>) -> Answer<wit::Aesthetics> {
-        let image = self.table.get(&image)?.0.clone();
+        let image = self.resources.get(&image)?.0.clone();
         self.on_device(
             |_| Ok(()),
             move |_, ()| {
@@ -53,7 +53,7 @@ impl wit::Host for CallState {
     }
 
     async fn perceptual_hash(&mut self, image: Resource<Picture>) -> Answer<u64> {
-        let image = self.table.get(&image)?.0.clone();
+        let image = self.resources.get(&image)?.0.clone();
         self.on_device(|_| Ok(()), move |_, ()| Ok(scoring::perceptual_hash(&image))).await
     }
 }

@@ -8,10 +8,10 @@ use std::{
 use super::super::{
     bindings::reverie::handler::{clock, config, log, random},
     instance::CallState,
+    log_lines::plain,
 };
 
 const MAX_RANDOM_BYTES: u32 = 65536;
-const MAX_LOG_CHARS: usize = 4096;
 
 impl clock::Host for CallState {
     fn now_ms(&mut self) -> wasmtime::Result<u64> {
@@ -46,9 +46,24 @@ impl random::Host for CallState {
 
 impl log::Host for CallState {
     fn write(&mut self, level: log::Level, message: String) -> wasmtime::Result<()> {
-        let message: String = message.chars().take(MAX_LOG_CHARS).collect();
-        // It goes to terminals.
-        let message = crate::audit::plain(&message);
+        self.log(level, &message);
+        Ok(())
+    }
+}
+
+impl CallState {
+    /// Writes a line of the plugin's to the server's log, unless it has written too many.
+    pub(super) fn log(&self, level: log::Level, message: &str) {
+        let shown = match level {
+            log::Level::Error => tracing::enabled!(target: "plugin", tracing::Level::ERROR),
+            log::Level::Warn => tracing::enabled!(target: "plugin", tracing::Level::WARN),
+            log::Level::Info => tracing::enabled!(target: "plugin", tracing::Level::INFO),
+            log::Level::Debug => tracing::enabled!(target: "plugin", tracing::Level::DEBUG),
+        };
+        if !shown || !self.services.log_lines.admit(&self.plugin, self.log_lines_per_minute) {
+            return;
+        }
+        let message = plain(message);
         let (plugin, job) = (&*self.plugin, self.job().map(|job| job.id.to_string()));
         match level {
             log::Level::Error => tracing::error!(target: "plugin", plugin, job, "{message}"),
@@ -56,7 +71,6 @@ impl log::Host for CallState {
             log::Level::Info => tracing::info!(target: "plugin", plugin, job, "{message}"),
             log::Level::Debug => tracing::debug!(target: "plugin", plugin, job, "{message}"),
         }
-        Ok(())
     }
 }
 

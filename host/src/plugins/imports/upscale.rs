@@ -1,7 +1,5 @@
 //! Super-resolution on the device.
 
-use std::sync::Arc;
-
 use parking_lot::Mutex;
 use reverie_memory::Use;
 use wasmtime::component::Resource;
@@ -39,7 +37,7 @@ impl wit::Host for CallState {
         picture: Resource<Picture>,
         options: wit::Options,
     ) -> wasmtime::Result<Result<Resource<Picture>, types::Error>> {
-        let picture = self.table.get(&picture)?.0.clone();
+        let picture = self.resources.get(&picture)?.0.clone();
         let scale = match options.scale {
             wit::Scale::Passes(passes) => Scale::Passes(passes),
             wit::Scale::Factor(factor) => Scale::Factor(factor),
@@ -48,11 +46,12 @@ impl wit::Host for CallState {
         let (turn, _abandon) = Turn::new(self);
         let steps =
             Steps { turn, from: options.progress_from, span: options.progress_to - options.progress_from };
-        let services = self.services.clone();
+        let (services, own) = (self.services.clone(), self.memory.clone());
         let done = self.blocking(move || {
             let (width, height) =
                 services.upscalers.output_size(picture.width(), picture.height(), &request)?;
             pictures::check_size(width, height, services.config.images.max_output_pixels)?;
+            own.count(pictures::bytes(&picture, width, height))?;
             let control = OnDevice { ticket: services.device.ticket(), lease: Default::default(), steps };
             let copied = picture.as_bytes().len();
             // Beside the picture: a copy to work on, and what comes of it, with what the last pass starts from.
@@ -64,7 +63,7 @@ impl wit::Host for CallState {
             Ok::<_, Error>(held.with(made))
         });
         match done.await {
-            Ok(Ok(made)) => Ok(Ok(self.table.push(Picture(Arc::new(made)))?)),
+            Ok(Ok(made)) => Ok(self.picture(made).map_err(Into::into)),
             Ok(Err(error)) => Ok(Err(error.into())),
             Err(_) => Ok(Err(Error::internal("the network failed (a fault of the server)").into())),
         }

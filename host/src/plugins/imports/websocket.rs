@@ -16,13 +16,17 @@ use tokio_tungstenite::{
 };
 use wasmtime::component::Resource;
 
-use super::super::{
-    bindings::reverie::handler::{types, websocket},
-    instance::CallState,
+use super::{
+    super::{
+        bindings::reverie::handler::{types, websocket},
+        instance::CallState,
+        memory::{Exhausted, Memory, Part},
+    },
+    metered::{self, Meter, Metered},
 };
 use crate::{
     error::{Error, ErrorKind},
-    outbound::{Duplex, Origin, Outbound, Scheme},
+    outbound::{Origin, Outbound, Scheme},
 };
 
 const PING_INTERVAL: Duration = Duration::from_secs(15);
@@ -36,6 +40,10 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// What a message counts besides its length: an endless series of empty ones is bounded too.
 const OVERHEAD: usize = 64;
 
+/// Bytes that the library reads at once, and those that a connection takes whatever it carries, TLS included.
+const READ_BUFFER: usize = 16 << 10;
+const BUFFERS: usize = 128 << 10;
+
 /// The guest's side of a connection. Dropped, as when the call ends, its task closes the connection.
 pub struct Connection {
     incoming: mpsc::UnboundedReceiver<Result<Received, Error>>,
@@ -45,18 +53,20 @@ pub struct Connection {
     patience: Duration,
 }
 
-/// A message with the room in the queue that it takes.
+/// A message with the room in the queue and the memory that it takes.
 struct Received {
     frame: websocket::Frame,
     _room: OwnedSemaphorePermit,
+    _part: Part,
 }
 
 struct Outgoing {
     message: Message,
+    _part: Part,
     sent: oneshot::Sender<Result<(), Error>>,
 }
 
-type Socket = WebSocketStream<Box<dyn Duplex>>;
+type Socket = WebSocketStream<Metered>;
 
 impl websocket::Host for CallState {}
 
@@ -70,10 +80,13 @@ impl websocket::HostConnection for CallState {
             return Ok(Err(error.into()));
         }
         let outbound = self.outbound();
-        match connect(&outbound, &url, Duration::from_millis(timeout_ms.into())).await {
-            Ok(connection) => Ok(Ok(self.table.push(connection)?)),
-            Err(error) => Ok(Err(error.into())),
-        }
+        let limit = Duration::from_millis(timeout_ms.into());
+        let connected = match self.memory.take(BUFFERS) {
+            Ok(buffers) => connect(&outbound, &url, limit, &self.memory).await.map(|made| (made, buffers)),
+            Err(exhausted) => Err(exhausted.into()),
+        };
+        let kept = connected.and_then(|(made, buffers)| Ok(self.resources.push(made, buffers)?));
+        Ok(kept.map_err(Into::into))
     }
 
     async fn send_text(
@@ -81,7 +94,7 @@ impl websocket::HostConnection for CallState {
         connection: Resource<Connection>,
         text: String,
     ) -> wasmtime::Result<Result<(), types::Error>> {
-        Ok(self.table.get_mut(&connection)?.send(Message::text(text)).await.map_err(Into::into))
+        self.send(&connection, Message::text(text)).await
     }
 
     async fn send_binary(
@@ -89,7 +102,7 @@ impl websocket::HostConnection for CallState {
         connection: Resource<Connection>,
         content: Vec<u8>,
     ) -> wasmtime::Result<Result<(), types::Error>> {
-        Ok(self.table.get_mut(&connection)?.send(Message::binary(content)).await.map_err(Into::into))
+        self.send(&connection, Message::binary(content)).await
     }
 
     async fn receive(
@@ -105,7 +118,7 @@ impl websocket::HostConnection for CallState {
                 None => std::future::pending().await,
             }
         };
-        let connection = self.table.get_mut(&connection)?;
+        let connection = self.resources.get_mut(&connection)?;
         let received = tokio::select! {
             biased;
             received = connection.receive(Duration::from_millis(timeout_ms.into())) => Some(received),
@@ -116,12 +129,32 @@ impl websocket::HostConnection for CallState {
     }
 
     fn drop(&mut self, connection: Resource<Connection>) -> wasmtime::Result<()> {
-        self.table.delete(connection)?;
-        Ok(())
+        self.resources.delete(connection)
     }
 }
 
-async fn connect(outbound: &Outbound, url: &str, limit: Duration) -> Result<Connection, Error> {
+impl CallState {
+    async fn send(
+        &mut self,
+        connection: &Resource<Connection>,
+        message: Message,
+    ) -> wasmtime::Result<Result<(), types::Error>> {
+        // The message, and the library's copy of it.
+        let part = match self.memory.take(2 * message.len()) {
+            Ok(part) => part,
+            Err(exhausted) => return Ok(Err(Error::from(exhausted).into())),
+        };
+        let sent = self.resources.get_mut(connection)?.send(message, part).await;
+        Ok(sent.map_err(Into::into))
+    }
+}
+
+async fn connect(
+    outbound: &Outbound,
+    url: &str,
+    limit: Duration,
+    memory: &Memory,
+) -> Result<Connection, Error> {
     let parsed: Uri = url.parse().map_err(|e| {
         Error::invalid(format!("'{url}' is not a URL ({e}): accepted is ws://HOST[:PORT]/PATH"))
     })?;
@@ -132,7 +165,9 @@ async fn connect(outbound: &Outbound, url: &str, limit: Duration) -> Result<Conn
     let began = Instant::now();
     let limit = limit.min(outbound.timeout);
     let (stream, permit) = outbound.connect(&target, limit).await?;
+    let (stream, meter) = Metered::new(stream, memory.nothing());
     let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
         .max_message_size(Some(outbound.max_message))
         .max_frame_size(Some(outbound.max_message));
     let opened = timeout(
@@ -157,6 +192,8 @@ async fn connect(outbound: &Outbound, url: &str, limit: Duration) -> Result<Conn
         target,
         arrivals,
         orders,
+        memory: memory.clone(),
+        meter,
         room: Arc::new(Semaphore::new(room)),
         patience: outbound.timeout,
     };
@@ -168,11 +205,11 @@ async fn connect(outbound: &Outbound, url: &str, limit: Duration) -> Result<Conn
 }
 
 impl Connection {
-    async fn send(&mut self, message: Message) -> Result<(), Error> {
+    async fn send(&mut self, message: Message, part: Part) -> Result<(), Error> {
         let (sent, done) = oneshot::channel();
         let closed = || unavailable("the WebSocket is closed".into());
         let sending = async {
-            self.outgoing.send(Outgoing { message, sent }).await.map_err(|_| closed())?;
+            self.outgoing.send(Outgoing { message, _part: part, sent }).await.map_err(|_| closed())?;
             done.await.map_err(|_| closed())?
         };
         let late =
@@ -207,6 +244,8 @@ struct Line {
     target: Origin,
     arrivals: mpsc::UnboundedSender<Result<Received, Error>>,
     orders: mpsc::Receiver<Outgoing>,
+    memory: Memory,
+    meter: Meter,
     /// Bytes that may wait for the guest. Where there is none, nothing more is read: the other side has to wait.
     room: Arc<Semaphore>,
     patience: Duration,
@@ -226,12 +265,12 @@ impl Line {
         let mut pings = tokio::time::interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
-        let mut waiting: Option<websocket::Frame> = None;
+        let mut waiting: Option<(websocket::Frame, Part)> = None;
         loop {
-            let size = waiting.as_ref().map_or(0, size);
+            let size = waiting.as_ref().map_or(0, |(frame, _)| size(frame));
             tokio::select! {
                 order = self.orders.recv() => {
-                    let Outgoing { message, sent } = order?;
+                    let Outgoing { message, _part, sent } = order?;
                     let done = timeout(self.patience, self.socket.send(message)).await;
                     let failure = match done {
                         Ok(Ok(())) => None,
@@ -244,23 +283,28 @@ impl Line {
                     }
                 }
                 room = self.room.clone().acquire_many_owned(size), if waiting.is_some() => {
-                    let frame = waiting.take()?;
-                    self.arrivals.send(Ok(Received { frame, _room: room.expect("never closed") })).ok()?;
+                    let (frame, _part) = waiting.take()?;
+                    let _room = room.expect("never closed");
+                    self.arrivals.send(Ok(Received { frame, _room, _part })).ok()?;
                     heard = Instant::now();
                 }
                 message = self.socket.next(), if waiting.is_none() => {
                     heard = Instant::now();
-                    match message {
-                        Some(Ok(Message::Text(text))) => waiting = Some(websocket::Frame::Text(text.to_string())),
-                        Some(Ok(Message::Binary(content))) => waiting = Some(websocket::Frame::Binary(content.into())),
+                    let frame = match message {
+                        Some(Ok(Message::Text(text))) => websocket::Frame::Text(text.to_string()),
+                        Some(Ok(Message::Binary(content))) => websocket::Frame::Binary(content.into()),
                         // Pings are answered below this.
-                        Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
+                        Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
                         Some(Ok(Message::Close(frame))) => {
                             let cause = frame.map_or_else(String::new, |frame| described(frame.code.into(), &frame.reason));
                             return Some(unavailable(format!("{} closed the WebSocket{cause}", self.target)));
                         }
                         Some(Err(error)) => return Some(self.failure(&error)),
                         None => return Some(unavailable(format!("{} closed the WebSocket", self.target))),
+                    };
+                    match self.taken(&frame) {
+                        Ok(part) => waiting = Some((frame, part)),
+                        Err(exhausted) => return Some(exhausted.into()),
                     }
                 }
                 _ = pings.tick(), if waiting.is_none() => {
@@ -276,8 +320,16 @@ impl Line {
         }
     }
 
+    /// The memory of a message that was taken from what was read.
+    fn taken(&self, frame: &websocket::Frame) -> Result<Part, Exhausted> {
+        let bytes = size(frame) as usize;
+        self.meter.taken(bytes - OVERHEAD, READ_BUFFER);
+        self.memory.take(bytes)
+    }
+
     fn failure(&self, error: &WsError) -> Error {
         match error {
+            WsError::Io(io) if let Some(exhausted) = metered::exhausted(io) => exhausted.into(),
             WsError::Capacity(CapacityError::MessageTooLong { max_size, .. }) => Error::new(
                 ErrorKind::TooLarge,
                 format!(
