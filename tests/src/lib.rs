@@ -93,8 +93,21 @@ impl Server {
 
     /// The same with variables of the environment.
     pub fn start_with(environment: &[(&str, &str)], settings: &[&str], guests: &[&str]) -> Self {
+        Self::start_in("", environment, settings, guests)
+    }
+
+    /// The same with a configuration file.
+    pub fn start_in(
+        configuration: &str,
+        environment: &[(&str, &str)],
+        settings: &[&str],
+        guests: &[&str],
+    ) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         std::fs::create_dir_all(dir.path().join("reverie-data/plugins")).expect("a folder");
+        if !configuration.is_empty() {
+            std::fs::write(dir.path().join("reverie.toml"), configuration).expect("written");
+        }
         for name in guests {
             std::fs::copy(guest(name), dir.path().join(format!("reverie-data/plugins/{name}.wasm")))
                 .expect("built");

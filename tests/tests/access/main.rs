@@ -21,11 +21,11 @@ fn token(name: &str) -> String {
 /// A server with these keys.
 fn keyed(settings: &[&str], guests: &[&str], keys: &[Key<'_>]) -> Server {
     let table = |(name, more): &Key<'_>| {
-        format!("{{ name = \"{name}\", sha256 = \"{}\", {more} }}", Token::sha256(&token(name)))
+        let more = more.replace(", ", "\n").replace("\"\n\"", "\", \"");
+        format!("[[keys]]\nname = \"{name}\"\nsha256 = \"{}\"\n{more}\n", Token::sha256(&token(name)))
     };
     let tables: Vec<String> = keys.iter().map(table).collect();
-    let keys = format!("keys=[{}]", tables.join(", "));
-    Server::start(&[settings, &[keys.as_str()]].concat(), guests)
+    Server::start_in(&tables.concat(), &[], settings, guests)
 }
 
 fn bearer(name: &str) -> String {
