@@ -1,11 +1,11 @@
 //! Answers requests of tests/oracles/diffusion/sweep.py, a line of JSON each: makes the picture as a host would and writes its
 //! bytes, RGB row by row, to the file that the request names.
 
-use std::{error::Error, io::BufRead, path::Path};
+use std::{error::Error, io::BufRead, path::Path, sync::Arc};
 
 use reverie_kernels::cpu::CpuBackend;
 use reverie_models::{
-    Adapters, LayerCache, ModelFiles, denoise,
+    Adapters, LayerCache, Lora, ModelFiles, denoise,
     pillow::{self, Filter},
     pipeline::{Mask, Picture, Pipeline, Request},
 };
@@ -29,11 +29,16 @@ fn answer(
 ) -> Result<Value, Failure> {
     let asked: Value = serde_json::from_str(line)?;
     let model = text(&asked, "model").ok_or("no model")?;
-    let is_loaded = last.as_ref().is_some_and(|(loaded, _)| *loaded == model);
+    let key = format!("{model} {}", asked["lora"]);
+    let is_loaded = last.as_ref().is_some_and(|(loaded, _)| *loaded == key);
     if !is_loaded {
         let files = ModelFiles::open(Path::new(&model))?;
-        let pipeline = Pipeline::load(backend, &files, &LayerCache::default(), &Adapters::default())?;
-        *last = Some((model, pipeline));
+        let mut loras = Vec::new();
+        if let (Some(path), Some(strength)) = (asked["lora"][0].as_str(), asked["lora"][1].as_f64()) {
+            loras.push((Arc::new(Lora::open(Path::new(path))?), strength as f32));
+        }
+        let adapters = Adapters::for_model(&files, &loras)?;
+        *last = Some((key, Pipeline::load(backend, &files, &LayerCache::default(), &adapters)?));
     }
     let (_, pipeline) = last.as_ref().ok_or("no model")?;
     let request = request(&asked, pipeline)?;
@@ -54,6 +59,9 @@ fn request(asked: &Value, pipeline: &Pipeline<CpuBackend>) -> Result<Request, Fa
     let mut scheduler = own.clone();
     if let Some(name) = text(asked, "scheduler") {
         scheduler = scheduler.with_name(&name)?;
+    }
+    if let Some(spacing) = text(asked, "schedule_type") {
+        scheduler = scheduler.with_schedule_type(&spacing)?;
     }
     let image = pixels(asked, "image")?.map(|(rgb, size)| Picture {
         width,

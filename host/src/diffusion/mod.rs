@@ -7,6 +7,7 @@ mod library;
 mod modes;
 mod planned;
 mod prompt;
+mod request;
 mod rules;
 mod size;
 mod stages;
@@ -20,11 +21,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use image::{DynamicImage, RgbImage};
+use image::RgbImage;
 use parking_lot::{Mutex, RwLock};
 use reverie_kernels::{Backend, gpu::cuda::Warming, nvml};
-use reverie_memory::{Budget, Kept, Use};
-use reverie_models::{noise::Blend, prompt::Prompt};
+use reverie_memory::{Budget, Use};
+use reverie_models::prompt::Prompt;
 
 use crate::{
     config::{self, Config, Mode},
@@ -40,60 +41,11 @@ pub use inspect::Inspected;
 pub use library::error;
 use library::{Adapter, Library, Model};
 pub use modes::Modes;
+pub use request::{Generated, Request, Timings};
+use request::{bytes, bytes_to_resize};
 use steps::{DECODED, stage};
 pub use traits::Defaults;
 pub use watch::{Watcher, watch};
-
-/// What a picture shall be. None, and a size of 0, take the mode's value.
-#[derive(Debug, Clone, Default)]
-pub struct Request {
-    pub mode: String,
-    pub prompt: String,
-    pub negative_prompt: Option<String>,
-    pub prompt_2: Option<String>,
-    pub negative_prompt_2: Option<String>,
-    pub width: u32,
-    pub height: u32,
-    pub num_inference_steps: Option<u32>,
-    pub guidance_scale: Option<f64>,
-    pub guidance_rescale: f64,
-    pub eta: f64,
-    pub seed: u64,
-    pub blends: Vec<Blend>,
-    pub scheduler: Option<String>,
-    pub schedule_type: Option<String>,
-    pub clip_skip: Option<u32>,
-    pub strength: f64,
-    pub loras: Vec<(String, f64)>,
-    /// Whether adapters that lose parts are refused.
-    pub strict: bool,
-    pub image: Option<Arc<Kept<DynamicImage>>>,
-    pub mask: Option<Arc<Kept<DynamicImage>>>,
-}
-
-/// A picture and what it was made with.
-pub struct Generated {
-    pub picture: Kept<RgbImage>,
-    pub mode: String,
-    pub model: String,
-    pub scheduler: &'static str,
-    pub num_inference_steps: u32,
-    pub guidance_scale: f64,
-    pub negative_prompt: Option<String>,
-    pub loras: Vec<(String, f64)>,
-    /// What has no effect, or was done in another way than asked.
-    pub warnings: Vec<String>,
-    pub timings: Timings,
-}
-
-/// Milliseconds.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Timings {
-    pub load: f64,
-    pub encode: f64,
-    pub denoise: f64,
-    pub decode: f64,
-}
 
 /// Models, modes and the device they run on.
 pub struct Diffusion {
@@ -394,18 +346,4 @@ fn check_upscalers(modes: &Modes, upscalers: &Upscalers) -> Result<(), Error> {
             .map_err(|error| Error::invalid(format!("modes.{name}.{}", error.message)))?;
     }
     Ok(())
-}
-
-/// Bytes of pictures that a request takes beside those it brings: what is made and what that is framed in, and what the model is
-/// given of each one.
-fn bytes((width, height): (u32, u32), request: &Request) -> usize {
-    let given = usize::from(request.image.is_some()) + usize::from(request.mask.is_some());
-    let rgb = 3 * width as usize * height as usize;
-    rgb * (2 + 2 * given)
-}
-
-/// The same while the pictures that it brings are resized.
-fn bytes_to_resize((width, height): (u32, u32), request: &Request) -> usize {
-    let given = request.image.iter().chain(&request.mask);
-    given.map(|picture| pillow::bytes_to_resize(picture, width, height)).max().unwrap_or(0)
 }

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
 use reverie_models::{
-    ModelFiles,
+    ModelFiles, ModelKind,
     schedulers::{SchedulerConfig, SchedulerName},
 };
 
@@ -19,6 +19,7 @@ const MANY_STEPS: (u32, f64) = (25, 7.5);
 
 /// What a model's files tell.
 pub struct Traits {
+    kind: ModelKind,
     pub scheduler: SchedulerConfig,
     /// Whether it was made for few steps.
     few: bool,
@@ -84,6 +85,15 @@ impl Diffusion {
         Ok(chosen.sampler_id(&traits.scheduler))
     }
 
+    /// What a mode's model is.
+    ///
+    /// # Errors
+    /// Those of [`Diffusion::generate`] for the mode and the model's files.
+    pub fn kind(&self, mode: &str) -> Result<ModelKind, Error> {
+        let mode = self.modes.read().get(mode)?.1.clone();
+        Ok(self.traits(&mode)?.kind)
+    }
+
     fn traits(&self, mode: &Mode) -> Result<Arc<Traits>, Error> {
         let key = (mode.model.clone(), mode.vae.clone());
         if let Some(known) = self.traits.lock().get(&key) {
@@ -95,6 +105,7 @@ impl Diffusion {
             files.vae = ModelFiles::open_vae(vae).map_err(library::error)?;
         }
         let traits = Arc::new(Traits {
+            kind: files.kind,
             scheduler: files.scheduler_config().map_err(library::error)?,
             few: files.is_lcm() || files.is_turbo(),
             side: files.default_size() as u32,

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod foreign;
 mod names;
 mod parameters;
 mod recipe;

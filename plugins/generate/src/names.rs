@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use reverie_plugin_sdk::Error;
 use serde_json::{Map, Value};
 
+use crate::foreign;
+
 /// Other names of parameters.
 pub const ALIASES: [(&str, &str); 6] = [
     ("steps", "num_inference_steps"),
@@ -69,6 +71,9 @@ pub fn unknown<'a>(given: impl Iterator<Item = &'a String>, known: &Map<String, 
     given
         .filter(|name| !known.contains_key(*name))
         .map(|name| {
+            if let Some(told) = foreign::told(name) {
+                return told;
+            }
             let meant = near(name, known).map(|near| format!("; did you mean '{near}'?"));
             format!("'{name}' is not known to generate and was ignored{}", meant.unwrap_or_default())
         })
@@ -135,7 +140,8 @@ mod tests {
         ] {
             assert!(told(typo)[0].ends_with(&format!("did you mean '{meant}'?")), "{:?}", told(typo));
         }
-        for other in ["frobnicate", "width", "", "x"] {
+        assert_eq!(told("width"), ["'width' of diffusers was ignored: it is 'size' here"]);
+        for other in ["frobnicate", "", "x"] {
             assert!(told(other)[0].ends_with("was ignored"), "{:?}", told(other));
         }
     }

@@ -2,9 +2,11 @@
 
     pip install -r requirements.txt
     python sweep.py --seed 1 --requests 1000 --runner "cargo run --release -p reverie-models --example sweep"
+    python sweep.py --seed 1 --requests 1000 --server http://127.0.0.1:8900 --models checkpoints --loras loras
 
 Every model, request and picture follows from the seed. The runner answers requests, a line of JSON each, as
-`host/models/examples/sweep.rs` does. A picture may be off by more than 2 of 255 in a thousandth of its values. Prints a table by
+`host/models/examples/sweep.rs` does; a server is asked as clients ask it, and needs its folders of models and LoRAs to be writable
+here. A picture may be off by more than 2 of 255 in a thousandth of its values. Prints a table by
 families, and each request over the limit with what is needed to repeat it (`--only MODEL/REQUEST`). A request that both refuse is
 right, one that only one of them refuses is not.
 """
@@ -26,6 +28,8 @@ import torch
 import transformers
 from PIL import Image
 from sweep_models import draw_model, draw_request, family
+from sweep_prompts import embeddings
+from sweep_server import Server
 
 LIMIT, SHARE = 2, 1e-3
 REQUESTS_OF_A_MODEL = 10
@@ -72,15 +76,21 @@ def pipeline_class(model, asked: dict):
 
 def by_diffusers(model, asked: dict) -> np.ndarray:
     class_ = pipeline_class(model, asked)
-    pipeline = class_.from_pretrained(model.path, torch_dtype=torch.float32)
+    pipeline = class_.from_pretrained(model.path, torch_dtype=torch.float32, variant=model.variant)
     pipeline.set_progress_bar_config(disable=True)
     if not hasattr(pipeline.text_encoder, "text_model"):
         # Transformers 5 has no such part any more, where diffusers looks for the final layer norm.
         type(pipeline.text_encoder).text_model = property(lambda text_encoder: text_encoder)
     # The model's own, named, is the model's own.
     if asked.get("scheduler") not in (None, type(pipeline.scheduler).__name__):
-        pipeline.scheduler = getattr(diffusers, asked["scheduler"]).from_config(pipeline.scheduler.config)
-    same = ["prompt", "num_inference_steps", "guidance_scale", "negative_prompt", "prompt_2", "width", "height"]
+        spacing = asked.get("schedule_type")
+        keys = {f"use_{name}_sigmas": name == spacing for name in ["karras", "exponential", "beta"]} if spacing else {}
+        config = {key: value for key, value in pipeline.scheduler.config.items() if not (spacing and key == "use_lu_lambdas")}
+        pipeline.scheduler = getattr(diffusers, asked["scheduler"]).from_config(config | keys)
+    if "lora" in asked:
+        pipeline.load_lora_weights(asked["lora"][0], adapter_name="drawn")
+        pipeline.set_adapters("drawn", asked["lora"][1])
+    same = ["prompt", "num_inference_steps", "guidance_scale", "negative_prompt", "prompt_2", "width", "height", "eta", "guidance_rescale"]
     options = {key: asked[key] for key in same if key in asked}
     options["generator"] = torch.Generator("cpu").manual_seed(asked["seed"])
     if asked.get("clip_skip", 1) > 1:
@@ -92,9 +102,15 @@ def by_diffusers(model, asked: dict) -> np.ndarray:
         options["mask_image"] = Image.open(asked["mask"])
     elif "image" in asked:
         # The size is the picture's, rounded down.
-        del options["width"], options["height"]
+        options.pop("width", None), options.pop("height", None)
     if class_.__name__.startswith("Latent"):
         options.pop("negative_prompt", None)
+    if "spans" in asked:
+        guided = asked["guidance_scale"] > 1 and pipeline.unet.config.time_cond_proj_dim is None
+        drawn = embeddings(pipeline, model.xl, asked["spans"], asked.get("negative_spans"), options.pop("clip_skip", 0), guided)
+        for key in ["prompt", "negative_prompt"]:
+            options.pop(key, None)
+        options |= drawn
     image = pipeline(**options, output_type="pil").images[0]
     return np.asarray(image)
 
@@ -118,7 +134,10 @@ def compare(model, asked: dict, runner: Runner, out: Path) -> tuple[str, str]:
 
 
 def sweep(arguments: argparse.Namespace, only: list[int] | None, table: dict) -> None:
-    runner = Runner(arguments.runner)
+    if arguments.server:
+        runner = Server(arguments.server, arguments.models, arguments.loras)
+    else:
+        runner = Runner(arguments.runner)
     for number in range(-(-arguments.requests // REQUESTS_OF_A_MODEL)):
         if only and number != only[0]:
             continue
@@ -150,7 +169,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--requests", type=int, default=1000)
-    parser.add_argument("--runner", required=True)
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--runner", help="the command line of a program that answers lines")
+    asked.add_argument("--server", help="the address of a running server")
+    parser.add_argument("--models", type=Path, help="the server's folder of models (diffusion.dir)")
+    parser.add_argument("--loras", type=Path, help="the server's folder of LoRAs (diffusion.loras_dir)")
     parser.add_argument("--only", help="MODEL/REQUEST of the same seed")
     arguments = parser.parse_args()
     only = [int(part) for part in arguments.only.split("/")] if arguments.only else None

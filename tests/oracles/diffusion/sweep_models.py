@@ -10,6 +10,8 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from make_pipeline_goldens import SDXL_UNET, TURBO_UNET, UNET, VAE, fill, save_tokenizer, text_config, use_published_names
 from PIL import Image
+from safetensors.torch import save_file
+from sweep_prompts import BREAK, written
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -52,6 +54,14 @@ KEYS = {
     "sigma_max": [12.0],
     "timestep_type": ["discrete", "continuous"],
 }
+# Classes that know `use_karras_sigmas` and its like.
+SIGMAS = [
+    "DEISMultistepScheduler", "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "KDPM2DiscreteScheduler", "LMSDiscreteScheduler",
+    "UniPCMultistepScheduler",
+]  # fmt: skip
+# Schedule types by their names, and the keys that they set.
+SPACINGS = ["karras", "exponential", "beta"]
 KINDS = ["sd", "sd2", "inpaint", "lcm", "sdxl", "sdxl_inpaint", "playground"]
 
 
@@ -62,6 +72,9 @@ class Model:
     path: Path
     kind: str
     about: dict = field(default_factory=dict)
+    variant: str | None = None
+    # Names, outputs and inputs of the layers that adapters may be for.
+    layers: list = field(default_factory=list)
 
     @property
     def xl(self) -> bool:
@@ -125,6 +138,7 @@ def draw_model(rng: random.Random, folder: Path) -> Model:
         index |= {"safety_checker": [None, None], "feature_extractor": [None, None], "requires_safety_checker": False}
     index["image_encoder"] = [None, None]
     write(folder / "model_index.json", index)
+    model.layers = lora_layers(parts)
     model.about = {"kind": kind, "class": class_name, "scheduler": config, "unet": sorted(set(unet) - set(UNET))}
     return model
 
@@ -132,6 +146,41 @@ def draw_model(rng: random.Random, folder: Path) -> Model:
 def write(path: Path, fields: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(fields, indent=1) + "\n")
+
+
+def lora_layers(parts: dict) -> list:
+    """Of attentions and feed-forwards of the UNet, and of attentions of the text encoder."""
+    found = []
+    for name, module in parts["unet"].named_modules():
+        if isinstance(module, torch.nn.Linear) and ("attn" in name or "ff.net.2" in name):
+            found.append((f"unet.{name}", module.out_features, module.in_features))
+    for name, module in parts["text_encoder"].named_modules():
+        if isinstance(module, torch.nn.Linear) and "self_attn" in name:
+            found.append((f"text_encoder.{name}", module.out_features, module.in_features))
+    return found
+
+
+def draw_lora(rng: random.Random, model: "Model", path: Path) -> None:
+    """An adapter in diffusers' naming for some of the layers."""
+    noise, rank = torch.Generator().manual_seed(rng.randrange(1 << 30)), rng.choice([1, 4])
+    tensors = {}
+    for name, outputs, inputs in model.layers:
+        if rng.random() < 0.5 or not tensors:
+            tensors[f"{name}.lora_A.weight"] = torch.randn(rank, inputs, generator=noise) / inputs**0.5
+            tensors[f"{name}.lora_B.weight"] = torch.randn(outputs, rank, generator=noise) * 0.3
+    save_file(tensors, path)
+
+
+def spans(rng: random.Random) -> list:
+    """A prompt with weights, or longer than a text encoder takes."""
+    long = rng.random() < 0.4
+    drawn = []
+    for _ in range(rng.randrange(2, 6)):
+        words = " ".join(rng.choice(WORDS[:-2]) for _ in range(rng.choice([15, 30]) if long else rng.choice([1, 3])))
+        drawn.append((words, rng.choice([1.0, 1.0, 1.3, 0.6, 1.15])))
+        if rng.random() < 0.1:
+            drawn.append(BREAK)
+    return drawn if drawn[-1] != BREAK else drawn[:-1]
 
 
 def prompt(rng: random.Random) -> str:
@@ -162,11 +211,29 @@ def draw_request(rng: random.Random, model: Model, folder: Path, number: int) ->
     # The pipeline of latent consistency models takes no other scheduler than its own.
     if rng.random() < 0.4 and model.kind != "playground" and not model.about["class"].startswith("Latent"):
         asked["scheduler"] = rng.choice(SCHEDULERS)
+    scheduler = asked.get("scheduler", model.about["scheduler"]["_class_name"])
+    if "scheduler" in asked and scheduler in SIGMAS and rng.random() < 0.4:
+        asked["schedule_type"] = rng.choice(SPACINGS)
+    if scheduler in ("DDIMScheduler", "TCDScheduler") and rng.random() < 0.4:
+        asked["eta"] = round(rng.random(), 2)
+    if not model.about["class"].startswith("Latent"):
+        if rng.random() < 0.15:
+            asked["guidance_rescale"] = round(rng.random(), 2)
+        if rng.random() < 0.2 and "prompt_2" not in asked:
+            asked["spans"] = spans(rng)
+            asked["prompt"] = written(asked["spans"])
+            if "negative_prompt" in asked:
+                asked["negative_spans"] = spans(rng)
+                asked["negative_prompt"] = written(asked["negative_spans"])
+    if rng.random() < 0.2:
+        asked["lora"] = [str(folder / f"{number}.safetensors"), round(rng.uniform(-1, 1.5), 2)]
+        draw_lora(rng, model, folder / f"{number}.safetensors")
     masked = model.inpaints or rng.random() < 0.2
     if masked or rng.random() < 0.35:
         # Sides that are no multiples of 8 are resized, as by diffusers' processors.
         sides = [side + rng.randrange(0, 8) * (rng.random() < 0.5) for side in (width, height)]
         asked["image"] = str(folder / f"{number}.png")
+        asked.pop("guidance_rescale", None)
         Image.fromarray(picture(rng, *sides)).save(asked["image"])
         asked["strength"] = round(rng.uniform(0.1, 1.0), 2) if rng.random() < 0.8 else 1.0
         if masked:

@@ -1,5 +1,6 @@
 //! AUTOMATIC1111's web UI API, `/sdapi/v1/…`, as its clients use it.
 
+mod fields;
 mod read;
 
 use std::{net::IpAddr, sync::Arc};
@@ -8,6 +9,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use image::{DynamicImage, RgbImage};
 use reverie_access::{Caller, api_user};
 use reverie_memory::Kept;
+use reverie_models::ModelKind;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -18,7 +20,7 @@ use super::{
     error::{self, or_error},
     of,
     openai::several,
-    python::generate::text,
+    python::generate::{text, told},
     with,
 };
 use crate::{
@@ -96,23 +98,6 @@ fn routes(registry: &Arc<Registry>) -> Route {
     get.or(post).unify().boxed()
 }
 
-/// Fields that would change the picture.
-const UNSUPPORTED: &[&str] = &[
-    "enable_hr",
-    "tiling",
-    "restore_faces",
-    "styles",
-    "alwayson_scripts",
-    "script_name",
-    "subseed_strength",
-    "refiner_checkpoint",
-    "image_cfg_scale",
-    "initial_noise_multiplier",
-    "inpaint_full_res",
-    "mask_blur_x",
-    "mask_blur_y",
-];
-
 /// What is asked for. What would change the picture and is not supported comes back in `warnings`.
 #[derive(JsonSchema)]
 #[schemars(rename = "Txt2Img")]
@@ -128,6 +113,8 @@ struct FromText {
     height: Option<u32>,
     sampler_name: Option<String>,
     scheduler: Option<String>,
+    /// For DDIM and TCD: the noise of each step.
+    eta: Option<f64>,
     batch_size: Option<u64>,
     n_iter: Option<u64>,
     superres: Option<bool>,
@@ -246,7 +233,8 @@ async fn pictures(
             "batch_size times n_iter: at most {MAX_PICTURES} pictures, got {total}"
         )));
     }
-    let params = params(from_picture, &asked, user.caller.tenant(), registry).await?;
+    let mut warnings = fields::ignored(&asked);
+    let params = params(from_picture, &asked, user.caller.tenant(), registry, &mut warnings).await?;
     let made = several(registry, &params, total, user.owner()).await?;
     let images: Vec<String> = made.iter().map(|done| BASE64_STANDARD.encode(&done.content)).collect();
     let metas: Vec<&Map<String, Value>> = made.iter().map(|done| &done.job.meta).collect();
@@ -271,34 +259,25 @@ async fn pictures(
         "sd_model_name": first.map(|meta| text(meta, "model")),
         "infotexts": all("parameters"),
     });
-    let warnings = ignored(&asked);
+    for warning in metas.iter().flat_map(|meta| told(meta)) {
+        if !warnings.contains(&warning) {
+            warnings.push(warning);
+        }
+    }
     if !warnings.is_empty() {
         info["warnings"] = json!(warnings);
     }
     Ok(Pictures { images, parameters: asked, info: info.to_string(), warnings })
 }
 
-/// What would change the picture in A1111's web UI and does nothing here. Its clients send all fields always, so that only what
-/// is not off counts.
-fn ignored(asked: &Map<String, Value>) -> Vec<String> {
-    let is_off = |value: &Value| match value {
-        Value::Null | Value::Bool(false) => true,
-        Value::Number(number) => number.as_f64() == Some(0.0),
-        Value::String(text) => text.is_empty() || text == "None",
-        Value::Array(items) => items.is_empty(),
-        Value::Object(fields) => fields.is_empty(),
-        Value::Bool(true) => false,
-    };
-    let named = UNSUPPORTED.iter().filter(|field| asked.get(**field).is_some_and(|value| !is_off(value)));
-    named.map(|field| format!("{field}: ignored: it is not supported here")).collect()
-}
-
-/// The job's parameters. What this API has beyond them is left out, as its clients send all fields always.
+/// The job's parameters. What this API has beyond them is left out, as its clients send all fields always, and told in
+/// `warnings`.
 async fn params(
     from_picture: bool,
     asked: &Map<String, Value>,
     tenant: Option<&str>,
     registry: &Arc<Registry>,
+    warnings: &mut Vec<String>,
 ) -> Result<Map<String, Value>, Error> {
     let mut params = Map::new();
     params.insert("prompt".into(), asked.get("prompt").cloned().unwrap_or_else(|| "".into()));
@@ -323,6 +302,14 @@ async fn params(
     if let Some(sampler) = sampler.filter(|name| !name.is_empty() && *name != "Automatic") {
         params.insert("scheduler".into(), sampler.into());
     }
+    if let Some(eta) = asked.get("eta").filter(|eta| !eta.is_null()) {
+        // There it is of ancestral samplers, too, which are those of diffusers with 1.
+        let ancestral = sampler
+            .is_some_and(|name| name.contains(" a") || name.ends_with("_a") || name.contains("ncestral"));
+        if !(ancestral && eta.as_f64() == Some(1.0)) {
+            params.insert("eta".into(), eta.clone());
+        }
+    }
     if let Some(spacing) = body::text(asked, "scheduler")?.filter(|name| !name.is_empty()) {
         params.insert("schedule_type".into(), spacing.into());
     }
@@ -339,7 +326,14 @@ async fn params(
             params.insert("mode".into(), mode.into());
         }
         if let Some(layers) = settings.get("CLIP_stop_at_last_layers").filter(|layers| !layers.is_null()) {
-            params.insert("clip_skip".into(), layers.clone());
+            let mode = params.get("mode").and_then(Value::as_str).unwrap_or_default().to_owned();
+            match is_sdxl(mode, registry).await {
+                false => _ = params.insert("clip_skip".into(), layers.clone()),
+                true if layers.as_u64() == Some(1) => {}
+                true => warnings.push(
+                    "override_settings.CLIP_stop_at_last_layers: ignored: SDXL has its own layer, as in the web UI".into(),
+                ),
+            }
         }
     }
     if from_picture {
@@ -359,6 +353,13 @@ async fn params(
         params.insert("strength".into(), strength.cloned().unwrap_or_else(|| 0.75.into()));
     }
     Ok(params)
+}
+
+/// Whether a mode's model is of SDXL. One that can't be read is told of when it is used.
+async fn is_sdxl(mode: String, registry: &Arc<Registry>) -> bool {
+    let registry = registry.clone();
+    let kind = tokio::task::spawn_blocking(move || registry.services.diffusion.kind(&mode));
+    matches!(kind.await, Ok(Ok(ModelKind::Sdxl)))
 }
 
 fn by_another_method() -> Error {

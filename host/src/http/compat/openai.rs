@@ -1,12 +1,13 @@
 //! OpenAI's images API: `POST /v1/images/generations` and `/v1/images/edits`, as the `openai` packages call it.
 
+mod fields;
+mod parts;
+
 use std::sync::Arc;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use bytes::Bytes;
-use image::{DynamicImage, GrayImage};
 use reverie_access::Caller;
-use reverie_memory::{Budget, Buffer, Kept, Use};
+use reverie_memory::Kept;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -17,15 +18,14 @@ use super::{
     core::jobs::{self as run, Done},
     describe,
     error::or_error,
-    multipart::{FormData, Part, form},
+    multipart::{FormData, form},
     of,
-    python::generate::text,
+    python::generate::{text, told},
     with,
 };
 use crate::{
     error::{Error, ErrorKind},
     jobs,
-    pictures::{self, Encoding, Format},
     plugins::Registry,
 };
 
@@ -45,15 +45,32 @@ const PASSED_ON: &[&str] = &[
     "num_inference_steps",
     "cfg",
     "guidance_scale",
+    "guidance_rescale",
+    "eta",
     "scheduler",
+    "schedule_type",
+    "clip_skip",
     "strength",
+    "loras",
+    "strict",
     "superres",
     "superres_magnitude",
 ];
 
 /// Fields of a form that are numbers. Others are texts, whatever they look like.
-const NUMBERS: &[&str] =
-    &["n", "seed", "steps", "num_inference_steps", "cfg", "guidance_scale", "strength", "output_compression"];
+const NUMBERS: &[&str] = &[
+    "n",
+    "seed",
+    "steps",
+    "num_inference_steps",
+    "cfg",
+    "guidance_scale",
+    "guidance_rescale",
+    "eta",
+    "clip_skip",
+    "strength",
+    "output_compression",
+];
 
 pub fn layer() -> Layer {
     Layer {
@@ -92,7 +109,7 @@ fn routes(registry: &Arc<Registry>) -> Route {
     generations.or(edits).unify().boxed()
 }
 
-/// What is asked for. Other fields are ignored.
+/// What is asked for. What would change the picture and is not supported comes back in `warnings`.
 #[derive(JsonSchema)]
 #[schemars(rename = "ImagesRequest")]
 #[expect(dead_code, reason = "it describes bodies; most fields are passed on, for the job's schema to check")]
@@ -117,8 +134,14 @@ struct Request {
     num_inference_steps: Option<u32>,
     cfg: Option<f64>,
     guidance_scale: Option<f64>,
+    guidance_rescale: Option<f64>,
+    eta: Option<f64>,
     scheduler: Option<String>,
+    schedule_type: Option<String>,
+    clip_skip: Option<u32>,
     strength: Option<f64>,
+    /// Whether LoRAs that lose parts are an error.
+    strict: Option<bool>,
     superres: Option<bool>,
     superres_magnitude: Option<u32>,
 }
@@ -142,6 +165,9 @@ struct Made {
     /// Unix seconds.
     created: u64,
     data: Vec<Image>,
+    /// What was asked for and does nothing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -253,9 +279,14 @@ async fn make(
             Error::invalid(format!("n: accepted are integers from 1 to {MAX_PICTURES}, got {n}"))
         })?,
     };
-    let mut data = Vec::new();
+    let (mut data, mut warnings) = (Vec::new(), fields::ignored(asked));
     for Done { job, key, content } in several(registry, &params, count, caller.owner(None)).await? {
         let host = host.unwrap_or("localhost");
+        for warning in told(&job.meta) {
+            if !warnings.contains(&warning) {
+                warnings.push(warning);
+            }
+        }
         data.push(Image {
             b64_json: in_line.then(|| BASE64_STANDARD.encode(&content)),
             url: (!in_line).then(|| format!("http://{host}/storage/{key}")),
@@ -263,7 +294,7 @@ async fn make(
             mode: text(&job.meta, "mode"),
         });
     }
-    Ok(Made { created: jobs::now() as u64, data })
+    Ok(Made { created: jobs::now() as u64, data, warnings })
 }
 
 /// `count` pictures with seeds that follow one another, made at the same time.
@@ -320,7 +351,7 @@ async fn edits(
     while let Some(part) = form.next().await {
         let part = part?;
         let name = part.name().to_owned();
-        let content = read(part, room, uploads.memory()).await?;
+        let content = parts::read(part, room, uploads.memory()).await?;
         // A part without content takes room too, or there could be any number of them.
         room = room.saturating_sub(content.len() + name.len() + 64);
         match name.as_str() {
@@ -345,7 +376,7 @@ async fn edits(
     let memory = registry.services.memory.clone();
     let mask = {
         let image = image.clone();
-        let edited = move || edited(mask.as_deref().unwrap_or(&image), limit, &memory);
+        let edited = move || parts::edited(mask.as_deref().unwrap_or(&image), limit, &memory);
         let made = tokio::task::spawn_blocking(edited).await;
         made.map_err(|_| Error::internal("the mask could not be read (a fault of the server)"))??
     };
@@ -355,39 +386,4 @@ async fn edits(
         params.insert("mask".into(), body::upload(uploads, tenant, &mask)?.into());
     }
     make(&asked, params, host, caller, registry).await
-}
-
-/// OpenAI's masks are transparent where the picture is made anew: as a PNG that is white there. None where nothing is
-/// transparent.
-fn edited(content: &[u8], limit: u64, memory: &Arc<Budget>) -> Result<Option<Kept<Vec<u8>>>, Error> {
-    let picture = pictures::decode(content, limit, memory)?;
-    if !picture.color().has_alpha() {
-        return Ok(None);
-    }
-    let _both = memory.hold(Use::Pictures, 5 * picture.width() as usize * picture.height() as usize)?;
-    let alpha = picture.to_rgba8();
-    let mask = GrayImage::from_fn(alpha.width(), alpha.height(), |x, y| {
-        image::Luma([255 - alpha.get_pixel(x, y).0[3]])
-    });
-    if mask.iter().all(|&value| value == 0) {
-        return Ok(None);
-    }
-    let encoding = Encoding { format: Format::Png, quality: 100 };
-    pictures::encode(&DynamicImage::ImageLuma8(mask), encoding, memory).map(Some)
-}
-
-/// A part of at most `room` bytes.
-async fn read(mut part: Part, room: usize, memory: &Arc<Budget>) -> Result<Bytes, Error> {
-    if room == 0 {
-        return Err(Error::new(ErrorKind::TooLarge, format!("the form is over {MAX_FORM} bytes")));
-    }
-    let mut content = Buffer::new(memory.nothing(Use::Bodies));
-    while let Some(chunk) = part.data().await {
-        let chunk = chunk?;
-        if content.len() + chunk.len() > room {
-            return Err(Error::new(ErrorKind::TooLarge, format!("the form is over {MAX_FORM} bytes")));
-        }
-        body::push(&mut content, chunk)?;
-    }
-    Ok(content.into_bytes())
 }

@@ -76,8 +76,8 @@ async fn generate(
         .header("X-LCM-Image-Key", &key)
         .header("X-Storage-Key", &key)
         .header("X-Job-Id", job.id.to_string());
-    if let Some(Value::Array(warnings)) = job.meta.get("warnings") {
-        let told: Vec<&str> = warnings.iter().filter_map(Value::as_str).collect();
+    let told = told(&job.meta);
+    if !told.is_empty() {
         response = response.header("X-Warnings", ascii(&told.join("; ")));
     }
     if let Some(Value::Object(enlarged)) = job.meta.get("superres") {
@@ -97,6 +97,12 @@ fn known_mode(params: &Map<String, Value>, registry: &Registry) -> Result<(), Er
         Err(error) if error.kind == ErrorKind::InvalidInput => Err(Error::not_found(error.message)),
         _ => Ok(()),
     }
+}
+
+/// The warnings of a job.
+pub fn told(meta: &Map<String, Value>) -> Vec<String> {
+    let warnings = meta.get("warnings").and_then(Value::as_array);
+    warnings.into_iter().flatten().filter_map(|text| text.as_str().map(str::to_owned)).collect()
 }
 
 /// A value of `meta` as text.
