@@ -166,6 +166,29 @@ fn files_that_no_model_can_be_made_of_are_told_with_what_is_accepted() {
 }
 
 #[test]
+fn loading_is_told() {
+    let server = Server::with_models(&[], &["sdxl"]);
+    let mut client = server.connect();
+    let job =
+        client.submit(json!({"params": {"prompt": "a cat", "mode": "sdxl", "steps": 1, "size": "64x64"}}));
+    let mut told = Vec::new();
+    loop {
+        let message = client.receive_where(|m| m["jobId"] == job.as_str());
+        match message["type"].as_str().unwrap() {
+            "job:progress" if message["stage"] == "loading" => {
+                told.extend(message["progress"]["loaded"].as_f64())
+            }
+            "job:progress" | "job:preview" => {}
+            _ => break assert_eq!(message["type"], "job:complete", "{message}"),
+        }
+    }
+    assert!(
+        !told.is_empty() && told.is_sorted() && told.iter().all(|part| (0.0..=1.0).contains(part)),
+        "{told:?}"
+    );
+}
+
+#[test]
 fn a_jpeg_without_its_end_is_refused() {
     let server = Server::with_models(&[], &["sd"]);
     let jpeg =

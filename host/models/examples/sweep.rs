@@ -57,11 +57,11 @@ fn request(asked: &Value, pipeline: &Pipeline<CpuBackend>) -> Result<Request, Fa
     let (width, height) = (side(asked, "width")?, side(asked, "height")?);
     let own = if asked["mask"].is_string() { pipeline.inpaint_scheduler() } else { pipeline.scheduler() };
     let mut scheduler = own.clone();
-    if let Some(name) = text(asked, "scheduler") {
-        scheduler = scheduler.with_name(&name)?;
-    }
-    if let Some(spacing) = text(asked, "schedule_type") {
-        scheduler = scheduler.with_schedule_type(&spacing)?;
+    match (text(asked, "scheduler"), text(asked, "schedule_type")) {
+        (Some(name), Some(spacing)) => scheduler = scheduler.with_name_and_schedule_type(&name, &spacing)?,
+        (Some(name), None) => scheduler = scheduler.with_name(&name)?,
+        (None, Some(spacing)) => scheduler = scheduler.with_schedule_type(&spacing)?,
+        (None, None) => {}
     }
     let image = pixels(asked, "image")?.map(|(rgb, size)| Picture {
         width,

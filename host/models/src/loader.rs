@@ -1,5 +1,7 @@
 //! From named tensors to layers that a device can run.
 
+mod progress;
+
 use std::{
     collections::HashMap,
     sync::{Arc, Weak},
@@ -7,6 +9,8 @@ use std::{
 
 use parking_lot::{Mutex, MutexGuard};
 use reverie_kernels::{Activation, Backend, Conv2dDesc};
+
+pub use progress::{Progress, Tell};
 
 use crate::{
     error::Result,
@@ -109,6 +113,7 @@ pub struct Loader<'a, B: Backend> {
     pub weights: Weights,
     cache: &'a LayerCache<B>,
     adapters: Option<&'a ComponentAdapters>,
+    progress: Option<&'a Progress<'a>>,
     /// Of weights and of biases.
     factors: [f32; 2],
 }
@@ -116,13 +121,18 @@ pub struct Loader<'a, B: Backend> {
 impl<'a, B: Backend> Loader<'a, B> {
     /// A loader over all of `weights`.
     pub fn new(backend: &'a B, weights: Weights, cache: &'a LayerCache<B>) -> Self {
-        Self { backend, weights, cache, adapters: None, factors: [1.0; 2] }
+        Self { backend, weights, cache, adapters: None, progress: None, factors: [1.0; 2] }
     }
 
     /// The same with what LoRAs add to the component, as [`crate::Adapters::component`] has it.
     pub fn with_adapters(self, adapters: Option<&'a ComponentAdapters>) -> Self {
         self.cache.forget_unused();
         Self { adapters, ..self }
+    }
+
+    /// The same, which tells how far it is.
+    pub fn with_progress(self, progress: &'a Progress<'a>) -> Self {
+        Self { progress: Some(progress), ..self }
     }
 
     /// The same with the weights and the biases of linear layers and convolutions multiplied by these.
@@ -248,6 +258,7 @@ impl<'a, B: Backend> Loader<'a, B> {
         found: impl Fn(&Layer<B>) -> Option<T>,
         prepare: impl FnOnce(bool) -> Result<(T, Layer<B>)>,
     ) -> Result<T> {
+        self.progress.map_or(Ok(()), |progress| progress.loaded(&self.weights, name))?;
         let name = self.weights.full_name(name);
         let adapters = self.adapters.map(|adapters| adapters.key(&name)).unwrap_or_default();
         let adapted = !adapters.is_empty();

@@ -15,6 +15,7 @@ use crate::{
     error::{Error, Result},
     finite::are_finite,
     noise,
+    prompt::Encodings,
     random::Generator,
     schedulers::{self, Plan, Scheduler, SchedulerConfig, SchedulerName},
     unet::UNet2DConditionModel,
@@ -70,6 +71,11 @@ impl<B: Backend> Pipeline<B> {
     /// Whether the UNet itself takes masks.
     pub fn is_inpainting(&self) -> bool {
         self.unet_config.in_channels == 2 * self.latent_channels + 1
+    }
+
+    /// What its prompts were encoded to, as far as it is kept.
+    pub fn encodings(&self) -> &Encodings<B> {
+        &self.text.encodings
     }
 
     /// What its files and its adapters say that has no effect, in sentences that name it.

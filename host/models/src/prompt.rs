@@ -2,10 +2,12 @@
 
 mod chunks;
 mod encode;
+mod encodings;
 mod parse;
 
 pub use self::{
     chunks::{Chunk, Chunks},
     encode::{PromptInput, TextEmbedding, TextEncoder, encode_prompts},
+    encodings::Encodings,
     parse::{Prompt, Span},
 };

@@ -39,6 +39,79 @@ fn pictures_are_those_of_diffusers() {
     }
 }
 
+#[test]
+fn the_same_prompt_is_encoded_once() {
+    let backend = CpuBackend::default();
+    let asked = requests().into_iter().find(|asked| asked["model"] == "sdxl").unwrap();
+    let pipeline = load(&backend, &asked);
+    let base = Request {
+        prompt: "a cat".into(),
+        negative_prompt: Some("dogs".into()),
+        guidance_scale: 5.0,
+        ..read(&asked).remove(0)
+    };
+    let encoded = |request: &Request| {
+        let before = pipeline.encodings().encoded();
+        let picture = make(&backend, &pipeline, request).1;
+        (pipeline.encodings().encoded() - before, picture)
+    };
+    let (count, first) = encoded(&base);
+    assert_eq!(count, 2);
+    // Another seed, size or number of steps is no other prompt.
+    let other = Request { seed: base.seed + 1, num_inference_steps: 1, ..base.clone() };
+    assert_eq!(encoded(&other).0, 0);
+    assert!(encoded(&base) == (0, first.clone()), "another picture");
+    // Everything that the text encoders are given is.
+    for changed in [
+        Request { prompt: "a (cat:1.1)".into(), ..base.clone() },
+        Request { prompt_2: Some("a bear".into()), ..base.clone() },
+        Request { clip_skip: Some(2), ..base.clone() },
+    ] {
+        let (count, picture) = encoded(&changed);
+        assert!(count == 1 && picture != first, "{changed:?}");
+    }
+    // A longer one makes the other longer.
+    assert_eq!(encoded(&Request { negative_prompt: Some("dogs BREAK owls".into()), ..base.clone() }).0, 2);
+    assert!(encoded(&base) == (0, first));
+    // There is an end to it.
+    for i in 0..200 {
+        let few = Request { prompt: format!("a cat {i}"), num_inference_steps: 1, ..base.clone() };
+        pipeline.prepare(&backend, &few).unwrap();
+        assert!((1..=32 << 20).contains(&pipeline.encodings().bytes()));
+    }
+}
+
+#[test]
+fn loading_tells_how_far_it_is_and_can_be_ended() {
+    let backend = CpuBackend::default();
+    for model in ["sd", "sdxl", "taesd"] {
+        let path = pipelines().join(if model == "taesd" { "sd" } else { model });
+        let mut files = ModelFiles::open(&path).unwrap();
+        if model == "taesd" {
+            files.vae = ModelFiles::open_vae(&pipelines().join(model)).unwrap();
+        }
+        let told = std::sync::Mutex::new(Vec::new());
+        let cache = LayerCache::default();
+        let load = |until: f32| {
+            told.lock().unwrap().clear();
+            let tell = |part: f32| {
+                told.lock().unwrap().push(part);
+                if part < until { Ok(()) } else { Err(Error::Invalid("enough".into())) }
+            };
+            Pipeline::load_and_tell(&backend, &files, &cache, &Adapters::default(), &tell)
+                .err()
+                .map(|e| e.to_string())
+        };
+        assert_eq!(load(0.5).as_deref(), Some("enough"));
+        let last = *told.lock().unwrap().last().unwrap();
+        assert!((0.5..1.0).contains(&last) || last == 1.0 && model == "taesd", "{model}: {last}");
+        assert_eq!(load(2.0), None);
+        let told = told.lock().unwrap();
+        assert!(told[0] == 0.0 && told.is_sorted() && told.len() > 10, "{model}: {told:?}");
+        assert!((0.97..=1.0).contains(told.last().unwrap()), "{model}: {told:?}");
+    }
+}
+
 /// Whole pipelines in fp16, with all of their steps.
 #[test]
 fn a_gpu_makes_the_pictures_of_diffusers_within_fp16() {

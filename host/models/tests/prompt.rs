@@ -9,7 +9,7 @@ use reverie_kernels::{Backend, cpu::CpuBackend};
 use reverie_models::{
     CLIPTextConfig, LayerCache, Loader, Tokenizer,
     clip::{CLIPTextModel, TextLayer},
-    prompt::{Chunks, Prompt, PromptInput, TextEmbedding, TextEncoder, encode_prompts},
+    prompt::{Chunks, Encodings, Prompt, PromptInput, TextEmbedding, TextEncoder, encode_prompts},
 };
 
 const LIMIT: f32 = 1e-5;
@@ -165,6 +165,7 @@ impl Models {
                 .iter()
                 .map(|text| PromptInput { texts: std::slice::from_ref(text), layer })
                 .collect::<Vec<_>>(),
+            &Encodings::new(0),
         )
         .unwrap()
     }

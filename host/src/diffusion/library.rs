@@ -9,6 +9,7 @@ use std::{
 use parking_lot::Mutex;
 use reverie_models::{Adapters, LayerCache, Lora, ModelFiles, pipeline::Pipeline};
 
+use super::Control;
 use crate::{
     error::Error,
     execution::{AnyBackend, Lane, Room, backend, room},
@@ -16,6 +17,12 @@ use crate::{
 
 /// Sets of adapters that one model is kept with.
 const VARIANTS: usize = 3;
+
+/// How often whoever waits for another's load looks whether it still shall.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Who a model is loaded for: hears of it, and may be stopped.
+pub type For<'a> = Option<(&'a dyn Control, &'a (dyn Fn(f32) + Sync))>;
 
 /// A model with a set of adapters, ready to make pictures.
 pub struct Model {
@@ -79,7 +86,7 @@ impl Library {
     ///
     /// # Errors
     /// `InvalidInput` for adapters that do not fit and for models that are not supported, are broken or lack files; `Unavailable` where its weights do not fit on the device, not even without what is idle. The message
-    /// names them and what is wrong.
+    /// names them and what is wrong. `Cancelled` where whom it is for was stopped.
     pub fn get(
         &self,
         backend: &Arc<AnyBackend>,
@@ -87,12 +94,20 @@ impl Library {
         path: &Path,
         vae: Option<&Path>,
         adapters: &[Adapter],
+        whom: For,
     ) -> Result<Arc<Model>, Error> {
         if let Some(model) = self.find(path, vae, adapters) {
             return Ok(model);
         }
+        let stopped = || whom.is_some_and(|(control, _)| control.stopped());
         // A load that panicked has left nothing behind.
-        let _loading = self.loading.lock();
+        let _loading = loop {
+            match self.loading.try_lock_for(LOOK) {
+                Some(loading) => break loading,
+                None if stopped() => return Err(Error::cancelled()),
+                None => {}
+            }
+        };
         // Another request may have loaded it meanwhile.
         if let Some(model) = self.find(path, vae, adapters) {
             return Ok(model);
@@ -115,8 +130,17 @@ impl Library {
             tracing::warn!(model = %path.display(), "{count} tensors of its LoRAs fit no layer and are left out, such as {first}");
         }
         // What a first try has prepared is kept for the second.
-        let pipeline = room.retry(|| Pipeline::load(&*base.backend, &base.files, &base.layers, &added));
-        let pipeline = pipeline.map_err(|error| base.error(error))?;
+        let tell = |part: f32| {
+            if let Some((_, tell)) = whom {
+                tell(part);
+            }
+            if stopped() { Err(reverie_models::Error::Invalid("stopped".into())) } else { Ok(()) }
+        };
+        let load = || Pipeline::load_and_tell(&*base.backend, &base.files, &base.layers, &added, &tell);
+        let pipeline = match room.retry(load) {
+            Err(_) if stopped() => return Err(Error::cancelled()),
+            loaded => loaded.map_err(|error| base.error(error))?,
+        };
         tracing::info!(model = %path.display(), adapters = adapters.len(), "model loaded in {:.1} s", began.elapsed().as_secs_f32());
         let adapter_warnings = added.warnings().collect();
         let model = Arc::new(Model { pipeline, adapter_warnings, lane: Lane::default(), base: base.clone() });
@@ -229,7 +253,8 @@ impl Shelf {
         let mut bytes = 0;
         for slot in self.slots.drain(..) {
             let variants = kept.iter().filter(|other| Arc::ptr_eq(&other.base, &slot.base)).count();
-            let more = if variants == 0 { slot.base.bytes } else { 0 };
+            let encodings = slot.model.pipeline.encodings().bytes() as u64;
+            let more = encodings + if variants == 0 { slot.base.bytes } else { 0 };
             if kept.len() < least || variants < VARIANTS && bytes + more <= budget {
                 bytes += more;
                 kept.push(slot);
@@ -262,6 +287,12 @@ pub fn error(error: reverie_models::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use image::RgbImage;
+    use serde_json::{Map, Value};
+    use uuid::Uuid;
+
     use crate::{embedded::Embedded, error::ErrorKind};
 
     use super::*;
@@ -272,7 +303,7 @@ mod tests {
         let embedded = Embedded::new(folder.path());
         embedded.unpack().unwrap();
         let (backend, library) = (backend::cpu(2), Library::new(u64::MAX));
-        let get = || library.get(&backend, &Room::default(), &embedded.model(), None, &[]).unwrap();
+        let get = || library.get(&backend, &Room::default(), &embedded.model(), None, &[], None).unwrap();
         let model = get();
         assert!(!library.drop_idle() && library.loaded().len() == 1);
         assert!(Arc::ptr_eq(&model, &get()));
@@ -289,5 +320,61 @@ mod tests {
         drop(model);
         assert!(library.drop_idle() && library.loaded().is_empty());
         assert!(!library.drop_idle());
+    }
+
+    /// Somebody who is stopped after having heard so often how far a load is.
+    struct StoppedAfter(usize, AtomicUsize);
+
+    impl Control for StoppedAfter {
+        fn priority(&self) -> i64 {
+            0
+        }
+        fn stopped(&self) -> bool {
+            self.1.load(Ordering::Relaxed) > self.0
+        }
+        fn background(&self) -> bool {
+            false
+        }
+        fn yields(&self) -> bool {
+            false
+        }
+        fn job(&self) -> Option<Uuid> {
+            None
+        }
+        fn waited(&self, _: Duration) {}
+        fn progress(&self, _: f32, _: Map<String, Value>) {
+            self.1.fetch_add(1, Ordering::Relaxed);
+        }
+        fn wants_previews(&self) -> bool {
+            false
+        }
+        fn preview(&self, _: usize, _: RgbImage) {}
+    }
+
+    #[test]
+    fn whoever_is_stopped_loads_no_further() {
+        let folder = tempfile::tempdir().unwrap();
+        let embedded = Embedded::new(folder.path());
+        embedded.unpack().unwrap();
+        let (backend, library) = (backend::cpu(2), Library::new(u64::MAX));
+        let get = |most: usize| {
+            let control = StoppedAfter(most, AtomicUsize::new(0));
+            let tell = |_: f32| control.progress(0.0, Map::new());
+            let whom: For = Some((&control, &tell));
+            let got = library.get(&backend, &Room::default(), &embedded.model(), None, &[], whom);
+            (got.map(drop), control.1.load(Ordering::Relaxed))
+        };
+        let (stopped, told) = get(5);
+        assert_eq!((stopped.unwrap_err().kind, told), (ErrorKind::Cancelled, 6));
+        assert!(library.loaded().is_empty());
+        // So does whoever waits for another's load.
+        let loading = library.loading.lock();
+        let control = StoppedAfter(0, AtomicUsize::new(1));
+        let whom: For = Some((&control, &|_| {}));
+        let waiting = library.get(&backend, &Room::default(), &embedded.model(), None, &[], whom);
+        assert_eq!(waiting.map(drop).unwrap_err().kind, ErrorKind::Cancelled);
+        drop(loading);
+        let (loaded, told) = get(1000);
+        assert!(loaded.is_ok() && told > 20, "{told}");
     }
 }

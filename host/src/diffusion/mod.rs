@@ -39,11 +39,11 @@ pub use control::Control;
 use control::lease;
 pub use inspect::Inspected;
 pub use library::error;
-use library::{Adapter, Library, Model};
+use library::{Adapter, For, Library, Model};
 pub use modes::Modes;
 pub use request::{Generated, Request, Timings};
 use request::{bytes, bytes_to_resize};
-use steps::{DECODED, stage};
+use steps::{DECODED, LOADED, stage};
 pub use traits::Defaults;
 pub use watch::{Watcher, watch};
 
@@ -223,7 +223,12 @@ impl Diffusion {
         let adapters = self.adapters(&mode, &request)?;
         let began = Instant::now();
         control.progress(0.0, stage("loading"));
-        let model = self.model(device, &mode, &adapters)?;
+        let tell = |part: f32| {
+            let mut detail = stage("loading");
+            detail.insert("loaded".into(), ((f64::from(part) * 100.0).round() / 100.0).into());
+            control.progress(LOADED * part, detail);
+        };
+        let model = self.model(device, &mode, &adapters, Some((&*control, &tell)))?;
         if request.strict
             && let Some(lost) = model.adapter_warnings.first()
         {
@@ -252,7 +257,7 @@ impl Diffusion {
                 RgbImage::from_raw(size.0, size.1, rgb).expect("three bytes a pixel")
             }
             image => {
-                control.progress(0.0, stage("encoding"));
+                control.progress(LOADED, stage("encoding"));
                 let picture = self.prepare(device, &model, &generation, &*control)?;
                 warnings.extend_from_slice(picture.warnings());
                 encoded = Instant::now();
@@ -302,14 +307,20 @@ impl Diffusion {
         let mode = self.modes.read().get(mode)?.1.clone();
         let request = Request::default();
         let adapters = self.adapters(&mode, &request)?;
-        let model = self.model(device, &mode, &adapters)?;
+        let model = self.model(device, &mode, &adapters, None)?;
         let (width, height) = size::made_at(&mode, self.size(&mode, &request, &model)?);
         Ok((width, height, model.pipeline.factor() as u32))
     }
 
-    fn model(&self, device: &Device, mode: &Mode, adapters: &[Adapter]) -> Result<Arc<Model>, Error> {
+    fn model(
+        &self,
+        device: &Device,
+        mode: &Mode,
+        adapters: &[Adapter],
+        whom: For,
+    ) -> Result<Arc<Model>, Error> {
         self.unpack(mode)?;
-        self.library.get(&self.backend, &device.room, &mode.model, mode.vae.as_deref(), adapters)
+        self.library.get(&self.backend, &device.room, &mode.model, mode.vae.as_deref(), adapters, whom)
     }
 
     /// Writes the embedded model to its folder where it is the mode's.

@@ -64,7 +64,11 @@ pub fn scheduler(
 ) -> Result<SchedulerConfig, Error> {
     let mut chosen = own.clone();
     if let Some(scheduler) = scheduler.or(mode.default_scheduler()) {
-        chosen = own.with_name(scheduler).map_err(|e| Error::invalid(format!("scheduler: {e}")))?;
+        let named = own.with_name(scheduler).or_else(|error| {
+            let spaced = schedule_type.map(|spacing| own.with_name_and_schedule_type(scheduler, spacing));
+            spaced.and_then(Result::ok).ok_or(error)
+        });
+        chosen = named.map_err(|e| Error::invalid(format!("scheduler: {e}")))?;
     }
     if let Some(spacing) = schedule_type {
         let spaced = chosen.with_schedule_type(spacing);

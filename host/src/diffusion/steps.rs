@@ -13,7 +13,8 @@ use uuid::Uuid;
 use super::{Control, library::Model};
 use crate::execution::{Denoise, Watch};
 
-/// Shares of the progress: encoding, then the steps, then decoding, and enlarging where that follows.
+/// Shares of the progress: loading, encoding, then the steps, then decoding, and enlarging where that follows.
+pub const LOADED: f32 = 0.02;
 pub const ENCODED: f32 = 0.03;
 pub const DENOISED: f32 = 0.92;
 pub const DECODED: f32 = 0.95;

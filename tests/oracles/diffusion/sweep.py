@@ -75,8 +75,8 @@ def pipeline_class(model, asked: dict):
 
 
 def by_diffusers(model, asked: dict) -> np.ndarray:
-    class_ = pipeline_class(model, asked)
-    pipeline = class_.from_pretrained(model.path, torch_dtype=torch.float32, variant=model.variant)
+    pipeline_class_ = pipeline_class(model, asked)
+    pipeline = pipeline_class_.from_pretrained(model.path, torch_dtype=torch.float32, variant=model.variant)
     pipeline.set_progress_bar_config(disable=True)
     if not hasattr(pipeline.text_encoder, "text_model"):
         # Transformers 5 has no such part any more, where diffusers looks for the final layer norm.
@@ -85,8 +85,11 @@ def by_diffusers(model, asked: dict) -> np.ndarray:
     if asked.get("scheduler") not in (None, type(pipeline.scheduler).__name__):
         spacing = asked.get("schedule_type")
         keys = {f"use_{name}_sigmas": name == spacing for name in ["karras", "exponential", "beta"]} if spacing else {}
-        config = {key: value for key, value in pipeline.scheduler.config.items() if not (spacing and key == "use_lu_lambdas")}
-        pipeline.scheduler = getattr(diffusers, asked["scheduler"]).from_config(config | keys)
+        class_ = getattr(diffusers, asked["scheduler"])
+        if spacing and "use_lu_lambdas" in class_._get_init_keys(class_):
+            keys["use_lu_lambdas"] = False
+        # As keywords: of the configuration, what was left to the defaults of the old class does not count.
+        pipeline.scheduler = class_.from_config(pipeline.scheduler.config, **keys)
     if "lora" in asked:
         pipeline.load_lora_weights(asked["lora"][0], adapter_name="drawn")
         pipeline.set_adapters("drawn", asked["lora"][1])
@@ -103,7 +106,7 @@ def by_diffusers(model, asked: dict) -> np.ndarray:
     elif "image" in asked:
         # The size is the picture's, rounded down.
         options.pop("width", None), options.pop("height", None)
-    if class_.__name__.startswith("Latent"):
+    if pipeline_class_.__name__.startswith("Latent"):
         options.pop("negative_prompt", None)
     if "spans" in asked:
         guided = asked["guidance_scale"] > 1 and pipeline.unet.config.time_cond_proj_dim is None

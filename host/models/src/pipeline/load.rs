@@ -5,7 +5,7 @@ use reverie_kernels::Backend;
 use super::{
     Pipeline,
     autoencoder::{Autoencoder, LatentScale, Model},
-    text::TextEncoders,
+    text::{KEPT_ENCODINGS, TextEncoders},
 };
 use crate::{
     checkpoint::{Component, ModelFiles, ModelKind, VaeConfig},
@@ -13,8 +13,9 @@ use crate::{
     config::CLIPTextConfig,
     error::{Error, Result},
     finite::Part,
-    loader::{LayerCache, Loader},
+    loader::{LayerCache, Loader, Progress, Tell},
     lora::{Adapters, Target},
+    prompt::Encodings,
     taesd::AutoencoderTiny,
     tokenizer::Tokenizer,
     unet::UNet2DConditionModel,
@@ -31,6 +32,24 @@ impl<B: Backend> Pipeline<B> {
     /// # Errors
     /// Files that can't be read, tensors that are missing or misshapen, configurations that are not supported.
     pub fn load(backend: &B, files: &ModelFiles, cache: &LayerCache<B>, adapters: &Adapters) -> Result<Self> {
+        Self::load_and_tell(backend, files, cache, adapters, &|_| Ok(()))
+    }
+
+    /// The same; `tell` hears how far it is, and may end it.
+    ///
+    /// # Errors
+    /// Those of [`Pipeline::load`] and of `tell`.
+    pub fn load_and_tell(
+        backend: &B,
+        files: &ModelFiles,
+        cache: &LayerCache<B>,
+        adapters: &Adapters,
+        tell: Tell,
+    ) -> Result<Self> {
+        tell(0.0)?;
+        let all = [&files.unet.weights, &files.text_encoder.weights, &files.vae.weights];
+        let second = files.text_encoder_2.as_ref().map(|component| &component.weights);
+        let progress = Progress::new(all.into_iter().chain(second), tell);
         let sdxl = files.kind == ModelKind::Sdxl;
         let mut encoders = Vec::new();
         let pad = if files.kind == ModelKind::Sd2 { PAD_BIG } else { PAD };
@@ -43,18 +62,19 @@ impl<B: Backend> Pipeline<B> {
                 None => Tokenizer::clip(pad)?,
             };
             check_vocabulary(&tokenizer, config)?;
-            let loader =
-                Loader::new(backend, weights.clone(), cache).with_adapters(adapters.component(target));
+            let loader = Loader::new(backend, weights.clone(), cache)
+                .with_adapters(adapters.component(target))
+                .with_progress(&progress);
             encoders.push((tokenizer, CLIPTextModel::load(&loader, config)?));
         }
         let unet = &files.unet;
         let loader = Loader::new(backend, unet.weights.clone(), cache);
-        let loader = loader.with_adapters(adapters.component(Target::Unet));
-        let (vae, latent_channels, factor) = vae(backend, files, cache)?;
+        let loader = loader.with_adapters(adapters.component(Target::Unet)).with_progress(&progress);
+        let (vae, latent_channels, factor) = vae(backend, files, cache, &progress)?;
         let mut warnings = files.warnings.clone();
         warnings.extend(adapters.warnings());
         Ok(Self {
-            text: TextEncoders { encoders, sdxl },
+            text: TextEncoders { encoders, sdxl, encodings: Encodings::new(KEPT_ENCODINGS) },
             unet: UNet2DConditionModel::load(&loader, &unet.config)?,
             unet_config: unet.config.clone(),
             vae,
@@ -95,8 +115,9 @@ fn vae<B: Backend>(
     backend: &B,
     files: &ModelFiles,
     cache: &LayerCache<B>,
+    progress: &Progress,
 ) -> Result<(Autoencoder<B>, usize, usize)> {
-    let loader = Loader::new(backend, files.vae.weights.clone(), cache);
+    let loader = Loader::new(backend, files.vae.weights.clone(), cache).with_progress(progress);
     let (model, scale, channels) = match &files.vae.config {
         VaeConfig::Kl(config) => {
             let moments = match (&config.latents_mean, &config.latents_std) {

@@ -6,7 +6,7 @@ use crate::{
     clip::{CLIPTextModel, TextLayer},
     denoise::Conditioning,
     error::{Error, Result},
-    prompt::{Prompt, PromptInput, TextEncoder, encode_prompts},
+    prompt::{Encodings, Prompt, PromptInput, TextEncoder, encode_prompts},
     tokenizer::Tokenizer,
 };
 
@@ -15,7 +15,11 @@ pub(super) struct TextEncoders<B: Backend> {
     pub(super) encoders: Vec<(Tokenizer, CLIPTextModel<B>)>,
     /// SDXL: the states before the last layer count, and the pooled embedding beside them.
     pub(super) sdxl: bool,
+    pub(super) encodings: Encodings<B>,
 }
+
+/// Bytes of the embeddings that a pipeline keeps: of 50 prompts of SDXL, or 140 of Stable Diffusion 1.
+pub(super) const KEPT_ENCODINGS: usize = 32 << 20;
 
 impl<B: Backend> TextEncoders<B> {
     /// The conditioning of a prompt and of what stands against it, of equal length; the second text of each is for the second
@@ -47,7 +51,7 @@ impl<B: Backend> TextEncoders<B> {
         let mut prompts = vec![PromptInput { texts: &prompt, layer: layer(skipped) }];
         prompts.extend(negative.iter().map(|texts| PromptInput { texts, layer: layer(0) }));
         let mut encoded = Vec::new();
-        for embedding in encode_prompts(backend, &encoders, &prompts)? {
+        for embedding in encode_prompts(backend, &encoders, &prompts, &self.encodings)? {
             let [_, _, tokens, _] = backend.shape(&embedding.hidden_states);
             encoded.push(Conditioning {
                 hidden_states: embedding.hidden_states,

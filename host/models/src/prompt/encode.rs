@@ -2,7 +2,11 @@
 
 use reverie_kernels::Backend;
 
-use super::{chunks::Chunks, parse::Prompt};
+use super::{
+    chunks::Chunks,
+    encodings::{self, Encodings},
+    parse::Prompt,
+};
 use crate::{
     clip::{CLIPTextModel, TextLayer},
     error::{Error, Result},
@@ -28,13 +32,18 @@ pub struct PromptInput<'a> {
 }
 
 /// What a UNet is conditioned on.
-#[derive(Clone)]
 pub struct TextEmbedding<B: Backend> {
     /// (1, 1, T, C): T is 77 for each chunk of the prompt, C the sum of all encoders' `hidden_size`.
     pub hidden_states: B::Tensor,
     /// SDXL's pooled embedding, (1, 1, 1, projection_dim): the last encoder's, of the first chunk. None where it has no
     /// projection.
     pub pooled: Option<B::Tensor>,
+}
+
+impl<B: Backend> Clone for TextEmbedding<B> {
+    fn clone(&self) -> Self {
+        Self { hidden_states: self.hidden_states.clone(), pooled: self.pooled.clone() }
+    }
 }
 
 /// Encodes prompts, each by a layer of the text encoders, all at the length of the longest, so that they can be a batch.
@@ -44,6 +53,8 @@ pub struct TextEmbedding<B: Backend> {
 /// is then scaled to have the mean that it had before, so that weights shift attention between words without making the
 /// prompt as a whole stronger. The pooled embedding has no weights.
 ///
+/// What `encodings` has, which must be of these encoders alone, is taken from there, and it is given the rest.
+///
 /// # Errors
 /// [`crate::Error::Invalid`] where a layer has too large a `clip_skip`, or a weight is too large; [`crate::Error::NotFinite`];
 /// [`crate::Error::Backend`].
@@ -51,6 +62,7 @@ pub fn encode_prompts<B: Backend>(
     backend: &B,
     encoders: &[TextEncoder<B>],
     prompts: &[PromptInput],
+    encodings: &Encodings<B>,
 ) -> Result<Vec<TextEmbedding<B>>> {
     let mut tokens: Vec<Vec<Chunks>> = Vec::new();
     for (i, encoder) in encoders.iter().enumerate() {
@@ -67,10 +79,16 @@ pub fn encode_prompts<B: Backend>(
     (0..prompts.len())
         .map(|prompt| {
             let layer = prompts[prompt].layer;
+            let key = encodings::key(layer, tokens.iter().map(|encoder| &encoder[prompt]));
+            if let Some(embedding) = encodings.get(&key) {
+                return Ok(embedding);
+            }
             let states = encoders.iter().zip(&tokens);
             let states =
                 states.map(|(encoder, tokens)| encode(backend, encoder.model, &tokens[prompt], layer));
-            join(backend, states.collect::<Result<_>>()?)
+            let embedding = join(backend, states.collect::<Result<_>>()?)?;
+            encodings.put(backend, key, &embedding);
+            Ok(embedding)
         })
         .collect()
 }

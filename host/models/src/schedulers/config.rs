@@ -96,19 +96,19 @@ impl SchedulerConfig {
     /// [`SchedulerConfig::usable`] says so, and [`SchedulerConfig::with_name`] puts another in its place.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where it is not a JSON object.
+    /// [`Error::Invalid`] where it is not a JSON object; for a scheduler that is built, those of [`SchedulerConfig::from_json`].
     pub fn of_model(text: &str) -> Result<Self> {
         let keys = parse(text)?;
-        Ok(Self::from_json(text).unwrap_or_else(|error| Self {
-            name: SchedulerName::EulerDiscrete,
-            keys,
-            assumed: Map::new(),
-            refused: Some(error.to_string()),
-        }))
+        let class_name = keys.get("_class_name").and_then(Value::as_str).unwrap_or_default();
+        if SchedulerName::from_class_name(class_name).is_some() {
+            return Self::from_json(text);
+        }
+        let refused = Self::from_json(text).err().map(|error| error.to_string());
+        Ok(Self { name: SchedulerName::EulerDiscrete, keys, assumed: Map::new(), refused })
     }
 
     /// # Errors
-    /// [`Error::Unsupported`] for a model's own scheduler that is not built, or that has a setting which is not supported.
+    /// [`Error::Unsupported`] for a model's own scheduler that is not built.
     pub fn usable(&self) -> Result<()> {
         self.refused.as_ref().map_or(Ok(()), |why| Err(Error::Unsupported(why.clone())))
     }
@@ -137,7 +137,8 @@ impl SchedulerConfig {
     /// # Errors
     /// Those of [`SchedulerConfig::from_json`] and of [`SchedulerConfig::with_name`].
     pub fn from_json_with_name(text: &str, name: &str) -> Result<Self> {
-        Self::of_model(text)?.with_name(name)
+        let (name_of_none, keys) = (SchedulerName::EulerDiscrete, parse(text)?);
+        Self { name: name_of_none, keys, assumed: Map::new(), refused: None }.with_name(name)
     }
 
     /// Which scheduler it is.
@@ -153,6 +154,19 @@ impl SchedulerConfig {
     /// [`Error::Invalid`] for an unknown name and for one that does not go with the model's training; those of [`SchedulerConfig::from_json`] where the model's other settings do
     /// not go with the scheduler.
     pub fn with_name(&self, name: &str) -> Result<Self> {
+        self.named(name)?.checked()
+    }
+
+    /// The same, and with a spacing as [`SchedulerConfig::with_schedule_type`] takes it. The file's own spacings need not go with
+    /// the scheduler, or with one another.
+    ///
+    /// # Errors
+    /// Those of both.
+    pub fn with_name_and_schedule_type(&self, name: &str, schedule_type: &str) -> Result<Self> {
+        self.named(name)?.with_schedule_type(schedule_type)
+    }
+
+    fn named(&self, name: &str) -> Result<Self> {
         let mut sampler = samplers::find(name)?;
         if self.name.is_edm() && SchedulerName::from_class_name(name).is_none() {
             sampler = samplers::for_edm(sampler, name)?;
@@ -163,7 +177,7 @@ impl SchedulerConfig {
         }
         config.name = sampler.scheduler;
         config.refused = None;
-        config.checked()
+        Ok(config)
     }
 
     /// The same with the spacing of noise levels that a request names: a schedule type of AUTOMATIC1111's web UI
