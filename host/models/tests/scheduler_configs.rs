@@ -207,3 +207,15 @@ fn trailing_timesteps_are_as_many_as_the_steps() {
         assert_eq!(scheduler.timesteps().len(), expected);
     }
 }
+
+#[test]
+fn spacings_of_a_file_that_a_request_replaces_need_not_go_together() {
+    let file = r#"{"_class_name": "EulerAncestralDiscreteScheduler", "use_karras_sigmas": true, "use_exponential_sigmas": true}"#;
+    let own = SchedulerConfig::from_json(file).unwrap();
+    assert!(own.with_name("DPMSolverSinglestepScheduler").is_err());
+    let spaced = own.with_name_and_schedule_type("DPMSolverSinglestepScheduler", "beta").unwrap();
+    let plain = SchedulerConfig::from_json(
+        r#"{"_class_name": "DPMSolverSinglestepScheduler", "use_beta_sigmas": true}"#,
+    );
+    assert!(spaced.is_same(&plain.unwrap()));
+}
