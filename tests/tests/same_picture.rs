@@ -135,12 +135,11 @@ fn files_that_no_model_can_be_made_of_are_told_with_what_is_accepted() {
     let path = copy(&server, "cut").join(unet);
     fs::write(&path, &whole[..whole.len() / 2]).unwrap();
     fs::remove_file(copy(&server, "without").join(unet)).unwrap();
-    // A type of eight bits: as many bytes, so the shape no longer fits; the type is told first.
     let name = |from: &str, to: &str, content: &[u8]| {
         let at = content.windows(from.len()).position(|bytes| bytes == from.as_bytes()).expect("there");
         [&content[..at], to.as_bytes(), &content[at + from.len()..]].concat()
     };
-    fs::write(copy(&server, "renamed").join(unet), name("conv_in.bias", "conv_in.bios", &whole)).unwrap();
+    fs::write(copy(&server, "renamed").join(unet), name("conv_in.weight", "conv_in.weighs", &whole)).unwrap();
     let config = copy(&server, "misshapen").join("unet/config.json");
     let mut fields: Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
     fields["cross_attention_dim"] = 24.into();
@@ -153,7 +152,7 @@ fn files_that_no_model_can_be_made_of_are_told_with_what_is_accepted() {
     for (mode, said) in [
         ("cut", unet),
         ("without", "diffusion_pytorch_model.safetensors"),
-        ("renamed", "conv_in.bias"),
+        ("renamed", "conv_in.weight"),
         ("misshapen", "expected"),
         ("no_json", "config.json"),
         ("own", "SASolverScheduler"),

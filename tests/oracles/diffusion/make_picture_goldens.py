@@ -56,8 +56,9 @@ def main() -> None:
         (OUT / f"{name}.png").write_bytes(png_of_16_bits(pixels, colour_type))
     for name in [*pictures, "p", "1", *TYPES]:
         picture = Image.open(io.BytesIO((OUT / f"{name}.png").read_bytes()))
-        picture.convert("RGB").save(OUT / f"{name}.rgb.png")
-        picture.convert("RGB").convert("L").save(OUT / f"{name}.l.png")
+        for to, made in [("rgb", picture.convert("RGB")), ("l", picture.convert("RGB").convert("L"))]:
+            # Without what else the file says, such as its transparent colour.
+            Image.fromarray(np.asarray(made)).save(OUT / f"{name}.{to}.png")
     pictures["rgb"].save(OUT / "progressive.jpg", progressive=True, quality=80)
 
 

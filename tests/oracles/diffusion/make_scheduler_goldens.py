@@ -110,6 +110,8 @@ PLAYGROUND = {
 
 # Label, the model's configuration, the scheduler that is asked for, what is changed in the configuration, and what the plan
 # has beside steps and strength.
+SNR_CLIPPED = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "clip_sample": True}
+
 CASES = [
     ("pndm_sd15", SD15, "PNDMScheduler", {}, {}),
     ("pndm_v", SD15, "PNDMScheduler", {"prediction_type": "v_prediction", "set_alpha_to_one": True}, {}),
@@ -208,6 +210,10 @@ FURTHER_CASES = [
     ("heun_exp_exponential_limits", SD15, "HeunDiscreteScheduler", EXPONENTIAL | LIMITS | {"beta_schedule": "exp"}, {}),
     ("pndm_prk", SD15, "PNDMScheduler", PRK, {}),
     ("pndm_prk_v_linspace", SD15, "PNDMScheduler", PRK | V | {"timestep_spacing": "linspace", "set_alpha_to_one": True}, {}),
+    # From pure noise, of which nothing of the picture can be told but its limits.
+    ("ddim_zero_snr_clipped", SD15, "DDIMScheduler", SNR_CLIPPED, {}),
+    ("ddpm_zero_snr_clipped", SD15, "DDPMScheduler", SNR_CLIPPED, {}),
+    ("lcm_zero_snr_clipped", LCM, "LCMScheduler", SNR_CLIPPED, {}),
 ]
 
 

@@ -24,8 +24,8 @@ IMAGE = BASE | {"image": "photo.png", "num_inference_steps": 10, "strength": 0.7
 CASES = {
     # int(10 * 0.7) is 7 in doubles, and 6 in floats.
     "strength": ("sd", IMAGE),
-    "alpha": ("sd", IMAGE | {"image": "alpha.png"}),
-    "deep": ("sd", IMAGE | {"image": "deep.png"}),
+    "with_alpha": ("sd", IMAGE | {"image": "alpha.png"}),
+    "with_16_bits": ("sd", IMAGE | {"image": "deep.png"}),
     "masked": ("sd", IMAGE | {"mask": "mask.png", "width": 72, "height": 48}),
     "masked_in_grey": ("inpaint", IMAGE | {"mask": "grey_mask.png", "width": 72, "height": 48, "strength": 1.0}),
     "old": ("old", IMAGE | {"mask": "mask.png", "width": 72, "height": 48}),

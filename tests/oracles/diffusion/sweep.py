@@ -82,7 +82,7 @@ def by_diffusers(model, asked: dict) -> np.ndarray:
         # Transformers 5 has no such part any more, where diffusers looks for the final layer norm.
         type(pipeline.text_encoder).text_model = property(lambda text_encoder: text_encoder)
     # The model's own, named, is the model's own.
-    if asked.get("scheduler") not in (None, type(pipeline.scheduler).__name__):
+    if asked.get("scheduler") not in (None, type(pipeline.scheduler).__name__) or "schedule_type" in asked:
         spacing = asked.get("schedule_type")
         keys = {f"use_{name}_sigmas": name == spacing for name in ["karras", "exponential", "beta"]} if spacing else {}
         class_ = getattr(diffusers, asked["scheduler"])

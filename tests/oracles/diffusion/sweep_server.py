@@ -33,7 +33,7 @@ class Server:
         params |= {"mode": mode, "size": f"{asked['width']}x{asked['height']}", "strict": True}
         for key in ["image", "mask"]:
             if key in asked:
-                params[key] = self.post("/v1/upload", Path(asked[key]).read_bytes(), "application/octet-stream")["fileRef"]
+                params[key] = self.upload(Path(asked[key]).read_bytes())
         if "lora" in asked:
             shutil.copy(asked["lora"][0], self.loras / f"{mode}.safetensors")
             params["loras"] = [{"name": mode, "strength": asked["lora"][1]}]
@@ -65,6 +65,11 @@ class Server:
             shutil.copy(model.path, self.models / f"{name}.safetensors")
         self.post("/api/modes/reload", b"", "application/json")
         return name
+
+    def upload(self, content: bytes) -> str:
+        head = b'--sweep\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
+        form = head + content + b"\r\n--sweep--\r\n"
+        return self.post("/v1/upload", form, "multipart/form-data; boundary=sweep")["fileRef"]
 
     def get(self, path: str) -> bytes:
         return urllib.request.urlopen(self.url + path, timeout=PATIENCE_S).read()

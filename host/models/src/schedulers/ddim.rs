@@ -5,7 +5,7 @@ use reverie_kernels::Backend;
 use super::{
     Algorithm, Combination, Plan, Step,
     noise_schedule::AlphasCumprod,
-    prediction::{clipped, original_sample},
+    prediction::{alpha_to_clip, clipped, original_sample},
     settings::{PredictionType, Settings},
     timesteps,
 };
@@ -51,7 +51,7 @@ impl<B: Backend> Algorithm<B> for DdimScheduler {
 
         let variance = ((1.0 - alpha_prod_t_prev) / beta_prod_t) * (1.0 - alpha_prod_t / alpha_prod_t_prev);
         let std_dev_t = if self.eta > 0.0 { self.eta * variance.sqrt() } else { 0.0 };
-        let level = (alpha_prod_t.sqrt(), beta_prod_t.sqrt());
+        let level = (alpha_to_clip(&self.settings, alpha_prod_t.sqrt()), beta_prod_t.sqrt());
         let signal = alpha_prod_t_prev.sqrt();
         let direction = (1.0 - alpha_prod_t_prev - std_dev_t * std_dev_t).sqrt();
         let original = original_sample(self.settings.prediction_type, level, &step);

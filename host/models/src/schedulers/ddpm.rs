@@ -5,7 +5,7 @@ use reverie_kernels::Backend;
 use super::{
     Algorithm, Combination, Plan, Step,
     noise_schedule::AlphasCumprod,
-    prediction::{clipped, original_sample},
+    prediction::{alpha_to_clip, clipped, original_sample},
     settings::Settings,
     timesteps,
 };
@@ -42,7 +42,7 @@ impl<B: Backend> Algorithm<B> for DdpmScheduler {
         let alpha = alpha_prod_t / alpha_prod_t_prev;
         let beta = 1.0 - alpha;
 
-        let level = (alpha_prod_t.sqrt(), beta_prod_t.sqrt());
+        let level = (alpha_to_clip(&self.settings, alpha_prod_t.sqrt()), beta_prod_t.sqrt());
         let original_coeff = alpha_prod_t_prev.sqrt() * beta / beta_prod_t;
         let sample_coeff = alpha.sqrt() * beta_prod_t_prev / beta_prod_t;
         let original = original_sample(self.settings.prediction_type, level, &step);

@@ -6,7 +6,7 @@ use reverie_kernels::Backend;
 use super::{
     Algorithm, Combination, Plan, Step,
     noise_schedule::AlphasCumprod,
-    prediction::{clipped, original_sample},
+    prediction::{alpha_to_clip, clipped, original_sample},
     settings::Settings,
     timesteps::linspace,
 };
@@ -43,7 +43,9 @@ impl<B: Backend> Algorithm<B> for LcmScheduler {
     fn step(&mut self, mut step: Step<B>) -> Result<B::Tensor> {
         let level = |index: usize| self.alphas_cumprod.noise_level(self.timesteps[index]);
         let (c_out, c_skip) = self.boundary_scalings(self.timesteps[step.index]);
-        let original = original_sample(self.settings.prediction_type, level(step.index), &step);
+        let (alpha, sigma) = level(step.index);
+        let alpha = alpha_to_clip(&self.settings, alpha);
+        let original = original_sample(self.settings.prediction_type, (alpha, sigma), &step);
         let mut kept = None;
         let original = clipped(&self.settings, step.backend, original, &mut kept)?;
         let mut next = c_out * original + c_skip * step.sample();

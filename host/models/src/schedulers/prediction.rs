@@ -23,6 +23,15 @@ pub(super) fn original_sample<'a, B: Backend>(
     }
 }
 
+/// `alpha`, or next to nothing where there is nothing of the picture in the latents (`rescale_betas_zero_snr`) and what is
+/// predicted of it from the noise is clipped: PyTorch divides the difference by zero and clips the infinity, where here each
+/// part of the difference would be infinite for itself.
+pub(super) fn alpha_to_clip(settings: &Settings, alpha: f32) -> f32 {
+    const NEXT_TO_NOTHING: f32 = 1e-30;
+    let clips = settings.clip_sample.is_some() || settings.thresholding.is_some();
+    if clips { alpha.max(NEXT_TO_NOTHING) } else { alpha }
+}
+
 /// The same where the latents are the picture plus `sigma` times noise, as in Euler's and Heun's schedulers.
 pub(super) fn original_sample_of_sigma<'a, B: Backend>(
     prediction_type: PredictionType,
