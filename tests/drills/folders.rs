@@ -110,7 +110,7 @@ fn earlier() -> Vec<u8> {
         let ended = !["queued", "running"].contains(&status);
         let mut line = json!({
             "job": {
-                "id": id(n), "job_type": "echo", "owner": "me", "status": status, "priority": n, "fraction": 0.0,
+                "id": id(n), "job_type": "echo", "owner": "client-of-the-drills-me", "status": status, "priority": n, "fraction": 0.0,
                 "detail": {}, "outputs": [], "meta": {}, "created": 1.7e9, "started": null,
                 "finished": ended.then_some(1.7e9 + 1.0),
             },
@@ -118,7 +118,7 @@ fn earlier() -> Vec<u8> {
         });
         if spec {
             let params = json!({"n": n, "text": "bräunlich"});
-            line["spec"] = json!({"job_type": "echo", "params": params, "owner": "me", "priority": n});
+            line["spec"] = json!({"job_type": "echo", "params": params, "owner": "client-of-the-drills-me", "priority": n});
         }
         line
     };

@@ -106,10 +106,15 @@ impl Retention {
             let candidates =
                 self.by_owner.values().filter_map(|jobs| Some((jobs.len(), Reverse(oldest_of(jobs)?))));
             // Among owners with as many, whose oldest is the oldest of all.
-            return candidates.max().map(|(_, Reverse(n))| n);
+            if let Some((_, Reverse(n))) = candidates.max() {
+                return Some(n);
+            }
         }
-        if config.keep_records_mb > 0 && self.weight > config.keep_records_mb.saturating_mul(1 << 20) {
-            return self.ended.keys().find(|n| settled(n)).copied();
+        if config.keep_records_mb > 0
+            && self.weight > config.keep_records_mb.saturating_mul(1 << 20)
+            && let Some(oldest) = self.ended.keys().next().filter(|n| settled(n))
+        {
+            return Some(*oldest);
         }
         let limit = config.keep_outputs_mb.saturating_mul(1 << 20);
         if config.keep_outputs_mb > 0 && self.bytes > limit {
@@ -207,8 +212,11 @@ mod tests {
                 // What is over a limit all the same is in its first minute, or takes none of what there is too much of.
                 let settled: Vec<u64> = ended().map(|(n, _)| *n).filter(|n| !young.contains(n)).collect();
                 prop_assert!(settled.iter().all(|n| retention.ended[n].at >= now - 360.0));
-                prop_assert!(retention.ended.len() <= 7 || settled.is_empty());
-                prop_assert!(retention.weight <= 2 << 20 || settled.is_empty());
+                let first_is_young = |jobs: &BTreeSet<u64>| jobs.first().is_some_and(|n| young.contains(n));
+                prop_assert!(retention.ended.len() <= 7 || retention.by_owner.values().all(first_is_young));
+                prop_assert!(retention.by_owner.values().all(|jobs| jobs.len() <= 4 || first_is_young(jobs)));
+                let first = retention.ended.keys().next();
+                prop_assert!(retention.weight <= 2 << 20 || first.is_some_and(|n| young.contains(n)));
                 prop_assert!(retention.bytes <= 2 << 20 || settled.iter().all(|n| retention.bytes_of(*n) == 0));
             }
         }

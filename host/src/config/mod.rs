@@ -23,7 +23,7 @@ pub use salvage::{Refused, salvage};
 #[serde(deny_unknown_fields)]
 pub struct Config {
     pub server: Server,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<Key>,
     pub hub: Hub,
     pub jobs: jobs::Config,

@@ -43,7 +43,7 @@ fn broken_ones_are_the_clients_fault() {
         {
             for (what, body, is_http) in BROKEN {
                 let request = format!(
-                    "{taker} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: {content_type}\r\n{body}"
+                    "{taker} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: {content_type}\r\n{body}"
                 );
                 let mut stream = sent(&server, request.as_bytes());
                 stream.shutdown(Shutdown::Write).unwrap();
@@ -77,7 +77,7 @@ fn forms_are_bounded_but_for_their_content() {
         ("no form", long.clone(), 413),
     ] {
         let request = format!(
-            "POST /v1/upload HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+            "POST /v1/upload HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
              Content-Type: multipart/form-data; boundary=x\r\nContent-Length: {}\r\n\r\n{form}--x--\r\n",
             form.len() + 7
         );

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::{figure, log, rest, sent};
 
-const GET: &[u8] = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
+const GET: &[u8] = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 #[test]
 fn a_thousand_idle_sockets_shut_nobody_out() {
@@ -70,7 +70,7 @@ fn a_process_without_descriptors_goes_on_when_there_are_some_again() {
         return skipped("there is no prlimit");
     }
     let mut clients: Vec<TcpStream> =
-        (0..60).map(|_| sent(&server, b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\n")).collect();
+        (0..60).map(|_| sent(&server, b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\n")).collect();
     let deadline = Instant::now() + Duration::from_secs(10);
     while !log(&server).contains("connections can't be accepted for now") {
         assert!(Instant::now() < deadline, "{}", log(&server));

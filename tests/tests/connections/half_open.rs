@@ -47,18 +47,22 @@ fn drip(server: &Server, head: &str) -> String {
 const KINDS: [Kind; 7] = [
     ("no byte", |server| rest(&mut sent(server, b""))),
     ("half a line", |server| rest(&mut sent(server, b"GET /hea"))),
-    ("half the headers", |server| rest(&mut sent(server, b"GET /health HTTP/1.1\r\nHost: x\r\nX-Half"))),
+    ("half the headers", |server| {
+        rest(&mut sent(server, b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Half"))
+    }),
     ("headers byte by byte", |server| drip(server, "GET /health HTTP/1.1\r\nX-Slow: ")),
     ("a body that stops", |server| {
         rest(&mut sent(
             server,
-            b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{\"jobType\"",
+            b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{\"jobType\"",
         ))
     }),
     ("a body byte by byte", |server| {
-        drip(server, "PUT /storage/slow HTTP/1.1\r\nHost: x\r\nContent-Length: 50000\r\n\r\n")
+        drip(server, "PUT /storage/slow HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50000\r\n\r\n")
     }),
-    ("an idle connection", |server| rest(&mut sent(server, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"))),
+    ("an idle connection", |server| {
+        rest(&mut sent(server, b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"))
+    }),
 ];
 
 #[test]
@@ -79,7 +83,7 @@ fn they_end_in_their_time_and_others_are_served() {
             })
             .collect();
         // The eighth: an answer that nobody reads.
-        let unread = sent(&server, b"GET /storage/large.bin HTTP/1.1\r\nHost: x\r\n\r\n");
+        let unread = sent(&server, b"GET /storage/large.bin HTTP/1.1\r\nHost: localhost\r\n\r\n");
         for _ in 0..10 {
             assert_eq!(server.get("/health").status, 200);
             assert_eq!(client.ask(json!({"type": "ping"}))["type"], "pong");

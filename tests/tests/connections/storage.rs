@@ -10,7 +10,8 @@ use super::{rest, sent};
 /// An answer's status, headers in small letters, and body.
 fn ask(server: &Server, method: &str, path: &str, headers: &[(&str, &str)]) -> (u16, String, String) {
     let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n");
+    let request =
+        format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n");
     let answer = rest(&mut sent(server, request.as_bytes()));
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no HTTP answer: {answer}"));
     (head.split(' ').nth(1).unwrap().parse().unwrap(), head.to_lowercase(), body.to_owned())
@@ -127,7 +128,9 @@ fn stored_content_is_never_whole_in_memory() {
     file.set_len(SIZE as u64).unwrap();
     let before = server.memory_kb();
     let mut streams: Vec<_> = (0..4)
-        .map(|_| sent(&server, b"GET /storage/large.bin HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
+        .map(|_| {
+            sent(&server, b"GET /storage/large.bin HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        })
         .collect();
     let (mut most, mut piece, mut total) = (0, vec![0; 1 << 20], 0);
     while !streams.is_empty() {

@@ -23,18 +23,27 @@ use crate::{
     sweep::Sweep,
 };
 
+/// The part of the memory that jobs which have ended may have.
+const FOR_ENDED: usize = 4;
+
 impl Jobs {
     /// Takes up what an earlier process left in its store: jobs that have ended can be asked for, others are queued again, or
     /// recorded as failed after `jobs.max_attempts` or `jobs.max_interruptions`. `at_fault` are the jobs that are known to have
     /// ended that process.
     pub fn open(
-        config: Config,
+        mut config: Config,
         store: Box<dyn Store>,
         loaded: Loaded,
         clock: Arc<dyn Clock>,
         at_fault: &HashSet<Uuid>,
         memory: Arc<Budget>,
     ) -> Arc<Self> {
+        // Those that have ended must not take the room of new ones.
+        let most = (memory.limit() / FOR_ENDED) >> 20;
+        config.keep_records_mb = match config.keep_records_mb {
+            0 => most.max(1),
+            given => given.min(most.max(1)),
+        };
         let mut state = State::default();
         let Kept { records, objects, doomed, served } = loaded.kept;
         let mut given_up = Vec::new();
