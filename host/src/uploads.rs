@@ -90,8 +90,10 @@ impl Uploads {
     /// Keeps a text under a key, in place of what was there.
     ///
     /// # Errors
-    /// `Unavailable` when all uploads together are over `uploads.max_total_bytes`.
-    pub fn keep_text(&self, key: &str, content: Bytes) -> Result<(), Error> {
+    /// `Unavailable` when all uploads together are over `uploads.max_total_bytes`, or there is no memory for it.
+    pub fn keep_text(&self, key: &str, text: String) -> Result<(), Error> {
+        let held = self.memory.hold(Use::Uploads, text.capacity() + key.len() + TEXT_OVERHEAD)?;
+        let content = held.with_bytes(text.into_bytes());
         let mut state = self.state.lock();
         let size = |key: &str, content: &Bytes| content.len() + key.len() + TEXT_OVERHEAD;
         let before = state.texts.get(key).map_or(0, |(text, _)| size(key, &text.content));
@@ -318,11 +320,11 @@ mod tests {
         let config = config::Uploads { max_file_bytes: 10, max_total_bytes: 400, ttl_s: 0.1, sweep_s: 0.05 };
         let uploads = Uploads::new(config, Budget::unlimited());
         for content in ["a text", "another"] {
-            uploads.keep_text("key", Bytes::from_static(content.as_bytes())).unwrap();
+            uploads.keep_text("key", content.to_owned()).unwrap();
             assert_eq!(uploads.text("key").unwrap().content, content);
         }
         assert_eq!(uploads.figures().1, "another".len() + "key".len() + TEXT_OVERHEAD);
-        let error = uploads.keep_text("large", vec![0; 400].into()).unwrap_err();
+        let error = uploads.keep_text("large", "x".repeat(400)).unwrap_err();
         assert_eq!(error.kind, ErrorKind::Unavailable);
         tokio::time::sleep(std::time::Duration::from_millis(300)).await;
         assert!(uploads.text("key").is_none() && uploads.figures().1 == 0);

@@ -285,7 +285,7 @@ async fn put<B: Buf>(
     let content = body::collect(body, limit, &services.memory).await?.into_bytes();
     match media_type.and_then(|media_type| payload(media_type, &content)) {
         Some(_) if shared && services.storage.exists(&stored).await? => return Err(storage::taken(&key)),
-        Some(text) => services.uploads.keep_text(&stored, text.into())?,
+        Some(text) => services.uploads.keep_text(&stored, text)?,
         None if shared => services.storage.create(&stored, content).await?,
         None => {
             let length = content.len() as u64;
