@@ -53,7 +53,7 @@ impl Faulty {
 
     fn set(&self, faults: Faults) {
         let Faults { sync_ms, sync_error, write_error, clock_s } = faults;
-        let bytes = [sync_ms, sync_error, write_error, clock_s].map(i64::to_le_bytes).concat();
+        let bytes = [sync_ms, sync_error, write_error, clock_s, 0].map(i64::to_le_bytes).concat();
         // One write, so that no call reads half of it.
         fs::write(&self.file, bytes).expect("written");
     }

@@ -2,7 +2,7 @@
 
 #![cfg(target_os = "linux")]
 
-use std::{fs, os::unix::process::ExitStatusExt, path::Path};
+use std::{fs, os::unix::process::ExitStatusExt};
 
 use reverie_tests::Server;
 use serde_json::json;
@@ -10,30 +10,26 @@ use serde_json::json;
 const SIGBUS: i32 = 7;
 const SIGSEGV: i32 = 11;
 
-/// Cuts all weights below a folder to nothing: what has them mapped faults where it reads them.
-fn cut_weights(folder: &Path) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            cut_weights(&path);
-        } else if path.extension().is_some_and(|extension| extension == "safetensors") {
-            fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(0).unwrap();
-        }
-    }
-}
-
 #[test]
 fn a_crash_counts_against_the_job_that_caused_it_alone() {
     let settings =
         ["jobs.max_attempts=1", "jobs.concurrency=2", "execution.backend=cpu", "execution.threads=2"];
-    let mut server = Server::start(&settings, &["echo"]);
+    let faults = tempfile::NamedTempFile::new().unwrap();
+    let library = std::env::current_exe().unwrap().with_file_name("libreverie_drill_faults.so");
+    let environment = [
+        ("LD_PRELOAD", library.to_str().expect("UTF-8")),
+        ("REVERIE_DRILL_FAULTS", faults.path().to_str().expect("UTF-8")),
+    ];
+    let mut server = Server::start_with(&environment, &settings, &["echo"]);
     let mut client = server.connect_to("/v1/ws?clientId=client-of-tests-1");
     // The model is in memory from here on, and its tables of words are read from its file.
     let first = client.submit(json!({"jobType": "generate", "prompt": "a cat"}));
     assert_eq!(client.finish(&first)["type"], "job:complete");
     let innocent = client.submit(json!({"jobType": "echo-sleep", "ms": 20, "steps": 200}));
     client.receive_where(|m| m["jobId"] == innocent.as_str() && m["status"] == "running");
-    cut_weights(&server.dir.path().join("reverie-data/embedded"));
+    // See `read_crash` of the preloaded library: whoever reads weights from here on crashes.
+    let crash = [0, 0, 0, 0, 1].map(i64::to_le_bytes).concat();
+    fs::write(faults.path(), crash).unwrap();
     let guilty = client.submit(json!({"jobType": "generate", "prompt": "a dog"}));
     assert_eq!(server.ended().signal(), Some(SIGBUS));
     let record = server.dir.path().join("reverie-data/ledger.db.crash");
@@ -43,6 +39,7 @@ fn a_crash_counts_against_the_job_that_caused_it_alone() {
         format!("signal {SIGBUS}\njob {}\ndevice\n", guilty.replace('-', ""))
     );
 
+    fs::write(faults.path(), "").unwrap();
     server.crash_and_restart();
     assert!(!record.exists(), "it is dealt with");
     let mut client = server.connect_to("/v1/ws?clientId=client-of-tests-1");

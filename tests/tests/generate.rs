@@ -225,7 +225,7 @@ fn without_a_model_it_says_what_to_do() {
     );
     let over_http = server.post_json("/generate", &json!({"prompt": PROMPT}));
     assert!(
-        over_http.status == 503 && over_http.text().contains("reverie-data/checkpoints"),
+        over_http.status == 503 && over_http.text().contains("into 'checkpoints'"),
         "{}",
         over_http.text()
     );

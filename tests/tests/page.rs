@@ -111,7 +111,7 @@ fn a_connection_that_breaks_loses_nothing() {
     let Some(mut page) = Browser::open(&format!("http://{}/", server.address)) else {
         return skipped("no Chromium that starts");
     };
-    let connected = "location.protocol === 'http:' && document.readyState === 'complete' && socket.readyState === 1 && $('mode').length > 0";
+    let connected = "location.protocol === 'http:' && document.readyState === 'complete' && socket?.readyState === 1 && $('mode').length > 0";
     page.until(connected);
     page.run("$('mode').value = 'emoji'; $('size').value = '64x64'; $('steps').value = 2");
     page.run(GENERATE);

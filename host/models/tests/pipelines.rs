@@ -90,12 +90,12 @@ fn loading_tells_how_far_it_is_and_can_be_ended() {
         if model == "taesd" {
             files.vae = ModelFiles::open_vae(&pipelines().join(model)).unwrap();
         }
-        let told = std::sync::Mutex::new(Vec::new());
+        let told = parking_lot::Mutex::new(Vec::new());
         let cache = LayerCache::default();
         let load = |until: f32| {
-            told.lock().unwrap().clear();
+            told.lock().clear();
             let tell = |part: f32| {
-                told.lock().unwrap().push(part);
+                told.lock().push(part);
                 if part < until { Ok(()) } else { Err(Error::Invalid("enough".into())) }
             };
             Pipeline::load_and_tell(&backend, &files, &cache, &Adapters::default(), &tell)
@@ -103,10 +103,10 @@ fn loading_tells_how_far_it_is_and_can_be_ended() {
                 .map(|e| e.to_string())
         };
         assert_eq!(load(0.5).as_deref(), Some("enough"));
-        let last = *told.lock().unwrap().last().unwrap();
+        let last = *told.lock().last().unwrap();
         assert!((0.5..1.0).contains(&last) || last == 1.0 && model == "taesd", "{model}: {last}");
         assert_eq!(load(2.0), None);
-        let told = told.lock().unwrap();
+        let told = told.lock();
         assert!(told[0] == 0.0 && told.is_sorted() && told.len() > 10, "{model}: {told:?}");
         assert!((0.97..=1.0).contains(told.last().unwrap()), "{model}: {told:?}");
     }

@@ -1,14 +1,14 @@
 //! Functions of the C library with faults, for a program that is started with this library in `LD_PRELOAD`: syncs that take
-//! long or fail, writes that fail, a wall clock that is wrong. The program itself stays as it is.
+//! long or fail, writes that fail, a wall clock that is wrong, reads that crash. The program itself stays as it is.
 //!
-//! Which faults there are is read at each call from the file that the variable [`FAULTS`] names: four numbers of 8 bytes,
+//! Which faults there are is read at each call from the file that the variable [`FAULTS`] names: five numbers of 8 bytes,
 //! little-endian, in the order of [`Faults`]. So a drill turns them on and off while the program runs.
 #![cfg(target_os = "linux")]
 
 use std::{
     ffi::{c_int, c_long, c_void},
     fs::File,
-    os::unix::fs::FileExt as _,
+    os::fd::AsRawFd as _,
     sync::OnceLock,
     time::Duration,
 };
@@ -26,20 +26,25 @@ struct Faults {
     write_error: i64,
     /// Seconds that `CLOCK_REALTIME` is ahead.
     clock_s: i64,
+    /// 1: who reads at a place of a `*.safetensors` file (`pread`) gets SIGBUS.
+    read_crash: i64,
 }
 
 impl Faults {
     fn now() -> Self {
         static FILE: OnceLock<Option<File>> = OnceLock::new();
         let file = FILE.get_or_init(|| File::open(std::env::var_os(FAULTS)?).ok());
-        let mut numbers = [[0; 8]; 4];
-        match file.as_ref().map(|file| file.read_exact_at(numbers.as_flattened_mut(), 0)) {
-            Some(Ok(())) => {
-                let [sync_ms, sync_error, write_error, clock_s] = numbers.map(i64::from_le_bytes);
-                Self { sync_ms, sync_error, write_error, clock_s }
-            }
-            _ => Self::default(),
+        let mut numbers = [[0; 8]; 5];
+        let Some(file) = file else { return Self::default() };
+        let bytes = numbers.as_flattened_mut();
+        // SAFETY: as many bytes as are there. Not by the C library's function, which is one of those below.
+        let read =
+            unsafe { libc::syscall(libc::SYS_pread64, file.as_raw_fd(), bytes.as_mut_ptr(), bytes.len(), 0) };
+        if read != bytes.len() as c_long {
+            return Self::default();
         }
+        let [sync_ms, sync_error, write_error, clock_s, read_crash] = numbers.map(i64::from_le_bytes);
+        Self { sync_ms, sync_error, write_error, clock_s, read_crash }
     }
 }
 
@@ -88,6 +93,38 @@ unsafe extern "C" fn pwrite64(file: c_int, bytes: *const c_void, count: usize, a
 unsafe extern "C" fn pwrite(file: c_int, bytes: *const c_void, count: usize, at: i64) -> isize {
     // SAFETY: the caller keeps the same promise.
     unsafe { pwrite64(file, bytes, count, at) }
+}
+
+/// Reads a page of a file that has none.
+fn crash() {
+    // SAFETY: a new mapping of a new file, from which one byte is read. That the system answers it by SIGBUS is what it is for.
+    unsafe {
+        let file = libc::memfd_create(c"empty".as_ptr(), 0);
+        let page = libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ, libc::MAP_SHARED, file, 0);
+        std::ptr::read_volatile(page.cast::<u8>());
+    }
+}
+
+/// # Safety
+/// That of `pread`: `count` bytes can be written at `bytes`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn pread64(file: c_int, bytes: *mut c_void, count: usize, at: i64) -> isize {
+    if Faults::now().read_crash != 0 {
+        let path = std::fs::read_link(format!("/proc/self/fd/{file}"));
+        if path.is_ok_and(|path| path.extension().is_some_and(|extension| extension == "safetensors")) {
+            crash();
+        }
+    }
+    // SAFETY: the caller's pointer and length, as they are.
+    unsafe { libc::syscall(libc::SYS_pread64, file, bytes, count, at) as isize }
+}
+
+/// # Safety
+/// That of `pread`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn pread(file: c_int, bytes: *mut c_void, count: usize, at: i64) -> isize {
+    // SAFETY: the caller keeps the same promise.
+    unsafe { pread64(file, bytes, count, at) }
 }
 
 /// # Safety

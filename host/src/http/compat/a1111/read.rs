@@ -12,12 +12,14 @@ use super::{
 };
 use crate::{jobs::Status, plugins::Registry};
 
+type Answer = Box<dyn Fn(&Registry, &User) -> Response + Send + Sync>;
+
 /// A resource that is read.
 pub struct Read {
     pub name: &'static str,
     summary: &'static str,
     schema: SchemaOf,
-    answer: Box<dyn Fn(&Registry, &User) -> Response + Send + Sync>,
+    answer: Answer,
 }
 
 impl Read {
