@@ -58,7 +58,7 @@ impl Use {
 
     /// Whether it is new work. That must leave room to go on for what has begun.
     fn is_new_work(self) -> bool {
-        matches!(self, Self::Bodies | Self::Uploads | Self::Frames | Self::Jobs)
+        matches!(self, Self::Bodies | Self::Uploads | Self::Jobs)
     }
 }
 

@@ -10,7 +10,7 @@ const LIMIT: usize = 1000;
 const NEW_WORK: usize = 750;
 
 fn new_work(of: Use) -> bool {
-    matches!(of, Use::Bodies | Use::Uploads | Use::Frames | Use::Jobs)
+    matches!(of, Use::Bodies | Use::Uploads | Use::Jobs)
 }
 
 #[derive(Debug, Clone)]

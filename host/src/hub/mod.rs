@@ -27,6 +27,9 @@ use crate::{
     metrics::Metrics,
 };
 
+/// Bytes that may wait for a client whatever memory is free.
+const ALWAYS_BYTES: usize = 32 << 10;
+
 /// RFC 6455 close codes.
 pub mod close_code {
     pub const GOING_AWAY: u16 = 1001;
@@ -224,7 +227,7 @@ impl Hub {
             connection,
             id: peer.caller.owner(Some(&peer.name)).unwrap_or_default(),
             peer,
-            outbox: Outbox::new(Limits { frames, bytes }, held, self.metrics.clone()),
+            outbox: Outbox::new(Limits { frames, bytes, always: ALWAYS_BYTES }, held, self.metrics.clone()),
             followed: Mutex::default(),
         }
     }

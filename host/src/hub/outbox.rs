@@ -117,6 +117,8 @@ pub struct Outbox {
 pub struct Limits {
     pub frames: usize,
     pub bytes: usize,
+    /// Bytes that may wait whatever memory is free: who asks for little is answered, however much others have taken.
+    pub always: usize,
 }
 
 struct State {
@@ -187,7 +189,9 @@ impl Outbox {
             return self.give_up("client too slow: its outbound queue is full");
         }
         let held = state.held.bytes() - before + frame.bytes();
-        if let Err(refused) = state.held.resize(held) {
+        if held <= self.limits.always {
+            state.held.resize_anyway(held);
+        } else if let Err(refused) = state.held.resize(held) {
             drop(state);
             match frame.key {
                 Some(_) => self.metrics.ws_superseded.inc(),
@@ -283,7 +287,7 @@ mod tests {
     use super::*;
 
     fn outbox(frames: usize) -> Outbox {
-        within(Limits { frames, bytes: 1 << 20 }, &Budget::unlimited())
+        within(Limits { frames, bytes: 1 << 20, always: 0 }, &Budget::unlimited())
     }
 
     fn within(limits: Limits, budget: &Arc<Budget>) -> Outbox {
@@ -335,7 +339,7 @@ mod tests {
     async fn what_waits_is_bounded_in_bytes() {
         let (budget, job) = (Budget::new(1 << 20), Uuid::new_v4());
         let text = |length: usize| "x".repeat(length);
-        let outbox = within(Limits { frames: 100, bytes: 10_000 }, &budget);
+        let outbox = within(Limits { frames: 100, bytes: 10_000, always: 0 }, &budget);
         // Alone a frame may be larger; nothing else fits beside it.
         outbox.push(Frame::progress(job, text(20_000)));
         assert_eq!(budget.used(), 20_000 + FRAME);
@@ -357,11 +361,16 @@ mod tests {
     #[tokio::test]
     async fn without_memory_what_is_superseded_anyway_is_left_out() {
         let (budget, job) = (Budget::new(10_000), Uuid::new_v4());
-        let most = Limits { frames: 100, bytes: 100_000 };
+        let most = Limits { frames: 100, bytes: 100_000, always: 1000 };
         let (first, second) = (within(most, &budget), within(most, &budget));
         first.push(Frame::new("x".repeat(7000)));
         second.push(Frame::progress(job, "x".repeat(5000)));
         assert!(second.try_next().is_none());
+        // Little is taken in any case.
+        let all = budget.hold_anyway(Use::Pictures, 10_000);
+        second.push(Frame::new("x".repeat(500)));
+        assert!(second.try_next().is_some());
+        drop(all);
         second.push(Frame::new("x".repeat(5000)));
         let Next::Close(close_code::TRY_AGAIN_LATER, reason) = second.next().await else { panic!("goes on") };
         assert!(reason.contains("server.memory_mb"), "{reason}");
@@ -386,7 +395,7 @@ mod tests {
         /// newest comes, and nothing is over its limits.
         #[test]
         fn what_is_pushed_comes_or_the_client_goes(steps in proptest::collection::vec(step(), 1..60)) {
-            let (limits, budget) = (Limits { frames: 8, bytes: 6000 }, Budget::new(8000));
+            let (limits, budget) = (Limits { frames: 8, bytes: 6000, always: 0 }, Budget::new(5000));
             let outbox = within(limits, &budget);
             let jobs = [1, 2, 3].map(Uuid::from_u128);
             // Key and text, as they are to come.
