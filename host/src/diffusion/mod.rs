@@ -192,6 +192,7 @@ impl Diffusion {
     /// `InvalidInput` with what is wrong; `Unavailable` without a model.
     pub fn check(&self, mode: &str, prompt: &str) -> Result<String, Error> {
         let mode = self.modes.read().get(mode)?.1.clone();
+        prompt::check_length("prompt", Some(prompt))?;
         let (plain, loras) = prompt::loras(prompt)?;
         self.adapters(&mode, &Request { loras, ..Request::default() })?;
         Prompt::parse(&plain).map_err(library::error)?;
@@ -208,6 +209,14 @@ impl Diffusion {
         mut request: Request,
         control: Arc<dyn Control>,
     ) -> Result<Generated, Error> {
+        for (name, text) in [
+            ("prompt", Some(&*request.prompt)),
+            ("negative_prompt", request.negative_prompt.as_deref()),
+            ("prompt_2", request.prompt_2.as_deref()),
+            ("negative_prompt_2", request.negative_prompt_2.as_deref()),
+        ] {
+            prompt::check_length(name, text)?;
+        }
         let (prompt, named) = prompt::loras(&request.prompt)?;
         request.prompt = prompt;
         request.loras.extend(named);

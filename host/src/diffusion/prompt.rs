@@ -1,6 +1,20 @@
-//! The LoRAs that a prompt names.
+//! How long a prompt may be, and the LoRAs that it names.
 
 use crate::error::Error;
+
+/// Characters of a prompt. The text encoders work through it in chunks of 75 tokens, and the model keeps what comes of each.
+const MAX_PROMPT: usize = 20_000;
+
+/// # Errors
+/// `InvalidInput` for a prompt that is too long, whichever plugin asks with it.
+pub fn check_length(name: &str, prompt: Option<&str>) -> Result<(), Error> {
+    let length = prompt.map_or(0, |prompt| prompt.chars().count());
+    if length > MAX_PROMPT {
+        let error = format!("{name}: {length} characters; accepted are up to {MAX_PROMPT}");
+        return Err(Error::invalid(error));
+    }
+    Ok(())
+}
 
 /// A prompt without its `<lora:name:strength>`, as AUTOMATIC1111's web UI reads them, and those; 1 where there is no strength.
 ///
@@ -35,6 +49,9 @@ mod tests {
         let (plain, named) = loras("a <lora:ink-v2:0.5>cat <lora:more> <b").unwrap();
         assert_eq!(plain, "a cat  <b");
         assert_eq!(named, [("ink-v2".to_owned(), 0.5), ("more".to_owned(), 1.0)]);
+        assert!(check_length("prompt", Some(&"é".repeat(MAX_PROMPT))).is_ok());
+        let error = check_length("prompt", Some(&"é".repeat(MAX_PROMPT + 1))).unwrap_err();
+        assert_eq!(error.field(), Some("prompt"));
         assert!(loras("<lora:x:much>").is_err() && loras("<lora:x:inf>").is_err());
     }
 }
