@@ -289,6 +289,13 @@ fn a_lora_changes_the_picture_and_goes_again() {
     assert!(strong != make(&format!("{PROMPT}<lora:shift:0.5>")), "the strength changes nothing");
     assert!(plain == make(&format!("{PROMPT}<lora:shift:0>")), "a strength of 0 changes something");
     assert!(plain == make(PROMPT), "it stays");
+    // Another file of the same name is read, though the old one's model is in memory.
+    let mut other = lora();
+    let last = other.len() - 4;
+    other[last..].copy_from_slice(&3f32.to_le_bytes());
+    std::fs::write(loras.join("new"), other).unwrap();
+    std::fs::rename(loras.join("new"), loras.join("shift.safetensors")).unwrap();
+    assert!(strong != make(&format!("{PROMPT}<lora:shift:1>")), "the old file is used");
 }
 
 #[test]

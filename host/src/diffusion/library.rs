@@ -3,7 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use parking_lot::Mutex;
@@ -50,6 +50,8 @@ struct Base {
 pub struct Adapter {
     pub name: String,
     pub path: PathBuf,
+    /// Length and time of the file: another one of the same name is another adapter.
+    pub version: (u64, SystemTime),
     pub strength: f64,
 }
 

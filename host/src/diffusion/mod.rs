@@ -18,7 +18,7 @@ mod watch;
 use std::{
     path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use image::RgbImage;
@@ -348,12 +348,14 @@ impl Diffusion {
             .map(|(name, strength)| {
                 let plain = !name.is_empty() && !name.contains(['/', '\\']) && !name.starts_with('.');
                 let path = self.settings.loras_dir.join(format!("{name}.safetensors"));
-                if !plain || !path.is_file() {
+                let file = path.metadata().ok().filter(|about| plain && about.is_file());
+                let Some(file) = file else {
                     let known = self.loras();
                     let known = if known.is_empty() { "none".into() } else { known.join(", ") };
                     return Err(Error::invalid(format!("loras: there is no '{name}'; there are: {known}")));
-                }
-                Ok(Adapter { name: name.clone(), path, strength })
+                };
+                let version = (file.len(), file.modified().unwrap_or(SystemTime::UNIX_EPOCH));
+                Ok(Adapter { name: name.clone(), path, version, strength })
             })
             .collect()
     }
