@@ -1,6 +1,10 @@
 //! What keys may take: jobs that wait and run, pixels of a day, bytes in the storage. An error names the key and its setting.
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use parking_lot::Mutex;
 use reverie_access::{Access, Key, Pixels, Queue, Queued, tenant_of};
@@ -13,6 +17,9 @@ use crate::{
 
 /// How long a sum of what a tenant has stored holds, in seconds, with what is added to it meanwhile.
 const SUM_HOLDS_S: u64 = 10;
+
+/// How long a job waits for others of its tenant that are being accepted, where these alone stand in its way.
+const SETTLING: Duration = Duration::from_secs(1);
 
 /// What tenants have used.
 #[derive(Default)]
@@ -50,7 +57,12 @@ impl Quotas {
     ///
     /// # Errors
     /// `Busy`; over the queue's share it begins as clients know it.
-    pub fn job(&self, access: &Access, jobs: &Jobs, tenant: Option<&str>) -> Result<Option<Queued>, Error> {
+    pub async fn job(
+        &self,
+        access: &Access,
+        jobs: &Jobs,
+        tenant: Option<&str>,
+    ) -> Result<Option<Queued>, Error> {
         let Some((tenant, key)) = tenant.and_then(|tenant| Some((tenant, access.keys().limiting(tenant)?)))
         else {
             return Ok(None);
@@ -64,10 +76,20 @@ impl Quotas {
             return Ok(None);
         }
         let waiting = || jobs.queued_of(|owner| owner.and_then(tenant_of) == Some(tenant)) as u64;
-        let place = self.queue.take(tenant, limit, waiting).map_err(|taken| {
-            over(&key, "queue_share", &format!("Queue full: {taken} of {limit} jobs wait"))
-        })?;
-        Ok(Some(place))
+        let deadline = Instant::now() + SETTLING;
+        loop {
+            match self.queue.take(tenant, limit, waiting) {
+                Ok(place) => return Ok(Some(place)),
+                // One that has just come to the queue counts twice until it gives its place here back.
+                Err(_) if waiting() < limit && Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                Err(taken) => {
+                    let full = format!("Queue full: {taken} of {limit} jobs wait");
+                    return Err(over(&key, "queue_share", &full));
+                }
+            }
+        }
     }
 
     /// Whether one more job of this owner may run.

@@ -137,7 +137,7 @@ impl Services {
     ) -> Result<Submitted, Error> {
         let tenant = spec.owner.as_deref().and_then(tenant_of);
         // Held until the job has its own place in the queue.
-        let place = self.quotas.job(&self.access, &self.jobs, tenant)?;
+        let place = self.quotas.job(&self.access, &self.jobs, tenant).await?;
         let parameters = Value::Object(std::mem::take(&mut spec.params));
         let given = self.uploads.given(&parameters, tenant);
         if let Value::Object(parameters) = parameters {
