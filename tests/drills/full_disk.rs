@@ -78,7 +78,9 @@ fn round(drill: &mut Drill, server: &mut Process, accepted: &mut Vec<String>) ->
         }
     }
     drill.check(refused >= 10, || format!("on a full disk only {refused} jobs are refused"));
-    let (status, body) = server.post_json("/v1/jobs", &json!({"jobType": "echo"})).unwrap_or_default();
+    // A small one might find room where those did not.
+    let large = json!({"jobType": "echo", "ballast": "x".repeat(200_000)});
+    let (status, body) = server.post_json("/v1/jobs", &large).unwrap_or_default();
     drill.check(status == 503 && body["code"] == "unavailable", || format!("POST /v1/jobs: {status} {body}"));
     let health = server.health_is(503);
     drill.check(health.is_ok(), || format!("/health on a full disk: {health:?}"));
