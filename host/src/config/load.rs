@@ -194,6 +194,9 @@ mod tests {
         assert!(error.contains("execution.tile") && error.contains("32 to 4096"), "{error}");
         let error = with(&[], &["hub.ping_interval_s=soon"]).unwrap_err();
         assert!(error.contains("not a number"), "{error}");
+        let error = with(&[], &["server.allowed_origins=[\"not an origin\"]"]).unwrap_err();
+        assert!(error.contains("server.allowed_origins") && error.contains("https://example.com"), "{error}");
+        assert!(with(&[], &["server.allowed_origins=[\"*\", \"https://page.example\"]"]).is_ok());
         let error = with(&[], &["plugins.x.origins=[\"example.org\"]"]).unwrap_err();
         assert!(error.contains("plugins.x.origins") && error.contains("SCHEME://HOST"), "{error}");
         let error = with(&[], &["plugins.x.private_networks=[\"10.0.0.0\"]"]).unwrap_err();

@@ -8,7 +8,7 @@ mod salvage;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use reverie_access::{Key, Keyring};
+use reverie_access::{Key, Keyring, Origin};
 use serde::{Deserialize, Serialize};
 
 use crate::jobs;
@@ -325,6 +325,12 @@ impl Config {
         if (1..MIN_MEMORY_MB).contains(&self.server.memory_mb) {
             let memory_mb = self.server.memory_mb;
             return Err(format!("server.memory_mb = {memory_mb}: must be 0, or at least {MIN_MEMORY_MB}"));
+        }
+        for origin in self.server.allowed_origins.iter().filter(|origin| *origin != "*") {
+            if Origin::parse(origin.trim_end_matches('/')).is_none() {
+                let accepted = "\"*\", or an origin such as \"https://example.com\"";
+                return Err(format!("server.allowed_origins: '{origin}' is none: accepted are {accepted}"));
+            }
         }
         let ui_dir = &self.server.ui_dir;
         if !ui_dir.as_os_str().is_empty() && !ui_dir.join("index.html").is_file() {
